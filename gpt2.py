@@ -1,0 +1,418 @@
+"""GPT-2 in NumPy: one forward pass, read from the bottom up, and a command line that continues a prompt.
+
+    python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
+
+The dimensions, with their values for the smallest model (124M):
+
+    n_vocab  50257  tokens in the vocabulary
+    n_ctx     1024  positions the model can look back on
+    n_embd     768  numbers that stand for one token on its way through the model
+    n_head      12  attention heads, each d_head = n_embd / n_head = 64 numbers wide
+    n_layer     12  transformer blocks
+    n_seq           positions in this call
+    n_past          positions before them, whose keys and values are in the cache already
+
+Every function takes arrays and returns an array of the same dtype; leading axes (a batch) pass through. The parameters
+keep the checkpoint's own names and nesting, so `**params` makes every signature the schema of what it is given.
+
+The model: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which refers back to
+Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from encoder import Encoder
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Params = dict[str, Any]
+    Choose = Callable[[Array, Sequence[int]], int]
+
+# Measured on a 960-token prompt: larger chunks amortize the packing of the weights that a matrix product begins with,
+# smaller blocks of queries compute less of the triangle that the mask throws away and keep the scores in the CPU's cache.
+N_CHUNK = 480
+N_BLOCK = 96
+
+
+# ---------------------------------------------------------------------------------------------- the model, bottom up
+
+
+def gelu(x: Array) -> Array:
+    """Gaussian error linear unit, in the tanh form that GPT-2 was trained with (Hendrycks & Gimpel 2016, section 2).
+
+    0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), with x taken out of the bracket: one pass over memory fewer.
+    [...] -> [...]: gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
+    """
+    c = math.sqrt(2 / math.pi)  # a Python float: a NumPy scalar would turn float32 into float64
+    return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))
+
+
+def softmax(x: Array) -> Array:
+    """Positive numbers that sum to 1 along the last axis, in the ratios e^x. [..., n] -> [..., n]
+
+    The largest x is subtracted first: the ratios stay, and nothing overflows. softmax([0, log 3]) = [0.25, 0.75]
+    """
+    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
+    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+
+
+def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
+    """Each position to mean 0 and variance 1, then scaled by g and moved by b (Ba et al. 2016).
+
+    [n_seq, n_embd], g and b [n_embd] -> [n_seq, n_embd]. The variance divides by n_embd, not n_embd - 1.
+    """
+    n_embd = x.shape[-1]
+    centred = x - np.sum(x, axis=-1, keepdims=True) / n_embd
+    variance = np.sum(centred * centred, axis=-1, keepdims=True) / n_embd
+    return centred / np.sqrt(variance + eps) * g + b
+
+
+def linear(x: Array, w: Array, b: Array) -> Array:
+    """[n_seq, n_in], w [n_in, n_out], b [n_out] -> [n_seq, n_out]: the checkpoint stores w this way round."""
+    return x @ w + b
+
+
+def ffn(x: Array, c_fc: Params, c_proj: Params) -> Array:
+    """The feed-forward network: each position on its own, to 4 n_embd and back. [n_seq, n_embd] -> [n_seq, n_embd]"""
+    return linear(gelu(linear(x, **c_fc)), **c_proj)
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """Each query takes the average of the values, weighted by how well the keys match (Vaswani et al. 2017, eq. 1).
+
+    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (True where a query may look)
+    -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
+    """
+    scores = q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2)
+    return softmax(np.where(mask, scores, -math.inf)) @ v
+
+
+def causal_attention(q: Array, k: Array, v: Array) -> Array:
+    """Attention in which a position sees itself and what came before. Shapes as in `attention`.
+
+    The queries are the last n_q of the n_k positions, so query i may look at the keys up to n_past + i: one formula for
+    a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip the keys they can't see.
+    """
+    n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    rows = []
+    for start in range(0, n_q, N_BLOCK):
+        stop = min(start + N_BLOCK, n_q)
+        seen = n_past + stop
+        mask = np.tri(stop - start, seen, n_past + start, dtype=bool)
+        rows.append(attention(q[..., start:stop, :], k[..., :seen, :], v[..., :seen, :], mask))
+    return np.concatenate(rows, axis=-2)
+
+
+def split_heads(x: Array, n_head: int) -> Array:
+    """[n_seq, n_embd] -> [n_head, n_seq, d_head]: every head gets its own d_head columns."""
+    return np.swapaxes(np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head)), -2, -3)
+
+
+def merge_heads(x: Array) -> Array:
+    """[n_head, n_seq, d_head] -> [n_seq, n_embd]: the inverse of `split_heads`."""
+    x = np.swapaxes(x, -2, -3)
+    return np.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
+def remember(k: Array, v: Array, cache: Array, n_past: int) -> tuple[Array, Array]:
+    """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views.
+
+    k and v [n_head, n_seq, d_head], cache [2, n_head, n_ctx, d_head] -> two of [n_head, n_past + n_seq, d_head]
+    """
+    n = n_past + k.shape[-2]
+    cache[0, ..., n_past:n, :] = k
+    cache[1, ..., n_past:n, :] = v
+    return cache[0, ..., :n, :], cache[1, ..., :n, :]
+
+
+def mha(x: Array, c_attn: Params, c_proj: Params, n_head: int, cache: Array | None = None, n_past: int = 0) -> Array:
+    """Multi-head attention: the only place where positions exchange anything. [n_seq, n_embd] -> [n_seq, n_embd]"""
+    q, k, v = np.split(split_heads(linear(x, **c_attn), 3 * n_head), 3, axis=-3)
+    if cache is not None:
+        k, v = remember(k, v, cache, n_past)
+    return linear(merge_heads(causal_attention(q, k, v)), **c_proj)
+
+
+def transformer_block(
+    x: Array, mlp: Params, attn: Params, ln_1: Params, ln_2: Params, n_head: int, cache: Array | None = None, n_past: int = 0
+) -> Array:
+    """Attention, then the feed-forward network, each added to what it was computed from. [n_seq, n_embd] -> the same"""
+    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
+    return x + ffn(layer_norm(x, **ln_2), **mlp)
+
+
+def gpt2(
+    inputs: Sequence[int] | Array,
+    wte: Array,
+    wpe: Array,
+    blocks: Sequence[Params],
+    ln_f: Params,
+    n_head: int,
+    cache: Array | None = None,
+    n_past: int = 0,
+    n_logits: int | None = None,
+) -> Array:
+    """The forward pass: token ids [n_seq] -> logits [n_seq, n_vocab], row i scoring what may follow inputs[: i + 1].
+
+    wte [n_vocab, n_embd] embeds the tokens and, transposed, turns the result into scores; wpe [n_ctx, n_embd] embeds the
+    positions. With a cache (see `empty_cache`) the inputs stand at positions n_past, n_past + 1, …, the keys and values
+    of the n_past before them are read from it and their own are written into it. n_logits asks for the last rows only:
+    the vocabulary is the largest matrix. Raises ValueError past n_ctx. Example: gpt2([464, 3290], **params, n_head=12)
+    """
+    inputs = np.asarray(inputs)
+    n_seq = inputs.shape[-1]
+    if n_past + n_seq > len(wpe):
+        raise ValueError(f"{n_past + n_seq} positions, but the model was trained on n_ctx = {len(wpe)}")
+    x = wte[inputs] + wpe[n_past : n_past + n_seq]
+    for layer, block in enumerate(blocks):
+        x = transformer_block(x, **block, n_head=n_head, cache=None if cache is None else cache[layer], n_past=n_past)
+    if n_logits is not None:
+        x = x[..., n_seq - n_logits :, :]
+    return layer_norm(x, **ln_f) @ np.transpose(wte)
+
+
+# ------------------------------------------------------------------------------------------------- choosing a token
+
+
+def penalize(logits: Array, ids: Sequence[int], repetition_penalty: float) -> Array:
+    """Make tokens that are there already less likely, each once however often it occurs (Keskar et al. 2019, 4.1)."""
+    seen = np.unique(np.asarray(ids, dtype=np.intp))
+    penalized = logits.copy()
+    penalized[seen] = np.where(logits[seen] > 0, logits[seen] / repetition_penalty, logits[seen] * repetition_penalty)
+    return penalized
+
+
+def keep_top_k(logits: Array, top_k: int) -> Array:
+    """All but the top_k largest logits to -inf; 0 keeps all. Of equal ones the lower id stays. [n_vocab] -> [n_vocab]"""
+    if not 0 < top_k < len(logits):
+        return logits
+    kept = np.argsort(-logits, kind="stable")[:top_k]
+    filtered = np.full_like(logits, -math.inf)
+    filtered[kept] = logits[kept]
+    return filtered
+
+
+def keep_top_p(logits: Array, top_p: float) -> Array:
+    """All to -inf but the smallest set of likeliest tokens whose probabilities reach top_p (Holtzman et al. 2020, 3.1).
+
+    At least one token stays, also at top_p = 0; 1 keeps all. [n_vocab] -> [n_vocab]
+    """
+    if top_p >= 1:
+        return logits
+    order = np.argsort(-logits, kind="stable")
+    cumulative = np.cumsum(softmax(logits[order]))
+    return keep_top_k(logits, int(np.searchsorted(cumulative, top_p)) + 1)
+
+
+def token_probs(
+    logits: Array, ids: Sequence[int], temperature: float, top_k: int, top_p: float, repetition_penalty: float
+) -> Array:
+    """The probabilities that the next token is drawn from, in float64. logits [n_vocab] -> [n_vocab]
+
+    Temperature 0 puts everything on the largest logit; ties go to the lower id.
+    """
+    logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
+    logits = logits - np.max(logits)  # a tiny temperature then divides 0 or a negative number: no inf - inf
+    if temperature == 0:
+        return np.where(np.arange(len(logits)) == np.argmax(logits), 1.0, 0.0)
+    with np.errstate(over="ignore"):
+        logits = logits / temperature
+    return softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
+
+
+def sample(
+    logits: Array,
+    ids: Sequence[int],
+    rng: np.random.Generator,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+) -> int:
+    """Draw the id that follows ids. The same generator state gives the same id."""
+    probs = token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty)
+    return int(rng.choice(len(probs), p=probs))
+
+
+def greedy(logits: Array, ids: Sequence[int]) -> int:
+    """The likeliest id; the lower one of two that tie."""
+    return int(np.argmax(logits))
+
+
+# -------------------------------------------------------------------------------------------------------- generating
+
+
+def empty_cache(params: Params, n_head: int, n_ctx: int) -> Array:
+    """Room for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head], uninitialized.
+
+    What is valid in it is the caller's n_past: going back to an earlier position is passing a smaller one.
+    """
+    wpe = params["wpe"]
+    return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
+
+
+def next_logits(inputs: Sequence[int], params: Params, n_head: int, cache: Array, n_past: int) -> Array:
+    """Feed inputs through the model, N_CHUNK at a time, and score what follows the last of them. -> [n_vocab]"""
+    for start in range(0, len(inputs), N_CHUNK):
+        chunk = inputs[start : start + N_CHUNK]
+        n_logits = int(start + N_CHUNK >= len(inputs))
+        logits = gpt2(chunk, **params, n_head=n_head, cache=cache, n_past=n_past + start, n_logits=n_logits)
+    return logits[-1]
+
+
+def check_lengths(n_prompt: int, n_tokens_to_generate: int, n_ctx: int) -> None:
+    """Raise ValueError unless that many new tokens fit behind the prompt. The last one is never fed back: it fits too."""
+    n_fit = n_ctx - n_prompt + 1
+    if n_prompt == 0:
+        raise ValueError("the prompt is empty, but the model needs at least 1 token to continue")
+    if n_tokens_to_generate > n_fit:
+        room = f"only {n_fit} fit" if n_fit > 0 else f"the prompt alone is {n_prompt - n_ctx} too long"
+        raise ValueError(
+            f"{n_prompt} prompt tokens + {n_tokens_to_generate} to generate exceed the context of {n_ctx}: {room}"
+        )
+
+
+def generate(
+    inputs: Iterable[int], params: Params, n_head: int, n_tokens_to_generate: int, choose: Choose = greedy
+) -> Iterator[int]:
+    """Yield the ids that continue inputs, one after another; inputs itself is left as it is.
+
+    choose(logits [n_vocab], ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx.
+    Example: list(generate([464, 3290], params, n_head=12, n_tokens_to_generate=3))
+    """
+    ids = list(inputs)
+    check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
+    cache = empty_cache(params, n_head, len(ids) + n_tokens_to_generate - 1)
+    n_past = 0
+    for _ in range(n_tokens_to_generate):
+        logits = next_logits(ids[n_past:], params, n_head, cache, n_past)
+        n_past = len(ids)
+        ids.append(choose(logits, ids))
+        yield ids[-1]
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+class Parser(argparse.ArgumentParser):
+    """An error is one line, as everywhere else; --help shows the usage."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(low: float, high: float = math.inf, kind: type = float, open_low: bool = False) -> Callable[[str], float]:
+    """A parser of a finite number from low to high, which names the limits when it refuses one."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+            name = "a whole number" if kind is int else "a number"
+            limits = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
+        return value
+
+    return parse
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        description="Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
+  python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
+  cat story.txt | python gpt2.py - --model_size 355M > continuation.txt""",
+    )
+    add = parser.add_argument
+    add("prompt", help="the text to continue, or - for standard input (without its last line end)")
+    add("--n_tokens_to_generate", type=number(0, kind=int), default=40, metavar="N", help="(default: %(default)s)")
+    add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)")
+    add("--models_dir", default="models", help="where the models are, or go (default: %(default)s)")
+    add("--temperature", type=number(0), default=0.0, metavar="T", help="0 takes the likeliest token (default), 1 samples")
+    add("--top_k", type=number(0, kind=int), default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
+    add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that reach P (default: 1)")
+    add("--repetition_penalty", type=number(0, open_low=True), default=1.0, metavar="R", help="above 1 repeats less (default: 1)")
+    add("--seed", type=number(0, kind=int), default=None, help="the same seed gives the same text (default: none)")
+    add("--stop", default=None, metavar="TEXT", help="end before this text")
+    args = parser.parse_args(argv)
+    if args.stop == "":
+        parser.error("argument --stop: the text is empty")
+    return args
+
+
+def stop_before(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
+    """Pass text on until `stop` comes. The end of what came so far waits while it could be the beginning of `stop`."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if stop is not None and stop in held:
+            yield held[: held.index(stop)]
+            return
+        n = 0 if stop is None else max(n for n in range(len(stop)) if held.endswith(stop[:n]))
+        yield held[: len(held) - n]
+        held = held[len(held) - n :]
+    yield held
+
+
+def warn(args: argparse.Namespace, prompt: str) -> None:
+    """Say on stderr what is allowed but hardly meant."""
+    if prompt.endswith(" "):
+        print("warning: the prompt ends in a space, which makes GPT-2 worse: its tokens begin with one", file=sys.stderr)
+    unused = [name for name in ("top_k", "top_p", "seed") if getattr(args, name) != {"top_k": 0, "top_p": 1.0}.get(name)]
+    if args.temperature == 0 and unused:
+        print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
+
+
+def timed(ids: Iterable[int], n_prompt: int) -> Iterator[int]:
+    """Pass ids on, and at the end say on stderr how fast they came."""
+    times = [time.perf_counter()]
+    for id in ids:
+        times.append(time.perf_counter())
+        yield id
+    if len(times) > 1:
+        rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
+        print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """prompt -> ids -> logits -> id -> text, and again until there is enough of it."""
+    from utils import UsageError, load_encoder_hparams_and_params, read_prompt
+
+    args = parse_args(argv)
+    prompt = read_prompt(args.prompt)
+    encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    ids = encoder.encode(prompt)
+    try:
+        check_lengths(len(ids), args.n_tokens_to_generate, hparams["n_ctx"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    warn(args, prompt)
+    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    choose = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+    if args.temperature == 0 and args.repetition_penalty == 1:
+        choose = greedy
+    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)
+    for text in stop_before(encoder.decode_stream(timed(new_ids, len(ids))), args.stop):
+        print(text, end="", flush=True)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    from utils import run
+
+    sys.exit(run(main))

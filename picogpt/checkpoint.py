@@ -1,0 +1,89 @@
+"""Write a model's folder in OpenAI's layout: the seven files, weights as a TensorFlow V2 checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoder import BYTE_TO_CHAR, END_OF_TEXT
+from utils import HPARAMS, expected_shapes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def flatten(params: dict[str, Any]) -> dict[str, Array]:
+    """The inverse of utils.nest: {"model/h0/attn/c_attn/w": [1, n_in, n_out], …}."""
+    flat: dict[str, Array] = {}
+
+    def walk(tree: Any, name: str) -> None:
+        if isinstance(tree, dict):
+            for key, branch in tree.items():
+                walk(branch, f"{name}/{key}")
+        else:
+            flat[name] = np.asarray(tree)[None] if name.endswith("/w") else np.asarray(tree)
+
+    for key, branch in params.items():
+        if key == "blocks":
+            for layer, block in enumerate(branch):
+                walk(block, f"model/h{layer}")
+        else:
+            walk(branch, f"model/{key}")
+    return flat
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that gets its name when the block ends well, and is gone when it does not. Never replaces one."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: remove it, or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tokenizer(folder: Path, merges: list[str]) -> None:
+    """encoder.json and vocab.bpe for merges ["left right", …], ids as OpenAI's: bytes, merges, <|endoftext|>."""
+    tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+    encoder = {token: id for id, token in enumerate(tokens)}
+    (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
+    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
+
+
+def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
+    """hparams.json, checkpoint, model.ckpt.index, .data-00000-of-00001 and .meta, by TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tensors = flatten(params)
+    names = sorted(tensors)
+    if set(names) != {f"model/{name}" for name in expected_shapes(hparams)}:
+        raise ValueError("the parameters are not those of a GPT-2 of these hyper-parameters")
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt"),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tensors[name] for name in names],
+    )
+    with tf.Graph().as_default():
+        v1 = tf.compat.v1
+        for name in names:
+            v1.get_variable(name, tensors[name].shape, tensors[name].dtype, use_resource=False)
+        v1.train.export_meta_graph(str(folder / "model.ckpt.meta"), saver_def=v1.train.Saver().as_saver_def())
+    (folder / "checkpoint").write_text(
+        'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n', newline="\n"
+    )
+    own = {name: hparams[name] for name in HPARAMS}
+    (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", newline="\n")
