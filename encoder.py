@@ -9,7 +9,7 @@
    pair is left that the list has. What remains are the tokens; the vocabulary gives each its id.
 
 Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units" (BPE); Radford et al. 2019,
-section 2.2 (on bytes). The files are the checkpoint's `encoder.json` (token to id) and `vocab.bpe` (the merges in order).
+section 2.2 (on bytes). The files are `encoder.json` (token to id) and `vocab.bpe` (the merges in order).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 # The pieces that merges never cross: English contractions, letters, digits, other signs, each with at most one space
@@ -51,7 +51,7 @@ def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     Example: merge(["l", "o", "w"], {"l o": 0}) = ["lo", "w"]
     """
     none = len(ranks)
-    pairs = [ranks.get(f"{a} {b}", none) for a, b in zip(symbols, symbols[1:])]
+    pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
     while pairs and (rank := min(pairs)) != none:
         while rank in pairs:  # every occurrence, from the left, before any pair that this one makes possible
             i = pairs.index(rank)
@@ -83,7 +83,7 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
             waiting[rank] = [i]
             heapq.heappush(heap, (rank, a, b))
 
-    for i, (a, b) in enumerate(zip(symbols, symbols[1:])):
+    for i, (a, b) in enumerate(pairwise(symbols)):
         consider(i, a, b)
     while heap:
         rank, a, b = heapq.heappop(heap)
@@ -146,15 +146,15 @@ class Encoder:
         if allowed_special:
             parts = re.split("(" + "|".join(map(re.escape, allowed_special)) + ")", text)
             return [
-                id
-                for part in parts
-                for id in ([self.encoder[part]] if part in allowed_special else self.encode(part))
+                id for part in parts for id in ([self.encoder[part]] if part in allowed_special else self.encode(part))
             ]
         try:
             return list(chain.from_iterable(map(self.cache.__getitem__, self.pieces.findall(text))))
         except UnicodeEncodeError:
             at = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
-            raise ValueError(f"character {at} of the text is a lone surrogate, {text[at]!r}: not valid Unicode") from None
+            raise ValueError(
+                f"character {at} of the text is a lone surrogate, {text[at]!r}: not valid Unicode"
+            ) from None
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for: possibly only a part of a character."""
@@ -197,7 +197,7 @@ def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
 
 
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
-    """The tokenizer of models_dir/model_name. Raises OSError or ValueError naming the file that is missing or broken."""
+    """The tokenizer of models_dir/model_name. Raises OSError or ValueError naming the file that is at fault."""
     folder = Path(models_dir) / model_name
     vocabulary, merges = folder / "encoder.json", folder / "vocab.bpe"
     reading = vocabulary

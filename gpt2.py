@@ -32,14 +32,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from encoder import Encoder
-
     Array = np.ndarray[Any, np.dtype[Any]]
     Params = dict[str, Any]
     Choose = Callable[[Array, Sequence[int]], int]
 
 # Measured on a 960-token prompt: larger chunks amortize the packing of the weights that a matrix product begins with,
-# smaller blocks of queries compute less of the triangle that the mask throws away and keep the scores in the CPU's cache.
+# smaller blocks of queries compute less of the triangle that the mask throws away, and keep the scores in the cache.
 N_CHUNK = 480
 N_BLOCK = 96
 
@@ -101,7 +99,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     """Attention in which a position sees itself and what came before. Shapes as in `attention`.
 
     The queries are the last n_q of the n_k positions, so query i may look at the keys up to n_past + i: one formula for
-    a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip the keys they can't see.
+    a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip keys they can't see.
     """
     n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
     rows = []
@@ -144,7 +142,14 @@ def mha(x: Array, c_attn: Params, c_proj: Params, n_head: int, cache: Array | No
 
 
 def transformer_block(
-    x: Array, mlp: Params, attn: Params, ln_1: Params, ln_2: Params, n_head: int, cache: Array | None = None, n_past: int = 0
+    x: Array,
+    mlp: Params,
+    attn: Params,
+    ln_1: Params,
+    ln_2: Params,
+    n_head: int,
+    cache: Array | None = None,
+    n_past: int = 0,
 ) -> Array:
     """Attention, then the feed-forward network, each added to what it was computed from. [n_seq, n_embd] -> the same"""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
@@ -164,7 +169,7 @@ def gpt2(
 ) -> Array:
     """The forward pass: token ids [n_seq] -> logits [n_seq, n_vocab], row i scoring what may follow inputs[: i + 1].
 
-    wte [n_vocab, n_embd] embeds the tokens and, transposed, turns the result into scores; wpe [n_ctx, n_embd] embeds the
+    wte [n_vocab, n_embd] embeds the tokens and, transposed, makes scores of the result; wpe [n_ctx, n_embd] embeds the
     positions. With a cache (see `empty_cache`) the inputs stand at positions n_past, n_past + 1, …, the keys and values
     of the n_past before them are read from it and their own are written into it. n_logits asks for the last rows only:
     the vocabulary is the largest matrix. Raises ValueError past n_ctx. Example: gpt2([464, 3290], **params, n_head=12)
@@ -193,7 +198,7 @@ def penalize(logits: Array, ids: Sequence[int], repetition_penalty: float) -> Ar
 
 
 def keep_top_k(logits: Array, top_k: int) -> Array:
-    """All but the top_k largest logits to -inf; 0 keeps all. Of equal ones the lower id stays. [n_vocab] -> [n_vocab]"""
+    """All but the top_k largest logits to -inf (0 keeps all); of equals the lower id stays. [n_vocab] -> [n_vocab]"""
     if not 0 < top_k < len(logits):
         return logits
     kept = np.argsort(-logits, kind="stable")[:top_k]
@@ -271,7 +276,7 @@ def next_logits(inputs: Sequence[int], params: Params, n_head: int, cache: Array
 
 
 def check_lengths(n_prompt: int, n_tokens_to_generate: int, n_ctx: int) -> None:
-    """Raise ValueError unless that many new tokens fit behind the prompt. The last one is never fed back: it fits too."""
+    """Raise ValueError unless that many new tokens fit behind the prompt. The last is never fed back: it fits too."""
     n_fit = n_ctx - n_prompt + 1
     if n_prompt == 0:
         raise ValueError("the prompt is empty, but the model needs at least 1 token to continue")
@@ -321,7 +326,9 @@ def number(low: float, high: float = math.inf, kind: type = float, open_low: boo
             value = math.nan
         if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
             name = "a whole number" if kind is int else "a number"
-            limits = f"{'above' if open_low else 'at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+            limits = f"{'above' if open_low else 'at least'} {low:g}" + (
+                f" and at most {high:g}" if high < math.inf else ""
+            )
             raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
         return value
 
@@ -340,12 +347,40 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("prompt", help="the text to continue, or - for standard input (without its last line end)")
     add("--n_tokens_to_generate", type=number(0, kind=int), default=40, metavar="N", help="(default: %(default)s)")
-    add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)")
+    add(
+        "--model_size",
+        default="124M",
+        help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)",
+    )
     add("--models_dir", default="models", help="where the models are, or go (default: %(default)s)")
-    add("--temperature", type=number(0), default=0.0, metavar="T", help="0 takes the likeliest token (default), 1 samples")
-    add("--top_k", type=number(0, kind=int), default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
-    add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that reach P (default: 1)")
-    add("--repetition_penalty", type=number(0, open_low=True), default=1.0, metavar="R", help="above 1 repeats less (default: 1)")
+    add(
+        "--temperature",
+        type=number(0),
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token (default), 1 samples",
+    )
+    add(
+        "--top_k",
+        type=number(0, kind=int),
+        default=0,
+        metavar="K",
+        help="sample from the K likeliest; 0: from all (default)",
+    )
+    add(
+        "--top_p",
+        type=number(0, 1),
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest that reach P (default: 1)",
+    )
+    add(
+        "--repetition_penalty",
+        type=number(0, open_low=True),
+        default=1.0,
+        metavar="R",
+        help="above 1 repeats less (default: 1)",
+    )
     add("--seed", type=number(0, kind=int), default=None, help="the same seed gives the same text (default: none)")
     add("--stop", default=None, metavar="TEXT", help="end before this text")
     args = parser.parse_args(argv)
@@ -371,8 +406,12 @@ def stop_before(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
 def warn(args: argparse.Namespace, prompt: str) -> None:
     """Say on stderr what is allowed but hardly meant."""
     if prompt.endswith(" "):
-        print("warning: the prompt ends in a space, which makes GPT-2 worse: its tokens begin with one", file=sys.stderr)
-    unused = [name for name in ("top_k", "top_p", "seed") if getattr(args, name) != {"top_k": 0, "top_p": 1.0}.get(name)]
+        print(
+            "warning: the prompt ends in a space, which makes GPT-2 worse: its tokens begin with one", file=sys.stderr
+        )
+    unused = [
+        name for name in ("top_k", "top_p", "seed") if getattr(args, name) != {"top_k": 0, "top_p": 1.0}.get(name)
+    ]
     if args.temperature == 0 and unused:
         print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
 
@@ -402,7 +441,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(str(error)) from None
     warn(args, prompt)
     settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    choose = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+    choose: Choose = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
     if args.temperature == 0 and args.repetition_penalty == 1:
         choose = greedy
     new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)

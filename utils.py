@@ -2,7 +2,7 @@
 
     python utils.py 124M        download what is missing, verify every byte, print what was found
 
-A model is a folder `models_dir/model_size` of seven files. The weights are a TensorFlow V2 checkpoint ("tensor bundle"):
+A model is a folder `models_dir/model_size` of seven files. The weights are a TensorFlow V2 checkpoint, a "bundle":
 `model.ckpt.index` says what lies where, `model.ckpt.data-…` is the tensors' raw little-endian bytes, one after another.
 The index is a sorted table in LevelDB's format whose values are protocol buffers. Formats: TensorFlow's
 `core/util/tensor_bundle`, `core/lib/io/table_format.txt`, `core/protobuf/tensor_bundle.proto`; CRC-32C: RFC 3720, B.4.
@@ -50,7 +50,7 @@ class UsageError(ValueError):
     """What the user typed can't be done: exit status 2, where other errors are 1."""
 
 
-class NotPlain(ValueError):
+class NotPlainError(ValueError):
     """A checkpoint that TensorFlow can read and this file can't."""
 
 
@@ -166,7 +166,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block of the table; handle says where it lies. Keys share prefixes with the last one."""
+    """The keys and values of one block; handle says where it lies. A key may share a prefix with the last one."""
     offset, at = varint(handle, 0)
     size, _ = varint(handle, at)
     content, trailer = table[offset : offset + size + 1], table[offset + size + 1 : offset + size + 5]
@@ -175,7 +175,7 @@ def block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     if crc32c(content) != unmask(int.from_bytes(trailer, "little")):
         raise ValueError(f"is damaged: checksum of the block at byte {offset}")
     if content[-1] != 0:
-        raise NotPlain("has compressed blocks")
+        raise NotPlainError("has compressed blocks")
     end = size - 4 - 4 * int.from_bytes(content[size - 4 : size], "little")
     at, key = 0, b""
     while at < end:
@@ -194,7 +194,7 @@ def parse_entry(message: bytes) -> Entry:
     found: dict[int, Any] = {}
     for number, value in fields(message):
         if number == 7:
-            raise NotPlain("has tensors in slices")
+            raise NotPlainError("has tensors in slices")
         found[number] = value
     dims = [dict(fields(dim)).get(1, 0) for number, dim in fields(found.get(2, b"")) if number == 2]
     numbers = [found.get(number, 0) for number in (1, 3, 4, 5, 6)]
@@ -207,7 +207,7 @@ def parse_entry(message: bytes) -> Entry:
 def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
     """The tensors that an index file lists, by name, and the number of data files (shards).
 
-    Every block's checksum is checked. Raises OSError, ValueError naming the file and what is wrong with it, or NotPlain.
+    Every block's checksum is checked. Raises OSError, ValueError naming the file and its fault, or NotPlainError.
     """
     table = Path(path).read_bytes()
     try:
@@ -220,10 +220,10 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
         entries = dict(pair for _, inner in block(table, handle) for pair in block(table, inner))
         header = dict(fields(entries.pop(b"", b"")))
         if header.get(2, 0) != 0:
-            raise NotPlain("is big-endian")
+            raise NotPlainError("is big-endian")
         return {name.decode(): parse_entry(entry) for name, entry in entries.items()}, header.get(1, 1)
-    except NotPlain as error:
-        raise NotPlain(f"{path} {error}") from None
+    except NotPlainError as error:
+        raise NotPlainError(f"{path} {error}") from None
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     except TypeError:
@@ -253,9 +253,9 @@ def map_data(prefix: Path, entries: dict[str, Entry], n_shards: int) -> list[mma
 
 
 def view(entry: Entry, maps: list[mmap.mmap]) -> Array:
-    """A tensor as an array that reads straight from the mapped file. Raises ValueError, or NotPlain for its dtype."""
+    """A tensor as an array that reads from the mapped file. Raises ValueError, or NotPlainError for its dtype."""
     if entry.dtype not in DTYPES:
-        raise NotPlain(f"has a tensor of TensorFlow's dtype {entry.dtype}")
+        raise NotPlainError(f"has a tensor of TensorFlow's dtype {entry.dtype}")
     dtype = np.dtype(DTYPES[entry.dtype])
     if not 0 <= entry.shard < len(maps) or entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError(f"shape {entry.shape} does not fit {entry.size} bytes in shard {entry.shard} of {len(maps)}")
@@ -277,7 +277,7 @@ def expected_shapes(hparams: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def nest(tensors: dict[str, Array], n_layer: int) -> dict[str, Any]:
-    """{"h0/attn/c_attn/w": …} as {"blocks": [{"attn": {"c_attn": {"w": …}}}]}; w loses its leading 1, nothing is copied."""
+    """{"h0/ln_1/g": …} as {"blocks": [{"ln_1": {"g": …}}]}; every w loses its leading 1, nothing is copied."""
     params: dict[str, Any] = {"blocks": [{} for _ in range(n_layer)]}
     for name, tensor in tensors.items():
         *path, last = name.split("/")
@@ -293,22 +293,22 @@ def nest(tensors: dict[str, Array], n_layer: int) -> dict[str, Any]:
 def read_plain(prefix: Path) -> dict[str, Array]:
     """All tensors of a plain V2 checkpoint, as read-only views of its data files."""
     if not prefix.with_name(prefix.name + ".index").exists() and prefix.exists():
-        raise NotPlain(f"{prefix} is a V1 checkpoint")
+        raise NotPlainError(f"{prefix} is a V1 checkpoint")
     entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
     maps = map_data(prefix, entries, n_shards)
     tensors = {}
     for name, entry in entries.items():
         try:
             tensors[name] = view(entry, maps)
-        except NotPlain as error:
+        except NotPlainError as error:
             if name.startswith("model/"):
-                raise NotPlain(f"{prefix} {error}: {name}") from None
+                raise NotPlainError(f"{prefix} {error}: {name}") from None
         except ValueError as error:
             raise ValueError(f"{prefix}.index: {name}: {error}") from None
     return tensors
 
 
-def read_by_tensorflow(prefix: Path, reason: NotPlain) -> dict[str, Array]:
+def read_by_tensorflow(prefix: Path, reason: NotPlainError) -> dict[str, Array]:
     """All tensors of any checkpoint, copied by TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -331,7 +331,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     prefix = Path(tf_ckpt_path)
     try:
         tensors = read_plain(prefix)
-    except NotPlain as reason:
+    except NotPlainError as reason:
         tensors = read_by_tensorflow(prefix, reason)
     found = {name[len("model/") :]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
     shapes = expected_shapes(hparams)
@@ -529,7 +529,7 @@ def check_file(path: Path, name: str, folder: Path) -> None:
     if name == "model.ckpt.meta" and path.read_bytes()[:1] != b"\n":  # the first field of a MetaGraphDef
         raise ValueError(f"{name} is not a graph: an error page?")
     if name == DATA:
-        entries, n_shards = read_index(folder / INDEX)
+        entries, _ = read_index(folder / INDEX)
         verify_data([path], entries)
 
 
@@ -585,7 +585,9 @@ def read_prompt(text: str) -> str:
         try:
             return re.sub(r"\r?\n\Z", "", sys.stdin.buffer.read().decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise UsageError(f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+            raise UsageError(
+                f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+            ) from None
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -631,7 +633,7 @@ def main(argv: list[str] | None = None) -> int:
     prefix = checkpoint_prefix(folder)
     try:
         entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
-    except (NotPlain, FileNotFoundError):
+    except (NotPlainError, FileNotFoundError):
         print(f"weights: {prefix.name} was read by TensorFlow, which checks them as it reads")
         return 0
     verify_data([data_path(prefix, shard, n_shards) for shard in range(n_shards)], entries)

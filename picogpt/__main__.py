@@ -7,13 +7,13 @@ from utils import run, say
 
 TOOLS = {
     "bench": "measure speed and memory against the machine's own limits",
-    "random": "write a checkpoint of any of the four sizes with random weights",
+    "random_weights": "write a model of any of the four sizes with random weights",
     "train": "train a model of any shape from a text file",
 }
 
 
 def main() -> int:
-    names = "\n".join(f"  {name:8} {what}" for name, what in TOOLS.items())
+    names = "\n".join(f"  {name:15} {what}" for name, what in TOOLS.items())
     usage = f"usage: python -m picogpt TOOL [-h] …\n\n{names}"
     if sys.argv[1:2] in (["-h"], ["--help"]):
         print(usage)

@@ -1,9 +1,10 @@
-"""Write a model's folder in OpenAI's layout: the seven files, weights as a TensorFlow V2 checkpoint."""
+"""Make a model's parameters, and write its folder in OpenAI's layout: seven files, a TensorFlow V2 checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,9 +14,24 @@ from typing import Any
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT
-from utils import HPARAMS, expected_shapes
+from utils import HPARAMS, expected_shapes, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
+    """Random parameters as GPT-2's: normal, deviation 0.02, and 1/√(2 n_layer) of that where a branch ends."""
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, Array] = {}
+    for name, shape in expected_shapes(hparams).items():
+        scale = 0.02 / math.sqrt(2 * hparams["n_layer"]) if name.endswith("c_proj/w") else 0.02
+        if name.endswith("/g"):
+            tensors[name] = np.ones(shape, np.float32)
+        elif name.endswith("/b"):
+            tensors[name] = np.zeros(shape, np.float32)
+        else:
+            tensors[name] = rng.standard_normal(shape, dtype=np.float32) * scale
+    return nest(tensors, hparams["n_layer"])
 
 
 def flatten(params: dict[str, Any]) -> dict[str, Array]:
@@ -59,7 +75,9 @@ def write_tokenizer(folder: Path, merges: list[str]) -> None:
     tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
     encoder = {token: id for id, token in enumerate(tokens)}
     (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
-    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
+    (folder / "vocab.bpe").write_text(
+        "#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n"
+    )
 
 
 def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
     python -m picogpt train TEXT --out models/NAME
 
-The forward pass is gpt2.py's source, loaded once more with `np` replaced by `jax.numpy`. Dropout is a wrapper around two
-of its functions, so that the model is written down once.
+The forward pass is gpt2.py's source, loaded once more with `np` replaced by `jax.numpy`. Dropout is a wrapper around
+two of its functions, so that the model is written down once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
 from gpt2 import Parser, number
-from picogpt.checkpoint import new_folder, write_checkpoint, write_tokenizer
-from utils import HPARAMS, expected_shapes, nest, say
+from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
+from utils import HPARAMS, say
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,21 +70,6 @@ class Dropout:
             return jax.numpy.where(kept, x / (1 - self.rate), 0)
 
         return wrapped
-
-
-def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
-    """Random parameters as GPT-2's: normal with deviation 0.02, those that end a residual branch 1/√(2 n_layer) of it."""
-    rng = np.random.default_rng(seed)
-    tensors: dict[str, Array] = {}
-    for name, shape in expected_shapes(hparams).items():
-        scale = 0.02 / math.sqrt(2 * hparams["n_layer"]) if name.endswith("c_proj/w") else 0.02
-        if name.endswith("/g"):
-            tensors[name] = np.ones(shape, np.float32)
-        elif name.endswith("/b"):
-            tensors[name] = np.zeros(shape, np.float32)
-        else:
-            tensors[name] = rng.standard_normal(shape, dtype=np.float32) * scale
-    return nest(tensors, hparams["n_layer"])
 
 
 # -------------------------------------------------------------------------------------------------- text and tokens
@@ -202,7 +187,8 @@ def save_state(folder: Path, tree: Any, history: list[dict[str, float]]) -> None
     leaves = jax.tree.leaves(tree)
     partial = folder / "state.partial.npz"
     with open(partial, "wb") as file:
-        np.savez(file, history=json.dumps(history), **{f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
+        arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        np.savez(file, history=json.dumps(history), **arrays)
     os.replace(partial, folder / "state.npz")
 
 
@@ -317,14 +303,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name, default in {"n_vocab": 512, "n_ctx": 256, "n_embd": 128, "n_head": 4, "n_layer": 6}.items():
         add(f"--{name}", type=whole, default=default, metavar="N", help="(default: %(default)s)")
     add("--steps", type=whole, default=4000, metavar="N", help="(default: %(default)s)")
-    add("--batch_size", type=whole, default=32, metavar="N", help="windows of n_ctx tokens a step (default: %(default)s)")
+    add(
+        "--batch_size",
+        type=whole,
+        default=32,
+        metavar="N",
+        help="windows of n_ctx tokens a step (default: %(default)s)",
+    )
     add("--lr", type=positive, default=2e-3, help="highest learning rate (default: %(default)s)")
     add("--warmup", type=number(0, kind=int), default=100, metavar="N", help="steps to reach it (default: %(default)s)")
     add("--weight_decay", type=number(0), default=0.1, help="(default: %(default)s)")
     add("--dropout", type=number(0, 0.9), default=0.1, help="(default: %(default)s)")
-    add("--average", type=number(0, 0.9999), default=0.99, help="of the weights that is kept per step (default: %(default)s)")
+    add(
+        "--average",
+        type=number(0, 0.9999),
+        default=0.99,
+        help="of the weights that is kept per step (default: %(default)s)",
+    )
     add("--eval_every", type=whole, default=100, metavar="N", help="steps (default: %(default)s)")
-    add("--patience", type=number(0, kind=int), default=10, metavar="N", help="evaluations; 0: never stop (default: %(default)s)")
+    add(
+        "--patience",
+        type=number(0, kind=int),
+        default=10,
+        metavar="N",
+        help="evaluations; 0: never stop (default: %(default)s)",
+    )
     add("--seed", type=number(0, kind=int), default=0, help="(default: %(default)s)")
     args = parser.parse_args(argv)
     if args.n_embd % args.n_head:
@@ -360,7 +363,9 @@ def main(argv: list[str] | None = None) -> int:
             raise OSError(f"{name} is not installed: pip install -r requirements-train.txt")
     train_text, held_out_text = split(args.text.read_text(encoding="utf-8"), args.held_out)
     if len(train_text) <= args.n_ctx:
-        raise ValueError(f"{args.text} has {len(train_text)} characters to train on: too short for n_ctx = {args.n_ctx}")
+        raise ValueError(
+            f"{args.text} has {len(train_text)} characters to train on: too short for n_ctx = {args.n_ctx}"
+        )
     work = args.out.with_name(args.out.name + ".training")
     prepare(args, work, train_text)
     try:
