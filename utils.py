@@ -214,7 +214,8 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
         if len(table) < 48 or table[-8:] != (0xDB4775248B80FB57).to_bytes(8, "little"):
             raise ValueError("is not the index of a TensorFlow V2 checkpoint, or is truncated")
         footer = table[-48:]
-        _, at = varint(footer, 0)  # the handle of a block that is not used
+        list(block(table, footer))  # the meta index: unused, but its checksum counts
+        _, at = varint(footer, 0)
         _, at = varint(footer, at)
         handle = footer[at:]
         entries = dict(pair for _, inner in block(table, handle) for pair in block(table, inner))

@@ -1,4 +1,4 @@
-"""The forward pass, sampling and generation, against Hugging Face transformers (PyTorch), and against their definitions."""
+"""The forward pass, sampling and generation, against Hugging Face transformers and against their definitions."""
 
 from __future__ import annotations
 
@@ -238,9 +238,9 @@ def leaves(tree: Any) -> list[np.ndarray]:
 
 def test_the_same_source_runs_in_jax():
     pytest.importorskip("jax")
-    from picogpt.train import gpt2_in_jax
-
     import jax
+
+    from picogpt.train import gpt2_in_jax
 
     module = gpt2_in_jax()
     assert module.np is jax.numpy
@@ -362,8 +362,8 @@ def test_the_real_124m_weights_say_what_they_are_known_to_say():
     ids = encoder.encode("Alan Turing theorized that computers would one day become")
     text = encoder.decode(gpt2.generate(ids, params, 12, 40))
     assert text == (
-        " the most powerful machines on the planet.\n\nThe computer is a machine that can perform complex calculations, "
-        "and it can perform these calculations in a way that is very similar to the human brain."
+        " the most powerful machines on the planet.\n\nThe computer is a machine that can perform complex "
+        "calculations, and it can perform these calculations in a way that is very similar to the human brain."
     )
 
 
