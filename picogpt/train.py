@@ -29,6 +29,7 @@ from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, wri
 from utils import HPARAMS, say
 
 Array = np.ndarray[Any, np.dtype[Any]]
+History = list[dict[str, float]]
 
 
 # ----------------------------------------------------------------------------------------- the model, differentiable
@@ -180,7 +181,7 @@ def batch(ids: Array, n_ctx: int, size: int, seed: int, step: int) -> tuple[Arra
     return ids[starts], ids[starts + 1]
 
 
-def save_state(folder: Path, tree: Any, history: list[dict[str, float]]) -> None:
+def save_state(folder: Path, tree: Any, history: History) -> None:
     """Write everything that training continues from, visible only when complete."""
     import jax
 
@@ -192,7 +193,7 @@ def save_state(folder: Path, tree: Any, history: list[dict[str, float]]) -> None
     os.replace(partial, folder / "state.npz")
 
 
-def load_state(folder: Path, tree: Any) -> tuple[Any, list[dict[str, float]]]:
+def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
     """What save_state wrote, in the structure of tree."""
     import jax
 
@@ -201,34 +202,43 @@ def load_state(folder: Path, tree: Any) -> tuple[Any, list[dict[str, float]]]:
         return jax.tree.unflatten(jax.tree.structure(tree), leaves), json.loads(str(state["history"]))
 
 
-def train(args: argparse.Namespace, work: Path, train_text: str, held_out_text: str) -> list[dict[str, float]]:
-    """Train until the steps are done or the held-out loss stops falling; the best average of weights is in the state.
+def encode_texts(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> list[Array]:
+    """The ids of the text to train on and of the held-out one. Raises ValueError when one is too short."""
+    encoder = get_encoder(work.name, work.parent)
+    ids = [np.array(encoder.encode(text), np.int32) for text in texts]
+    for name, part in zip(("part of the text to train on", "held-out part of the text"), ids):
+        if len(part) <= args.n_ctx:
+            raise ValueError(f"the {name} has {len(part)} tokens, but n_ctx + 1 = {args.n_ctx + 1} are the least")
+    return ids
 
-    Returns the history: step, training loss per token, held-out loss per character, seconds. Raises ValueError when
-    the loss is no number any more; what was saved before is still there.
+
+def start(args: argparse.Namespace, trainer: Trainer, work: Path) -> tuple[Any, History]:
+    """What training begins with or goes on from: parameters, optimizer, average and best average; and the history."""
+    import jax
+
+    params = jax.tree.map(jax.numpy.asarray, initial_params(hparams_of(args), args.seed))
+    tree = {"params": params, "state": trainer.optimizer.init(params), "mean": params, "best": params}
+    history: History = []
+    if (work / "state.npz").exists():
+        tree, history = load_state(work, tree)
+    return jax.tree.map(jax.numpy.array, tree), history
+
+
+def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple[Any, History]:
+    """Train until the steps are done or the held-out loss has stopped falling.
+
+    Returns the average of the weights that had the best held-out loss, and the history. Raises ValueError when the loss
+    is no number any more; the last state that was saved is still there then.
     """
     import jax
     from tqdm import tqdm
 
-    encoder = get_encoder(work.name, work.parent)
-    hparams = {name: getattr(args, name) for name in HPARAMS}
-    ids, held_out_ids = (np.array(encoder.encode(text), np.int32) for text in (train_text, held_out_text))
-    for name, tokens in (("text", ids), ("held-out part", held_out_ids)):
-        if len(tokens) <= args.n_ctx:
-            raise ValueError(f"the {name} has {len(tokens)} tokens, but one example takes n_ctx + 1 = {args.n_ctx + 1}")
-    trainer = Trainer(args, hparams)
-    params: Any = jax.tree.map(jax.numpy.asarray, initial_params(hparams, args.seed))
-    mean = jax.tree.map(lambda x: x.copy(), params)
-    tree = {"params": params, "state": trainer.optimizer.init(params), "mean": mean, "best": mean}
-    history: list[dict[str, float]] = []
-    if (work / "state.npz").exists():
-        tree, history = load_state(work, tree)
-    tree = jax.tree.map(jax.numpy.array, tree)
-    first = int(history[-1]["step"]) if history else 0
-    seconds = history[-1]["seconds"] if history else 0.0
+    ids, held_out_ids = encode_texts(args, work, texts)
+    trainer = Trainer(args, hparams_of(args))
+    tree, history = start(args, trainer, work)
+    first, before = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     best = min((row["held_out"] for row in history), default=math.inf)
-    since, recent = time.monotonic(), []
-    key = jax.random.key(args.seed)
+    key, since, recent = jax.random.key(args.seed), time.monotonic(), []
     with tqdm(total=args.steps, initial=first, unit="step", desc=args.out.name) as bar:
         for step in range(first, args.steps):
             inputs, targets = batch(ids, args.n_ctx, args.batch_size, args.seed, step)
@@ -237,35 +247,35 @@ def train(args: argparse.Namespace, work: Path, train_text: str, held_out_text: 
             )
             recent.append(float(loss))
             if not math.isfinite(recent[-1]):
-                raise ValueError(f"the loss is {recent[-1]} at step {step}; {work} has the state of step {first}")
+                raise ValueError(f"the loss is {recent[-1]} at step {step + 1}; {work} has the last good state")
             bar.update()
             if (step + 1) % args.eval_every and step + 1 < args.steps:
                 continue
-            held_out = trainer.held_out_loss(tree["mean"], held_out_ids, args.n_ctx) / len(held_out_text)
-            elapsed = seconds + time.monotonic() - since
-            row = {"step": step + 1, "loss": float(np.mean(recent)), "held_out": held_out, "seconds": elapsed}
-            history.append(row)
-            recent = []
+            held_out = trainer.held_out_loss(tree["mean"], held_out_ids, args.n_ctx) / len(texts[1])
+            seconds = before + time.monotonic() - since
+            history.append({"step": step + 1, "loss": float(np.mean(recent)), "held_out": held_out, "seconds": seconds})
             if held_out < best:
                 best, tree["best"] = held_out, jax.tree.map(lambda x: x.copy(), tree["mean"])
             save_state(work, tree, history)
-            first = step + 1
-            bar.set_postfix_str(f"loss {row['loss']:.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
-            if args.patience and len(history) - 1 - int(np.argmin([r["held_out"] for r in history])) >= args.patience:
-                say(f"stopped at step {step + 1}: no better held-out loss for {args.patience} evaluations")
+            bar.set_postfix_str(f"loss {np.mean(recent):.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
+            recent = []
+            if stalled(history, args.patience):
+                say(f"stopped at step {step + 1}: no better held-out loss in {args.patience} evaluations")
                 break
-    args.best_params = nest_like(tree["best"])
-    return history
+    return jax.tree.map(np.asarray, tree["best"]), history
 
 
-def nest_like(tree: Any) -> Any:
-    """The parameters as NumPy arrays."""
-    import jax
+def stalled(history: History, patience: int) -> bool:
+    """Whether the last `patience` evaluations (0: any number) brought nothing better."""
+    best = int(np.argmin([row["held_out"] for row in history]))
+    return 0 < patience <= len(history) - 1 - best
 
-    return jax.tree.map(np.asarray, tree)
+
+def hparams_of(args: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(args, name) for name in HPARAMS}
 
 
-def plot(history: list[dict[str, float]], path: Path) -> None:
+def plot(history: History, path: Path) -> None:
     """Draw both losses over the steps."""
     import matplotlib
 
@@ -361,22 +371,22 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("jax", "optax", "tokenizers", "tensorflow", *(["matplotlib"] if args.plot else [])):
         if importlib.util.find_spec(name) is None:
             raise OSError(f"{name} is not installed: pip install -r requirements-train.txt")
-    train_text, held_out_text = split(args.text.read_text(encoding="utf-8"), args.held_out)
-    if len(train_text) <= args.n_ctx:
+    texts = split(args.text.read_text(encoding="utf-8"), args.held_out)
+    if min(map(len, texts)) <= args.n_ctx:
         raise ValueError(
-            f"{args.text} has {len(train_text)} characters to train on: too short for n_ctx = {args.n_ctx}"
+            f"{args.text}: a part of {min(map(len, texts))} characters is too short for n_ctx = {args.n_ctx}"
         )
     work = args.out.with_name(args.out.name + ".training")
-    prepare(args, work, train_text)
+    prepare(args, work, texts[0])
     try:
-        history = train(args, work, train_text, held_out_text)
+        params, history = train(args, work, texts)
     except KeyboardInterrupt:
         say(f"\ninterrupted; --resume goes on from {work}")
         return 130
     with new_folder(args.out) as folder:
         for name in ("encoder.json", "vocab.bpe"):
             shutil.copyfile(work / name, folder / name)
-        write_checkpoint(folder, {name: getattr(args, name) for name in HPARAMS}, args.best_params)
+        write_checkpoint(folder, hparams_of(args), params)
     if args.plot:
         plot(history, args.plot)
     best = min(history, key=lambda row: row["held_out"])

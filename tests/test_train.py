@@ -1,0 +1,238 @@
+"""Training through gpt2.py in JAX: gradients against PyTorch, resuming, bad input, and the model in the repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_model import SMALL, random_params, relative, transformers_model
+
+import gpt2
+from utils import FILES, load_encoder_hparams_and_params
+
+TINY = ROOT / "models" / "tiny"
+SHAPE = ["--n_vocab", "280", "--n_ctx", "16", "--n_embd", "12", "--n_head", "3", "--n_layer", "2"]
+SHAPE += ["--batch_size", "4", "--warmup", "1", "--lr", "0.01"]
+
+
+@pytest.fixture
+def train():
+    for name in ("jax", "optax", "tokenizers", "tensorflow"):
+        pytest.importorskip(name, reason=f"training needs {name}: requirements-train.txt")
+    import picogpt.train
+
+    return picogpt.train
+
+
+@pytest.fixture
+def text(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "looked",
+        "at",
+        "every",
+        "bird",
+        "that",
+        "came",
+        "by",
+        "—",
+        "ö",
+    ]
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
+def test_gradients_equal_pytorch_s(train, dtype, tolerance):
+    torch = pytest.importorskip("torch")
+    import jax
+    import optax
+
+    params = random_params(SMALL, dtype)
+    ids = np.random.default_rng(1).integers(0, 101, 18)
+    model = transformers_model(params, SMALL, dtype)
+    logits = model(torch.tensor(ids[None, :-1])).logits[0]
+    torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])).backward()
+    theirs = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    module = train.gpt2_in_jax()
+
+    def loss(params):
+        logits = module.gpt2(ids[:-1], **params, n_head=3)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, ids[1:]).mean()
+
+    with jax.enable_x64(dtype == "float64"):
+        ours = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(params))
+    assert relative(ours["wte"], theirs["transformer.wte.weight"]) < tolerance
+    assert relative(ours["wpe"], theirs["transformer.wpe.weight"]) < tolerance
+    assert relative(ours["ln_f"]["g"], theirs["transformer.ln_f.weight"]) < tolerance
+    for layer, block in enumerate(ours["blocks"]):
+        h = f"transformer.h.{layer}."
+        for part, name in (("attn", "c_attn"), ("attn", "c_proj"), ("mlp", "c_fc"), ("mlp", "c_proj")):
+            assert relative(block[part][name]["w"], theirs[f"{h}{part}.{name}.weight"]) < tolerance
+            assert relative(block[part][name]["b"], theirs[f"{h}{part}.{name}.bias"]) < tolerance
+        for name in ("ln_1", "ln_2"):
+            assert relative(block[name]["g"], theirs[f"{h}{name}.weight"]) < tolerance
+            assert relative(block[name]["b"], theirs[f"{h}{name}.bias"]) < tolerance
+
+
+def test_dropout_drops_and_scales_only_with_a_key(train):
+    import jax
+
+    module = train.gpt2_in_jax()
+    dropout = train.Dropout(module, 0.25)
+    params = random_params(SMALL)
+    without = gpt2.gpt2([1, 2, 3], **params, n_head=3)
+    assert relative(np.asarray(module.gpt2(np.array([1, 2, 3]), **params, n_head=3)), without) < 2e-6
+    dropout.key = jax.random.key(0)
+    assert not np.allclose(module.gpt2(np.array([1, 2, 3]), **params, n_head=3), without)
+    dropped = dropout.dropping(lambda: jax.numpy.ones(10000))()
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(float(dropped.mean()) - 1) < 0.03
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def test_three_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, capsys):
+    out = tmp_path / "models" / "new"
+    assert (
+        train.main([str(text), "--out", str(out), *SHAPE, "--steps", "3", "--eval_every", "1", "--average", "0"]) == 0
+    )
+    encoder, hparams, params = load_encoder_hparams_and_params("new", out.parent)
+    assert hparams == {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert not out.with_name("new.training").exists()
+    from picogpt.checkpoint import initial_params
+
+    _, held_out = train.split(text.read_text(encoding="utf-8"), 0.1)
+    before = train.loss_per_char(held_out, encoder, initial_params(hparams, 0), hparams)
+    after = train.loss_per_char(held_out, encoder, params, hparams)
+    assert after < before - 0.05
+    printed = float(capsys.readouterr().out.split("held-out loss ")[1].split()[0])
+    assert printed == pytest.approx(after, abs=1e-3)  # JAX in batches and NumPy agree on what the loss is
+
+
+def test_a_resumed_run_ends_in_the_same_bytes(train, text, tmp_path, monkeypatch):
+    settings = [*SHAPE, "--steps", "6", "--eval_every", "2", "--dropout", "0.2", "--seed", "7"]
+    through, broken = tmp_path / "m" / "through", tmp_path / "m" / "broken"
+    assert train.main([str(text), "--out", str(through), *settings]) == 0
+    draw = train.batch
+
+    def interrupted(ids, n_ctx, size, seed, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return draw(ids, n_ctx, size, seed, step)
+
+    monkeypatch.setattr(train, "batch", interrupted)
+    assert train.main([str(text), "--out", str(broken), *settings]) == 130
+    assert not broken.exists()
+    monkeypatch.setattr(train, "batch", draw)
+    with pytest.raises(FileExistsError, match="go on with --resume"):
+        train.main([str(text), "--out", str(broken), *settings])
+    with pytest.raises(ValueError, match="begun with seed = 7, not 8"):
+        train.main([str(text), "--out", str(broken), *settings[:-1], "8", "--resume"])
+    assert train.main([str(text), "--out", str(broken), *settings, "--resume"]) == 0
+    for path in through.iterdir():
+        if path.name != "model.ckpt.meta":  # TensorFlow puts more into it than we control
+            assert path.read_bytes() == (broken / path.name).read_bytes(), path.name
+
+
+def test_the_plot_is_written(train, text, tmp_path):
+    pytest.importorskip("matplotlib")
+    args = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "2", "--plot", str(tmp_path / "loss.png")]
+    assert train.main(args) == 0
+    assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_early_stopping_waits_for_its_patience(train):
+    history = [{"held_out": loss} for loss in (3.0, 2.0, 2.1, 2.2)]
+    assert not train.stalled(history, 3)
+    assert train.stalled(history, 2)
+    assert not train.stalled(history, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(train, text, tmp_path, monkeypatch):
+    out = tmp_path / "m"
+    step = train.Trainer.__init__
+
+    def breaking(self, *args):
+        step(self, *args)
+        good, self.n = self.step, 0
+
+        def nan_at_the_third(*args):
+            self.n += 1
+            *rest, loss = good(*args)
+            return (*rest, float("nan") if self.n == 3 else loss)
+
+        self.step = nan_at_the_third
+
+    monkeypatch.setattr(train.Trainer, "__init__", breaking)
+    with pytest.raises(ValueError, match="the loss is nan at step 3; .* has the last good state"):
+        train.main([str(text), "--out", str(out), *SHAPE, "--steps", "5", "--eval_every", "1"])
+    assert not out.exists()
+    with np.load(tmp_path / "m.training" / "state.npz") as state:
+        assert json.loads(str(state["history"]))[-1]["step"] == 2
+        assert all(np.isfinite(state[name]).all() for name in state.files if name != "history")
+
+
+def test_a_text_too_short_for_the_context(train, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ValueError, match="short.txt: a part of 1 characters is too short for n_ctx = 16"):
+        train.main([str(tmp_path / "short.txt"), "--out", str(tmp_path / "m"), *SHAPE])
+    (tmp_path / "poor.txt").write_text("ab" * 400)
+    with pytest.raises(ValueError, match="pairs for only .* tokens, not --n_vocab 280: lower it"):
+        train.main([str(tmp_path / "poor.txt"), "--out", str(tmp_path / "m"), *SHAPE])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["poor.txt", "short.txt"]
+
+
+def test_an_existing_folder_is_never_overwritten(train, text, tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE])
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train.main([str(text), "--out", str(tmp_path / "other"), *SHAPE, "--resume"])
+
+
+def test_what_is_not_installed_is_named_with_the_file_that_holds_it(text, tmp_path, monkeypatch):
+    import importlib.util
+
+    import picogpt.train
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(OSError, match="jax is not installed: pip install -r requirements-train.txt"):
+        picogpt.train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n_head", "5"], "n_embd = 12 is no multiple of 5"),
+        (["--n_vocab", "200"], "200 is less than the 256 bytes"),
+        (["--dropout", "1"], "at most 0.9"),
+    ],
+)
+def test_settings_that_can_not_be(text, tmp_path, arguments, message):
+    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SHAPE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
