@@ -430,15 +430,28 @@ def say(message: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time into a folder. The system frees the lock when the process ends, however it ends."""
     path = folder / ".lock"
-    with open(path, "a+b") as file:
-        try:
-            lock(file.fileno(), wait=False)
-        except OSError:
-            say(f"waiting for another process that is downloading to {folder}")
-            lock(file.fileno(), wait=True)
-        yield
-    with contextlib.suppress(OSError):  # Windows: another process has it open
-        path.unlink()
+    while True:
+        with open(path, "a+b") as file:
+            try:
+                lock(file.fileno(), wait=False)
+            except OSError:
+                say(f"waiting for another process that is downloading to {folder}")
+                lock(file.fileno(), wait=True)
+            if not is_still(file.fileno(), path):
+                continue  # whoever had the lock has removed its file, and newcomers lock another
+            try:
+                return (yield)
+            finally:
+                with contextlib.suppress(OSError):  # Windows does not remove an open file: it stays, empty
+                    path.unlink()
+
+
+def is_still(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def lock(descriptor: int, wait: bool) -> None:
@@ -465,25 +478,42 @@ def receive(url: str, partial: Path) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # nothing lies behind what we have: complete, or longer than the file
-            partial.unlink()
-            raise requests.ConnectionError(f"{url} ends before byte {have}")
-        if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
-            raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason}")
-        response.raise_for_status()
-        resumed = response.status_code == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            partial.unlink()
-            raise requests.ConnectionError(f"{url}: the server sent another range than byte {have} on")
-        have = have if resumed else 0
-        total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+        have, total = answer(response, url, partial, have)
+        if have and have == total:
+            return
         bar = tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024)
-        with bar, open(partial, "ab" if resumed else "wb") as file:
+        with bar, open(partial, "ab" if have else "wb") as file:
             for chunk in response.iter_content(1 << 16):
-                file.write(chunk)
+                write(file, chunk)
                 bar.update(len(chunk))
     if total is not None and partial.stat().st_size != total:
         raise requests.ConnectionError(f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes")
+
+
+def answer(response: Any, url: str, partial: Path, have: int) -> tuple[int, int | None]:
+    """From which byte on an answer to "all from byte `have` on" is, and how long the file is, if it says so."""
+    import requests
+
+    span, length = response.headers.get("Content-Range", ""), response.headers.get("Content-Length", "")
+    size = span.rpartition("/")[2]
+    if response.status_code == 416 and have and span == f"bytes */{have}":
+        return have, have
+    if response.status_code == 416 or (response.status_code == 206 and not span.startswith(f"bytes {have}-")):
+        partial.unlink(missing_ok=True)
+        raise requests.ConnectionError(f"{url}: asked for byte {have} on, the server answered {span or 'nothing'}")
+    if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
+        raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason}")
+    response.raise_for_status()
+    if response.status_code != 206:
+        have, size = 0, length
+    return have, int(size) if size.isdecimal() else None
+
+
+def write(file: Any, data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as error:  # no space left: say where
+        raise OSError(error.errno, error.strerror, file.name) from None
 
 
 def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
@@ -497,18 +527,21 @@ def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
             receive(url, partial)
             check(partial)
             return os.replace(partial, path)
-        except (requests.RequestException, ValueError) as error:
-            have = partial.stat().st_size if partial.exists() else 0
-            if not isinstance(error, requests.RequestException):
-                partial.unlink()
-            elif have > best:  # a line that drops now and then gets there in the end
-                failures, best = 0, have
-            if failures == len(PAUSES):
-                raise DownloadError(f"can't download {url}: {reason(error)}") from None
-            pause = PAUSES[failures]
-            failures += 1
-            say(f"{path.name}: {reason(error)}; attempt {failures + 1} in {pause} s")
-            time.sleep(pause)
+        except (requests.RequestException, ValueError) as caught:
+            error = caught.with_traceback(None)  # whose frames hold the file open
+        if isinstance(error, requests.RequestException) and isinstance(error, ValueError):  # no address at all
+            failures = len(PAUSES)
+        elif isinstance(error, ValueError):
+            partial.unlink(missing_ok=True)
+        have = partial.stat().st_size if partial.exists() else 0
+        if have > best:  # a line that drops now and then gets there in the end
+            failures, best = 0, have
+        if failures == len(PAUSES):
+            raise DownloadError(f"can't download {url}: {reason(error)}")
+        pause = PAUSES[failures]
+        failures += 1
+        say(f"{path.name}: {reason(error)}; attempt {failures + 1} in {pause} s")
+        time.sleep(pause)
 
 
 def reason(error: Exception) -> str:
@@ -525,9 +558,9 @@ def check_file(path: Path, name: str, folder: Path) -> None:
         load_hparams(path)
     if name == INDEX:
         read_index(path)
-    if name == "checkpoint" and b"model_checkpoint_path" not in path.read_bytes():
+    if name == "checkpoint" and not re.fullmatch(rb'model_checkpoint_path: "[^"]+"\n(\w+: .+\n)*', path.read_bytes()):
         raise ValueError(f"{name} does not name a checkpoint: an error page?")
-    if name == "model.ckpt.meta" and path.read_bytes()[:1] != b"\n":  # the first field of a MetaGraphDef
+    if name == "model.ckpt.meta" and 1 not in dict(fields(path.read_bytes())):  # a MetaGraphDef's meta_info_def
         raise ValueError(f"{name} is not a graph: an error page?")
     if name == DATA:
         entries, _ = read_index(folder / INDEX)
@@ -565,6 +598,8 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
             path = folder / name
             if path.exists():  # another process was faster
                 continue
+            if name == DATA and (folder / INDEX).exists():
+                read_index(folder / INDEX)  # what the data are checked against
             try:
                 fetch(f"{address}/{model_size}/{name}", path, functools.partial(check_file, name=name, folder=folder))
             except DownloadError as error:

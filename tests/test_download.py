@@ -1,0 +1,839 @@
+"""Downloads from a server on the loopback interface that drops, stalls, lies and fails in every way we thought of."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import itertools
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import ODD, ROOT
+
+import utils
+from picogpt.random_weights import write_random_model
+from utils import DATA, FILES, INDEX, TOKENIZER_FILES, DownloadError, download_gpt2_files
+
+META = "model.ckpt.meta"
+CHUNK = 1 << 16  # what utils.receive writes at a time: only whole chunks survive a broken connection
+ATTEMPTS = 4  # one, and one after each of the three pauses
+HTML = b"<!DOCTYPE html>\n<html><body><h1>Please log in to the hotel's network</h1></body></html>\n" * 20
+Answer = Callable[["Handler", bytes], None]
+
+WINDOWS = sys.platform == "win32"
+needs_sigkill = pytest.mark.skipif(WINDOWS, reason="needs SIGKILL")
+
+
+# ------------------------------------------------------------------------------------------------------- the server
+
+
+class Server(ThreadingHTTPServer):
+    """Serves prefix/124M/<file>; answers holds what comes instead of plain answers, one for each request of a file."""
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = files
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.prefix = ""
+        self.answers: dict[str, Iterator[Answer]] = {}
+        self.requests: list[tuple[str, str | None]] = []  # the file and the header Range
+        self.heads: list[tuple[str, str | None]] = []  # what was asked for to the letter, and Accept-Encoding
+        self.release = threading.Event()  # ends the waiting of stalled answers
+
+    def will(self, name: str, *answers: Answer, then: Iterable[Answer] = ()) -> None:
+        self.answers[name] = itertools.chain(answers, then)
+
+    def always(self, name: str, answer: Answer) -> None:
+        self.answers[name] = itertools.repeat(answer)
+
+    def ranges(self, name: str) -> list[str | None]:
+        return [header for asked, header in self.requests if asked == name]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is nothing to print."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        name = self.path.rsplit("/", 1)[-1]
+        self.server.requests.append((name, self.headers["Range"]))
+        self.server.heads.append((self.path, self.headers["Accept-Encoding"]))
+        if len(self.server.requests) > 100:  # a client in an endless loop shall fail, not hang
+            return send(self, 410)
+        if name not in self.server.files or self.path != f"{self.server.prefix}/124M/{name}":
+            return send(self, 404)
+        next(self.server.answers.get(name, iter(())), plain)(self, self.server.files[name])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def send(handler: Handler, status: int, body: bytes = b"", length: int | str | None = None, span: str = "") -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    if span:
+        handler.send_header("Content-Range", f"bytes {span}")
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def first_byte(handler: Handler) -> int:
+    return int((handler.headers["Range"] or "bytes=0-")[len("bytes=") : -1])
+
+
+def part(handler: Handler, data: bytes, n: int | None = None, more: int = 0) -> None:
+    """What a good server sends, but only n bytes of it, and more announced."""
+    start = first_byte(handler)
+    if start >= len(data):
+        return send(handler, 416, span=f"*/{len(data)}")
+    body = data[start:] if n is None else data[start : start + n]
+    resumed = handler.headers["Range"] is not None
+    span = f"{start}-{len(data) - 1}/{len(data)}" if resumed else ""
+    send(handler, 206 if resumed else 200, body, len(data) - start + more, span)
+
+
+def plain(handler: Handler, data: bytes) -> None:
+    part(handler, data)
+
+
+def drop(n: int) -> Answer:
+    """Announce everything, send n bytes, close the connection."""
+    return lambda handler, data: part(handler, data, n)
+
+
+def stall(n: int) -> Answer:
+    """Announce everything, send n bytes, keep the connection open."""
+
+    def answer(handler: Handler, data: bytes) -> None:
+        part(handler, data, n)
+        handler.server.release.wait(5)
+
+    return answer
+
+
+def hang_up(handler: Handler, data: bytes) -> None:
+    """Close the connection without a word."""
+
+
+def silence(handler: Handler, data: bytes) -> None:
+    handler.server.release.wait(5)
+
+
+def reset(handler: Handler, data: bytes) -> None:
+    """Send some of the data, then RST instead of FIN."""
+    part(handler, data, 3 * CHUNK)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if WINDOWS else "ii", 1, 0))
+    handler.connection.close()
+
+
+def status(code: int) -> Answer:
+    return lambda handler, data: send(handler, code, b"an explanation")
+
+
+def page(body: bytes) -> Answer:
+    return lambda handler, data: send(handler, 200, body)
+
+
+def too_long(handler: Handler, data: bytes) -> None:
+    part(handler, data, more=10)
+
+
+def too_short(handler: Handler, data: bytes) -> None:
+    send(handler, 200, data[: len(data) // 2])
+
+
+def whole(handler: Handler, data: bytes) -> None:
+    """As servers answer that don't know ranges."""
+    send(handler, 200, data)
+
+
+def flipped(at: float) -> Answer:
+    """One bit is wrong, in the byte at this fraction of the file."""
+
+    def answer(handler: Handler, data: bytes) -> None:
+        changed = bytearray(data)
+        changed[int(at * (len(data) - 1))] ^= 4
+        part(handler, bytes(changed))
+
+    return answer
+
+
+# --------------------------------------------------------------------------------------------- fixtures and helpers
+
+
+@pytest.fixture(scope="module")
+def model(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a model like odd, but wider: a megabyte, so that there are many chunks to lose."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_random_model(folder, ODD | {"n_embd": 96}, seed=3)
+    files = {name: (folder / name).read_bytes() for name in FILES}
+    assert len(files[DATA]) > 10 * CHUNK
+    assert len(files[META]) > CHUNK
+    return files
+
+
+@pytest.fixture
+def server(model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    hashes = {name: hashlib.sha256(model[name]).hexdigest() for name in TOKENIZER_FILES}
+    monkeypatch.setattr(utils, "SHA256", hashes)
+    monkeypatch.setattr(utils, "PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(utils, "TIMEOUT", (10, 20))  # long: this machine may be busy
+    with Server(model) as server:
+        monkeypatch.setenv("PICOGPT_MIRROR", server.address)
+        monkeypatch.setattr(utils, "ADDRESS", "http://127.0.0.1:9/not-this")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.release.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "124M"
+
+
+@pytest.fixture
+def impatient(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils, "TIMEOUT", (10, 0.5))
+
+
+def digests(files: dict[str, bytes], names: Iterable[str] = FILES) -> dict[str, str]:
+    return {name: hashlib.sha256(files[name]).hexdigest() for name in names}
+
+
+def found(folder: Path) -> dict[str, str]:
+    """Everything in a folder; digests because pytest would print a megabyte."""
+    return digests({path.name: path.read_bytes() for path in folder.iterdir()}, sorted(os.listdir(folder)))
+
+
+def final(folder: Path) -> dict[str, str]:
+    """What has its final name: an unfinished download and the lock may lie beside it."""
+    present = found(folder) if folder.exists() else {}
+    return {name: digest for name, digest in present.items() if name != ".lock" and not name.endswith(".partial")}
+
+
+def before(name: str) -> tuple[str, ...]:
+    """The files that are downloaded before this one."""
+    return FILES[: FILES.index(name)]
+
+
+def put(folder: Path, files: dict[str, bytes], names: Iterable[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_bytes(files[name])
+
+
+def partial(folder: Path, name: str) -> Path:
+    return folder / (name + ".partial")
+
+
+def start(folder: Path, extra: str = "") -> subprocess.Popen[str]:
+    """`python utils.py 124M --models_dir …` as a process of its own, in which extra has changed something."""
+    driver = (
+        f"import os, signal, sys, utils\nutils.SHA256 = {utils.SHA256!r}\nutils.PAUSES = {utils.PAUSES!r}\n"
+        f"sys.argv[0] = 'utils.py'\n{extra}\nsys.exit(utils.run(utils.main))\n"
+    )
+    command = [sys.executable, "-c", driver, folder.name, "--models_dir", str(folder.parent)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------ all is well
+
+
+def test_seven_files(server: Server, folder: Path) -> None:
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(name, None) for name in FILES]
+    assert server.heads == [(f"/124M/{name}", "identity") for name in FILES]
+
+
+def test_command_line(server: Server, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 0
+    out = capsys.readouterr().out
+    assert "OpenAI's files" in out
+    assert "all checksums are right" in out
+    assert found(folder) == digests(server.files)
+
+
+def test_slash_after_mirror(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.prefix = "/gpt-2/models"
+    monkeypatch.setenv("PICOGPT_MIRROR", f"{server.address}/gpt-2/models/")
+    download_gpt2_files("124M", folder)
+    assert [path for path, _ in server.heads] == [f"/gpt-2/models/124M/{name}" for name in FILES]
+
+
+@pytest.mark.parametrize("mirror", [None, ""])
+def test_without_mirror(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, mirror: str | None) -> None:
+    monkeypatch.delenv("PICOGPT_MIRROR")
+    if mirror is not None:
+        monkeypatch.setenv("PICOGPT_MIRROR", mirror)
+    monkeypatch.setattr(utils, "ADDRESS", server.address)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+def test_through_proxy(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.prefix = "http://models.example/gpt-2"
+    monkeypatch.setenv("PICOGPT_MIRROR", server.prefix)
+    monkeypatch.setenv("http_proxy", server.address)
+    server.will(DATA, drop(5 * CHUNK))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    asked = [f"http://models.example/gpt-2/124M/{name}" for name in FILES]
+    assert [path for path, _ in server.heads] == [*asked, asked[-1]]
+    assert server.ranges(DATA) == [None, f"bytes={5 * CHUNK}-"]
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_one_file_missing(server: Server, folder: Path, missing: str) -> None:
+    others = [name for name in FILES if name != missing]
+    put(folder, server.files, others)
+    for name in others:
+        os.utime(folder / name, ns=(10**18, 10**18))
+    utils.provide("124M", folder.parent)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(missing, None)]
+    assert {(folder / name).stat().st_mtime_ns for name in others} == {10**18}
+
+
+def test_nothing_missing(server: Server, folder: Path) -> None:
+    put(folder, server.files, FILES)
+    (folder / "checkpoint").write_bytes(b'model_checkpoint_path: "model-1000"\n')  # the user's own stays
+    utils.provide("124M", folder.parent)
+    assert server.requests == []
+    assert found(folder) == digests(server.files | {"checkpoint": b'model_checkpoint_path: "model-1000"\n'})
+
+
+def test_some_files_only(server: Server, folder: Path) -> None:
+    utils.provide("124M", folder.parent, TOKENIZER_FILES)
+    assert found(folder) == digests(server.files, TOKENIZER_FILES)
+
+
+def test_other_names_need_no_network(
+    server: Server, models_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "ADDRESS", server.address)
+    shutil.copytree(models_dir / "odd", folder.parent / "odd")
+    (folder.parent / "124M-mine").mkdir()
+    utils.load_encoder_hparams_and_params("odd", folder.parent)
+    with pytest.raises(OSError, match="124M-mine"):
+        utils.load_encoder_hparams_and_params("124M-mine", folder.parent)
+    with pytest.raises(FileNotFoundError, match=r"no model '124m-finetuned'.*it has odd; 124M, 355M"):
+        utils.load_encoder_hparams_and_params("124m-finetuned", folder.parent)
+    with pytest.raises(ValueError, match="unknown size 'odd'"):
+        download_gpt2_files("odd", folder)
+    assert server.requests == []
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["124M-mine", "odd"]
+
+
+# ------------------------------------------------------------------------------------------------ a bad connection
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drops(server: Server, folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    points = [rng.randint(CHUNK, 2 * CHUNK) for _ in range(6)]  # more often than there are pauses: progress counts
+    server.will(DATA, *map(drop, points))
+    server.will(META, drop(CHUNK + rng.randrange(5000)))
+    server.will(INDEX, drop(rng.randrange(len(server.files[INDEX]))))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    starts = [int((header or "bytes=0-")[6:-1]) for header in server.ranges(DATA)]
+    assert len(starts) == len(points) + 1
+    assert starts[0] == 0
+    for i, point in enumerate(points):
+        assert starts[i] < starts[i + 1] <= starts[i] + point
+    assert server.ranges(META) == [None, f"bytes={CHUNK}-"]
+
+
+def test_resets(server: Server, folder: Path) -> None:
+    server.will(DATA, reset, hang_up, reset)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert len(server.ranges(DATA)) == 4
+
+
+def test_no_progress(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    server.will(DATA, drop(5 * CHUNK), then=itertools.cycle([drop(0), hang_up, drop(7)]))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{DATA}: "):
+        download_gpt2_files("124M", folder)
+    assert server.ranges(DATA) == [None] + [f"bytes={5 * CHUNK}-"] * (ATTEMPTS - 1)
+    assert pauses == [0.01, 0.02, 0.03]
+    assert final(folder) == digests(server.files, before(DATA))
+    assert partial(folder, DATA).stat().st_size == 5 * CHUNK  # kept: the next run goes on from there
+    server.will(DATA)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests[-1] == (DATA, f"bytes={5 * CHUNK}-")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_stalls(server: Server, folder: Path) -> None:
+    server.will(DATA, stall(3 * CHUNK + 5), stall(2 * CHUNK), silence)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    starts = [int((header or "bytes=0-")[6:-1]) for header in server.ranges(DATA)]
+    assert starts == sorted(starts)
+    assert starts[-1] == 5 * CHUNK
+
+
+@pytest.mark.usefixtures("impatient")
+def test_only_stalls(server: Server, folder: Path) -> None:
+    server.always("hparams.json", stall(10))
+    with pytest.raises(DownloadError, match=r"hparams\.json: .*timed out"):
+        download_gpt2_files("124M", folder)
+    assert len(server.ranges("hparams.json")) == ATTEMPTS
+    assert final(folder) == digests(server.files, before("hparams.json"))
+
+
+def test_nobody_there(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("PICOGPT_MIRROR", address)
+    monkeypatch.setattr(sys, "argv", ["utils.py"])
+    with pytest.raises(DownloadError) as caught:
+        download_gpt2_files("124M", folder)
+    text = str(caught.value)
+    assert text.startswith(f"can't download {address}/124M/checkpoint: ")
+    assert "refused" in text
+    assert text.endswith(
+        f". Without network: copy the seven files into {folder} from elsewhere, "
+        f"or name a mirror in the environment variable PICOGPT_MIRROR"
+    )
+    assert "\n" not in text
+    assert "0x" not in text
+    assert "ConnectionPool" not in text
+    assert final(folder) == {}
+    capsys.readouterr()
+    assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == ATTEMPTS
+    assert all(line.startswith("checkpoint: ") for line in lines[:-1])
+    assert lines[-1] == f"utils.py: {text}"
+
+
+def test_failure_leaves_no_lock(server: Server, folder: Path) -> None:
+    server.always("vocab.bpe", status(404))
+    with pytest.raises(DownloadError):
+        download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files, before("vocab.bpe"))
+
+
+# ---------------------------------------------------------------------------------------------------- a bad server
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
+def test_refusals_are_final(server: Server, folder: Path, code: int) -> None:
+    server.always("hparams.json", status(code))
+    with pytest.raises(DownloadError) as caught:
+        download_gpt2_files("124M", folder)
+    assert str(caught.value).startswith(f"{server.address}/124M/hparams.json: the server answers {code} ")
+    assert "\n" not in str(caught.value)
+    assert server.requests == [(name, None) for name in [*before("hparams.json"), "hparams.json"]]
+    assert final(folder) == digests(server.files, before("hparams.json"))
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
+def test_busy_server(server: Server, folder: Path, code: int) -> None:
+    server.will("checkpoint", status(code), status(code))
+    server.will(DATA, drop(2 * CHUNK), status(code), status(code))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.ranges("checkpoint") == [None] * 3
+    assert server.ranges(DATA) == [None] + [f"bytes={2 * CHUNK}-"] * 3
+
+
+def test_always_busy(server: Server, folder: Path) -> None:
+    server.always("checkpoint", status(503))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/checkpoint: 503 "):
+        download_gpt2_files("124M", folder)
+    assert server.requests == [("checkpoint", None)] * ATTEMPTS
+    assert final(folder) == {}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("body", [HTML, b"\n" + HTML, b""], ids=["page", "page after empty line", "empty"])
+def test_error_page(server: Server, folder: Path, name: str, body: bytes) -> None:
+    server.always(name, page(body))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{name}: "):
+        download_gpt2_files("124M", folder)
+    assert server.requests == [(other, None) for other in before(name)] + [(name, None)] * ATTEMPTS
+    assert final(folder) == digests(server.files, before(name))
+    assert not partial(folder, name).exists()
+
+
+def test_error_page_once(server: Server, folder: Path) -> None:
+    for name in FILES:
+        server.will(name, page(HTML))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(name, None) for name in FILES for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_length_too_long(server: Server, folder: Path, name: str) -> None:
+    server.always(name, too_long)
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{name}: "):
+        download_gpt2_files("124M", folder)
+    assert final(folder) == digests(server.files, before(name))
+    server.will(name, too_long)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_length_too_short(server: Server, folder: Path, name: str) -> None:
+    server.always(name, too_short)
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{name}: "):
+        download_gpt2_files("124M", folder)
+    assert server.ranges(name) == [None] * ATTEMPTS
+    assert final(folder) == digests(server.files, before(name))
+    server.will(name, too_short)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+def test_length_is_no_number(server: Server, folder: Path) -> None:
+    server.always("checkpoint", lambda handler, data: send(handler, 200, data, "many"))
+    with contextlib.suppress(DownloadError):  # or it is downloaded without it, but no other error
+        download_gpt2_files("124M", folder)
+    assert final(folder) in ({}, digests(server.files))
+
+
+def test_server_without_ranges(server: Server, folder: Path) -> None:
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA][:100_000])
+    server.always(DATA, whole)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(DATA, "bytes=100000-")]
+
+
+@pytest.mark.parametrize("first", ["0", "99999", "100001", "10000", "1000000", "", None])
+def test_wrong_range(server: Server, folder: Path, first: str | None) -> None:
+    size = len(server.files[DATA])
+    span = "" if first is None else f"{first}-{size - 1}/{size}"
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA][:100_000])
+    server.will(DATA, lambda handler, data: send(handler, 206, data[100_000:], span=span))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(DATA, "bytes=100000-"), (DATA, None)]
+
+
+def test_range_that_nobody_asked_for(server: Server, folder: Path) -> None:
+    server.always("checkpoint", lambda handler, data: send(handler, 206, data[5:], span="5-76/77"))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/checkpoint: "):
+        download_gpt2_files("124M", folder)
+    assert server.requests == [("checkpoint", None)] * ATTEMPTS
+
+
+@pytest.mark.parametrize("name", [META, DATA])
+def test_range_in_pieces(server: Server, folder: Path, name: str) -> None:
+    """RFC 9110, 15.3.7: a server may send less than the range, and Content-Range says so."""
+
+    def piece(handler: Handler, data: bytes) -> None:
+        start = first_byte(handler)
+        body = data[start : start + len(data) // 4]
+        send(handler, 206, body, span=f"{start}-{start + len(body) - 1}/{len(data)}")
+
+    put(folder, server.files, before(name))
+    partial(folder, name).write_bytes(server.files[name][:100])
+    server.always(name, piece)
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+def test_partial_longer_than_file(server: Server, folder: Path) -> None:
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA] + b"more")
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.requests == [(DATA, f"bytes={len(server.files[DATA]) + 4}-"), (DATA, None)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_partial_of_other_contents(server: Server, folder: Path, name: str) -> None:
+    put(folder, server.files, before(name))
+    partial(folder, name).write_bytes(HTML[: len(server.files[name]) // 2])
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+def test_partial_that_is_complete(server: Server, folder: Path) -> None:
+    """A run that was ended while it checked 6 GB: they need not come again."""
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA])
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert None not in server.ranges(DATA)
+
+
+def test_always_416(server: Server, folder: Path) -> None:
+    server.always("checkpoint", status(416))
+    with pytest.raises(DownloadError, match=f"{server.address}/124M/checkpoint"):
+        download_gpt2_files("124M", folder)
+    assert final(folder) == {}
+
+
+@pytest.mark.parametrize("at", [0, 0.1, 0.5, 1])
+@pytest.mark.parametrize("name", [*TOKENIZER_FILES, DATA])
+def test_flipped_bit(server: Server, folder: Path, name: str, at: float) -> None:
+    server.will(name, flipped(at))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.ranges(name) == [None, None]  # from the start: nothing of it can be trusted
+
+
+@pytest.mark.parametrize("at", [0, 0.1, 0.5, 1])  # there are bytes between the blocks that nobody reads
+def test_flipped_bit_in_index(server: Server, folder: Path, at: float) -> None:
+    server.will(INDEX, flipped(at))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.ranges(INDEX) == [None, None]
+
+
+@pytest.mark.parametrize("name", [*TOKENIZER_FILES, INDEX, DATA])
+def test_bit_is_always_flipped(server: Server, folder: Path, name: str) -> None:
+    server.always(name, flipped(0.3))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{name}: .*(differs|is damaged)"):
+        download_gpt2_files("124M", folder)
+    assert server.ranges(name) == [None] * ATTEMPTS
+    assert final(folder) == digests(server.files, before(name))
+    assert not partial(folder, name).exists()
+
+
+def test_damaged_index_was_there(server: Server, folder: Path) -> None:
+    """The data can't be checked then: that is no reason to download them again and again."""
+    put(folder, server.files, before(DATA))
+    (folder / INDEX).write_bytes(server.files[INDEX][:-100])
+    with pytest.raises((OSError, ValueError), match=INDEX):
+        download_gpt2_files("124M", folder)
+    assert len(server.ranges(DATA)) <= 1
+    assert DATA not in final(folder)
+
+
+# ---------------------------------------------------------------------------------------------------- no space left
+
+
+def test_no_space_left(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = 5 * CHUNK
+
+    class Full(io.FileIO):
+        def write(self, data: bytes) -> int:
+            if self.tell() + len(data) > space:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    def open_full(path: Path, mode: str = "r", *args: object, **more: object) -> object:
+        full = str(path).endswith(".partial") and set(mode) & set("wax+")
+        return Full(path, mode) if full else open(path, mode, *args, **more)
+
+    monkeypatch.setattr(sys, "argv", ["utils.py"])
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "open", open_full, raising=False)
+        assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("utils.py: ")
+    assert os.strerror(errno.ENOSPC) in lines[-1]
+    assert not any("Traceback" in line or "attempt" in line for line in lines)
+    assert server.requests == [(name, None) for name in FILES]
+    assert final(folder) == digests(server.files, before(DATA))
+    download_gpt2_files("124M", folder)  # space was made
+    assert found(folder) == digests(server.files)
+    assert server.ranges(DATA) == [None, f"bytes={space}-"]
+
+
+@pytest.mark.skipif(WINDOWS, reason="needs limits of resources")
+def test_file_size_limit(server: Server, folder: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
+    process = start(folder, limit)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith("utils.py: ")
+    assert os.strerror(errno.EFBIG) in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert final(folder) == digests(server.files, before(DATA))
+    assert partial(folder, DATA).stat().st_size <= 100_000
+
+
+# --------------------------------------------------------------------------------------------- killed, and together
+
+
+class Meter:
+    """Answers that count the bytes, and wait when it is time to kill the client."""
+
+    def __init__(self, server: Server, mark: int) -> None:
+        self.left, self.reached, self.killed = mark, threading.Event(), threading.Event()
+        for name in FILES:
+            server.always(name, self.answer)
+
+    def answer(self, handler: Handler, data: bytes) -> None:
+        start = first_byte(handler)
+        if self.left == 0:
+            self.killed.wait(20)
+        if self.left == 0 or start >= len(data):
+            return plain(handler, data)
+        n = min(self.left, len(data) - start)
+        self.left -= n
+        part(handler, data, n)
+        if self.left == 0:
+            self.reached.set()
+            self.killed.wait(20)
+
+
+@needs_sigkill
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_while_it_downloads(server: Server, folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    total = sum(map(len, server.files.values()))
+    for _ in range(4):
+        here = sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
+        meter = Meter(server, rng.randint(1, (total - here) // 2))
+        process = start(folder)
+        assert meter.reached.wait(60)
+        process.kill()
+        process.communicate()
+        meter.killed.set()
+        assert process.returncode == -signal.SIGKILL
+        assert DATA not in final(folder)
+        assert final(folder) == digests(server.files, sorted(final(folder)))
+        for name in FILES:
+            if partial(folder, name).exists():
+                assert server.files[name].startswith(partial(folder, name).read_bytes())
+    server.answers.clear()
+    process = start(folder)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "all checksums are right" in out
+    assert found(folder) == digests(server.files)
+
+
+@needs_sigkill
+def test_killed_around_renaming(server: Server, folder: Path) -> None:
+    """Every second step is just before a file gets its name, the others just after it."""
+    extra = """
+def step():
+    global steps
+    steps -= 1
+    if steps == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def replace(*args, rename=os.replace):
+    step()
+    rename(*args)
+    step()
+
+os.replace, steps = replace, """
+    for steps, n_files in [(3, 1), (4, 3), (1, 3), (7, 6)]:
+        process = start(folder, extra + str(steps))
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert final(folder) == digests(server.files, FILES[:n_files])
+    process = start(folder)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert found(folder) == digests(server.files)
+
+
+def hold(handler: Handler, data: bytes) -> None:
+    """An answer that lasts until the test releases it."""
+    handler.server.release.wait(30)
+    plain(handler, data)
+
+
+def test_two_at_once(server: Server, folder: Path) -> None:
+    server.will("checkpoint", hold)
+    processes = [start(folder), start(folder)]
+    # One of them is in, and which one we don't know. The other says that it waits; it can't be too late for that.
+    lines = [""] * 2
+    said = threading.Event()
+
+    def listen(i: int) -> None:
+        lines[i] = processes[i].stderr.readline()
+        said.set()
+
+    threads = [threading.Thread(target=listen, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    said.wait(60)
+    server.release.set()
+    for thread in threads:
+        thread.join()
+    results = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    assert all("all checksums are right" in out for out, _ in results)
+    assert sum(line == f"waiting for another process that is downloading to {folder}\n" for line in lines) == 1
+    assert server.requests == [(name, None) for name in FILES]
+    assert found(folder) == digests(server.files)
+
+
+@needs_sigkill
+def test_killed_while_another_waits(server: Server, folder: Path) -> None:
+    meter = Meter(server, len(server.files["checkpoint"]) + 1000)
+    first = start(folder)
+    assert meter.reached.wait(60)
+    second = start(folder)
+    assert second.stderr.readline().startswith("waiting for another process")
+    first.kill()
+    first.communicate()
+    meter.killed.set()
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert found(folder) == digests(server.files)
+
+
+def test_one_at_a_time(folder: Path) -> None:
+    """Three that come one after another: the third has to wait for the second, also when the first is gone."""
+    folder.mkdir(parents=True)
+    inside, leave = [threading.Event() for _ in range(2)], threading.Event()
+
+    def enter(i: int) -> None:
+        with utils.locked(folder):
+            inside[i].set()
+            leave.wait(20)
+
+    threads = [threading.Thread(target=enter, args=(i,)) for i in range(2)]
+    with utils.locked(folder):
+        threads[0].start()
+        assert not inside[0].wait(0.2)
+    assert inside[0].wait(20)
+    threads[1].start()
+    entered = inside[1].wait(0.5)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert not entered
+    assert inside[1].is_set()
+    assert list(folder.iterdir()) == []
