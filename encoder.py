@@ -182,18 +182,20 @@ class Encoder:
 def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
     """Raise ValueError unless every text gets ids, every id gets a text, and every merge makes a token."""
     if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
-        raise ValueError("not a JSON object of token: id")
+        raise ValueError("encoder.json: not a JSON object of token: id")
     if sorted(encoder.values()) != list(range(len(encoder))):
-        raise ValueError(f"the ids of its {len(encoder)} tokens are not 0 to {len(encoder) - 1}, each once")
+        raise ValueError(
+            f"encoder.json: the ids of its {len(encoder)} tokens are not 0 to {len(encoder) - 1}, each once"
+        )
     alphabet = set(BYTE_TO_CHAR.values())
     if missing := alphabet - encoder.keys():
-        raise ValueError(f"no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
+        raise ValueError(f"encoder.json: no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
     if unknown := set("".join(encoder)) - alphabet:
-        raise ValueError(f"a token holds {min(unknown)!r}, which stands for no byte")
-    if malformed := [line for line in bpe_merges if line.count(" ") != 1]:
-        raise ValueError(f"the merge {malformed[0]!r} is not two symbols with a space between")
+        raise ValueError(f"encoder.json: a token holds {min(unknown)!r}, which stands for no byte")
+    if malformed := [line for line in bpe_merges if line.count(" ") != 1 or line[0] == " " or line[-1] == " "]:
+        raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with a space between")
     if strange := set("\n".join(bpe_merges).replace(" ", "").split("\n")) - encoder.keys() - {""}:
-        raise ValueError(f"a merge makes {min(strange)!r}, which is not in the vocabulary")
+        raise ValueError(f"vocab.bpe: a merge makes {min(strange)!r}, which is not in the vocabulary")
 
 
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
@@ -207,20 +209,17 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
         lines = merges.read_text(encoding="utf-8").rstrip("\n").split("\n")
         reading = folder
         return Encoder(encoder, lines[1:] if lines[0].startswith("#version") else lines)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{reading}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of a text, one a line: id, and the bytes it stands for."""
-    import argparse
+    from utils import TOKENIZER_FILES, Parser, provide, read_prompt
 
-    from utils import TOKENIZER_FILES, provide, read_prompt
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Show how GPT-2 cuts a text into tokens.",
         epilog='examples:\n  python encoder.py "Not all heroes wear capes."\n  echo "Ünïcödé" | python encoder.py -',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", help="the text, or - for standard input")
     parser.add_argument("--model_size", default="124M", help="whose vocabulary (default: %(default)s)")

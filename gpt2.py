@@ -21,7 +21,6 @@ Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import sys
@@ -32,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import argparse
+
     Array = np.ndarray[Any, np.dtype[Any]]
     Params = dict[str, Any]
     Choose = Callable[[Array, Sequence[int]], int]
@@ -309,36 +310,12 @@ def generate(
 # ------------------------------------------------------------------------------------------------- the command line
 
 
-class Parser(argparse.ArgumentParser):
-    """An error is one line, as everywhere else; --help shows the usage."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def number(low: float, high: float = math.inf, kind: type = float, open_low: bool = False) -> Callable[[str], float]:
-    """A parser of a finite number from low to high, which names the limits when it refuses one."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-            name = "a whole number" if kind is int else "a number"
-            limits = f"{'above' if open_low else 'at least'} {low:g}" + (
-                f" and at most {high:g}" if high < math.inf else ""
-            )
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
-        return value
-
-    return parse
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; --help shows it."""
+    from utils import Parser, number
+
     parser = Parser(
         description="Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
   python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
@@ -376,7 +353,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--repetition_penalty",
-        type=number(0, open_low=True),
+        type=number(0.01, 100),
         default=1.0,
         metavar="R",
         help="above 1 repeats less (default: 1)",
@@ -416,12 +393,15 @@ def warn(args: argparse.Namespace, prompt: str) -> None:
         print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
 
 
-def timed(ids: Iterable[int], n_prompt: int) -> Iterator[int]:
-    """Pass ids on, and at the end say on stderr how fast they came."""
-    times = [time.perf_counter()]
+def stamp(ids: Iterable[int], times: list[float]) -> Iterator[int]:
+    """Pass ids on, and note when each one came."""
     for id in ids:
         times.append(time.perf_counter())
         yield id
+
+
+def say_speed(n_prompt: int, times: list[float]) -> None:
+    """Say on stderr how fast it was; times are the start and when each id came."""
     if len(times) > 1:
         rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
         print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
@@ -444,10 +424,12 @@ def main(argv: list[str] | None = None) -> int:
     choose: Choose = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
     if args.temperature == 0 and args.repetition_penalty == 1:
         choose = greedy
-    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)
-    for text in stop_before(encoder.decode_stream(timed(new_ids, len(ids))), args.stop):
+    times = [time.perf_counter()]
+    new_ids = stamp(generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose), times)
+    for text in stop_before(encoder.decode_stream(new_ids), args.stop):
         print(text, end="", flush=True)
-    print()
+    print(flush=True)
+    say_speed(len(ids), times)
     return 0
 
 

@@ -10,6 +10,7 @@ The index is a sorted table in LevelDB's format whose values are protocol buffer
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -335,6 +336,10 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     except NotPlainError as reason:
         tensors = read_by_tensorflow(prefix, reason)
     found = {name[len("model/") :]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    if hparams["n_layer"] > len(found):
+        raise ValueError(
+            f"{prefix}.index has {len(found)} tensors, but hparams.json says n_layer = {hparams['n_layer']}"
+        )
     shapes = expected_shapes(hparams)
     for name, shape in shapes.items():
         if name not in found:
@@ -352,7 +357,7 @@ def load_hparams(path: Path) -> dict[str, int]:
     """The five hyper-parameters. Raises OSError or ValueError naming the file and the value."""
     try:
         hparams = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(hparams, dict):
         raise ValueError(f"{path} is not a JSON object")
@@ -370,7 +375,7 @@ def checkpoint_prefix(folder: Path) -> Path:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (folder / "checkpoint").read_text(encoding="utf-8")
         if match := re.search(r'^model_checkpoint_path: *"([^"]+)"', text, re.MULTILINE):
-            return folder / re.split(r"[/\\]", match[1])[-1]
+            return folder / (re.split(r"[/\\]", match[1])[-1] or "model.ckpt")
     return folder / "model.ckpt"
 
 
@@ -577,10 +582,24 @@ def verify_data(paths: list[Path], entries: dict[str, Entry]) -> None:
         data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
         if len(data) != expected:
             raise ValueError(f"{path} has {len(data):,} bytes, but its index describes {expected:,}")
-        with tqdm(desc=f"checking {path.name}", total=expected, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        bar = tqdm(
+            desc=f"checking {path.name}", total=expected, unit="B", unit_scale=True, unit_divisor=1024, disable=None
+        )
+        with bar:
             for name, entry in inside.items():
                 if crc32c(data[entry.offset : entry.offset + entry.size], bar.update) != entry.crc:
                     raise ValueError(f"{path} is damaged: the checksum of {name} differs from the index")
+
+
+def verify(prefix: Path) -> str:
+    """Check every byte of a checkpoint's data and say what was checked. Raises ValueError for a damaged file."""
+    try:
+        entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
+    except (NotPlainError, FileNotFoundError):
+        return f"{prefix.name} was read by TensorFlow, which checks it as it reads"
+    verify_data([data_path(prefix, shard, n_shards) for shard in range(n_shards)], entries)
+    count = sum(math.prod(entry.shape) for entry in entries.values())
+    return f"{len(entries)} tensors, {count:,} numbers; all checksums are right"
 
 
 def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str, ...] = FILES) -> None:
@@ -612,12 +631,44 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
 # ------------------------------------------------------------------------------------------------- the command line
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, as everywhere else, and -h is no option: a prompt may begin so."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        self.add_argument("--help", action="help", help="show this and leave")
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
+
+
+def number(low: float, high: float = math.inf, kind: type = float, open_low: bool = False) -> Callable[[str], float]:
+    """A parser of a finite number from low to high, which names the limits when it refuses one."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high or value == math.inf:
+            name = "a whole number" if kind is int else "a number"
+            limits = f"{'above' if open_low else 'at least'} {low:g}" + (
+                f" and at most {high:g}" if high < math.inf else ""
+            )
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
+        return value
+
+    return parse
+
+
 def read_prompt(text: str) -> str:
     """The prompt from the command line, or from standard input where it is "-", without its last line end.
 
     Raises UsageError when it is not valid UTF-8.
     """
     if text == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed")
         try:
             return re.sub(r"\r?\n\Z", "", sys.stdin.buffer.read().decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -633,48 +684,52 @@ def read_prompt(text: str) -> str:
 
 def run(main: Callable[[], int]) -> int:
     """Run a command line to its exit status: an error is one line on stderr, Ctrl-C and a closed pipe are silent."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        status = main()
-        sys.stdout.flush()
-        return status
+        return flushed(main)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 141
+        status = 141
     except (OSError, ValueError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         say(f"{Path(sys.argv[0]).name}: {text}")
-        return 2 if isinstance(error, UsageError) else 1
+        status = 2 if isinstance(error, UsageError) else 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # or Python tries once more at exit, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def flushed(main: Callable[[], int]) -> int:
+    """main's exit status, after what it printed has really been written."""
+    try:
+        status = main()
+    except SystemExit as error:  # argparse
+        status = int(error.code or 0)
+    sys.stdout.flush()
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
     """Download what is missing of a model, verify all of it, and print what it is."""
-    import argparse
-
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Download a model's missing files, verify every byte of it, and print what was found.",
         epilog="examples:\n  python utils.py 124M\n  python utils.py my-finetuned-model --models_dir ~/models",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model_size", help=f"one of {', '.join(SIZES)}, or a folder of --models_dir")
     parser.add_argument("--models_dir", default="models", help="where the models are (default: %(default)s)")
     args = parser.parse_args(argv)
     folder = provide(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    print(f"{folder}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
+    weights = verify(checkpoint_prefix(folder))
     known = [hashlib.sha256((folder / name).read_bytes()).hexdigest() == SHA256[name] for name in TOKENIZER_FILES]
+    print(f"{folder}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
     print(f"tokenizer: {len(encoder.encoder):,} tokens, " + ("OpenAI's files" if all(known) else "not OpenAI's files"))
-    prefix = checkpoint_prefix(folder)
-    try:
-        entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
-    except (NotPlainError, FileNotFoundError):
-        print(f"weights: {prefix.name} was read by TensorFlow, which checks them as it reads")
-        return 0
-    verify_data([data_path(prefix, shard, n_shards) for shard in range(n_shards)], entries)
-    count = sum(math.prod(entry.shape) for entry in entries.values())
-    print(f"weights: {len(entries)} tensors, {count:,} numbers, {params['wte'].dtype}; all checksums are right")
+    print(f"weights: {params['wte'].dtype}, {weights}")
     return 0
 
 

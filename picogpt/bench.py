@@ -28,9 +28,8 @@ import numpy as np
 
 import gpt2
 from encoder import get_encoder
-from gpt2 import Parser, number
 from picogpt.random_weights import SHAPES, hparams_of, write_random_model
-from utils import SIZES, UsageError, checkpoint_prefix, load_hparams_and_params, provide
+from utils import SIZES, Parser, UsageError, checkpoint_prefix, load_hparams_and_params, number, provide
 
 ROOT = Path(gpt2.__file__).parent
 PROMPT = "Alan Turing theorized that computers would one day become"
@@ -215,7 +214,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="picogpt bench",
         description="Measure speed and memory against this machine's own limits. Close other programs first.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m picogpt bench --model_size tiny\n  python -m picogpt bench --shape 124M",
     )
     add = parser.add_argument

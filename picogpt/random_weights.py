@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 
 from encoder import BYTE_TO_CHAR
-from gpt2 import Parser, number
 from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
-from utils import SIZES, TOKENIZER_FILES
+from utils import SIZES, TOKENIZER_FILES, Parser, number
 
 SHAPES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}
 
@@ -43,7 +42,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="picogpt random_weights",
         description="Write a model of one of the four sizes with random weights.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  python -m picogpt random_weights 124M --out models/random-124M",
     )
     parser.add_argument("size", choices=SIZES)

@@ -24,9 +24,8 @@ import numpy as np
 
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
-from gpt2 import Parser, number
 from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
-from utils import HPARAMS, say
+from utils import HPARAMS, Parser, number, say
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
@@ -298,7 +297,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="picogpt train",
         description="Train a GPT-2 from a text file and write it as a model's folder.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   python -m picogpt train shakespeare.txt --out models/shakespeare --plot loss.png
   python -m picogpt train shakespeare.txt --out models/shakespeare --resume    (after Ctrl-C)""",

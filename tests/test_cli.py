@@ -1,0 +1,934 @@
+"""The three command lines: exit status, what goes to stdout and what to stderr, wrong input, broken files, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+from conftest import ODD, ROOT
+
+import encoder
+import gpt2
+import utils
+from picogpt.random_weights import write_random_model
+
+MAINS = {"gpt2.py": gpt2.main, "encoder.py": encoder.main, "utils.py": utils.main}
+TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
+SPEED = re.compile(r"\[(\d+) prompt tokens in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
+# As in a plain shell: PYTHONUNBUFFERED, for example, would hide a missing flush.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or arguments of bytes")
+
+Model = Callable[..., "Result"]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def decoded(data: bytes) -> str:
+    return data.decode("utf-8").replace(os.linesep, "\n")
+
+
+def command(script: str, *args: Any, folder: Path = ROOT) -> list[Any]:
+    return [sys.executable, folder / script, *(arg if isinstance(arg, bytes) else str(arg) for arg in args)]
+
+
+def of(folder: Path) -> list[Any]:
+    """The arguments that choose the model in a folder."""
+    return ["--models_dir", folder.parent, "--model_size", folder.name]
+
+
+def outside(script: str, *args: Any, folder: Path = ROOT, stdin: bytes = b"", **env: str) -> Result:
+    """Run a script as a process of its own."""
+    words = command(script, *args, folder=folder)
+    done = subprocess.run(
+        words, input=stdin, capture_output=True, env=ENVIRONMENT | env, cwd=folder, timeout=120, check=False
+    )
+    return Result(done.returncode, decoded(done.stdout), decoded(done.stderr))
+
+
+def inside(script: str, *args: Any, stdin: bytes = b"") -> Result:
+    """The same in this process: a hundredth of the time. NumPy's warnings, which would be seen, are errors."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
+        mock.patch.object(sys, "argv", [script]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            status = utils.run(lambda: MAINS[script]([str(arg) for arg in args]))
+        except SystemExit as error:
+            status = error.code
+        out.flush()
+        err.flush()
+        return Result(status, out.buffer.getvalue().decode("utf-8"), err.buffer.getvalue().decode("utf-8"))
+
+
+def assert_error(result: Result, status: int, *words: str) -> None:
+    assert (result.status, result.out) == (status, ""), result
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+
+
+def assert_text(result: Result, text: str, n_prompt: int) -> None:
+    assert result.status == 0, result
+    assert result.out == text + "\n"
+    speed = SPEED.fullmatch(result.err)
+    assert speed, result.err
+    assert int(speed[1]) == n_prompt
+
+
+@pytest.fixture(scope="session")
+def odd(models_dir: Path) -> Path:
+    return models_dir / "odd"
+
+
+@pytest.fixture(scope="session")
+def loaded(odd: Path) -> tuple[encoder.Encoder, dict[str, int], dict[str, Any]]:
+    return utils.load_encoder_hparams_and_params(odd.name, odd.parent)
+
+
+@pytest.fixture(scope="session")
+def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) -> Callable[[str, int], str]:
+    """What the small model makes of a prompt when no command line is involved."""
+    tokenizer, hparams, params = loaded
+
+    def text(prompt: str, n: int) -> str:
+        return tokenizer.decode(gpt2.generate(tokenizer.encode(prompt), params, hparams["n_head"], n))
+
+    return text
+
+
+@pytest.fixture
+def small(odd: Path) -> Model:
+    """gpt2.py in this process with the small model."""
+    return lambda *args, stdin=b"": inside("gpt2.py", *args, *of(odd), stdin=stdin)
+
+
+@pytest.fixture(scope="session")
+def endless(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that takes longer to generate than any test waits."""
+    folder = tmp_path_factory.mktemp("long") / "long"
+    folder.mkdir()
+    n = 30_000
+    write_random_model(folder, ODD | {"n_ctx": n}, seed=1)
+    return command("gpt2.py", "ab", *of(folder), "--n_tokens_to_generate", n - 2)
+
+
+# ------------------------------------------------------------------------------------------------------- the prompt
+
+
+@pytest.mark.parametrize("prompt", ["1234", "--help me"])
+def test_prompt_as_a_process(prompt, odd, continued):
+    result = outside("gpt2.py", prompt, *of(odd), "--n_tokens_to_generate", 5)
+    assert_text(result, continued(prompt, 5), len(prompt))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "1234",
+        "-1",
+        "-1.5",
+        "--help me",
+        "-h me",
+        "-hello world",
+        "--stop it",
+        "- item",
+        "a\nb",
+        "\n",
+        "\t",
+        "é漢😀",
+        "a\0b",
+    ],
+)
+def test_prompt_is_taken_literally(prompt, small, continued):
+    result = small(prompt, "--n_tokens_to_generate", 5)
+    assert_text(result, continued(prompt, 5), len(prompt.encode("utf-8")))
+
+
+def test_end_of_text_in_a_prompt_is_plain_text(small, continued):
+    assert_text(small("<|endoftext|>", "--n_tokens_to_generate", 3), continued("<|endoftext|>", 3), 13)
+
+
+STDIN = [
+    (b"ab", "ab"),
+    (b"ab\n", "ab"),
+    (b"ab\n\n", "ab\n"),
+    (b"ab\r\n", "ab"),
+    (b"a\r\nb\r\n", "a\r\nb"),
+    (b"ab\r", "ab\r"),
+    (b"a\nb\n", "a\nb"),
+    (b"\na\nb", "\na\nb"),
+    (b"\n\n", "\n"),
+    (b"-\n", "-"),
+    (b"--help me", "--help me"),
+    (b"a\0b\n", "a\0b"),
+    ("é漢😀\n".encode(), "é漢😀"),
+]
+
+
+@pytest.mark.parametrize(("stdin", "prompt"), STDIN)
+def test_prompt_from_stdin(stdin, prompt, small, continued):
+    result = small("-", "--n_tokens_to_generate", 5, stdin=stdin)
+    assert_text(result, continued(prompt, 5), len(prompt.encode("utf-8")))
+
+
+def test_prompt_from_stdin_of_a_process(odd, continued):
+    """Windows must not translate line ends on the way in."""
+    result = outside("gpt2.py", "-", *of(odd), "--n_tokens_to_generate", 5, stdin="é\r\na\0b\r\n".encode())
+    assert_text(result, continued("é\r\na\0b", 5), 7)
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n", b"\r\n"])
+def test_empty_stdin(stdin, small):
+    assert_error(small("-", stdin=stdin), 2, "prompt is empty", "at least 1")
+
+
+def test_empty_prompt(odd, small):
+    assert_error(outside("gpt2.py", "", *of(odd)), 2, "gpt2.py: ", "prompt is empty", "at least 1")
+    assert_error(small("", "--n_tokens_to_generate", 0), 2, "prompt is empty")
+
+
+@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+@pytest.mark.parametrize(("stdin", "at"), [(b"ab\xff", 2), (b"\xe6\xbc", 0), (b"a\xed\xa0\x80", 1)])
+def test_stdin_that_is_not_utf8(script, stdin, at, odd):
+    result = inside(script, "-", *of(odd), stdin=stdin)
+    assert_error(result, 2, "standard input is not UTF-8", f"byte {at} is 0x{stdin[at]:02x}")
+
+
+def test_stdin_that_is_not_utf8_of_a_process(odd):
+    assert_error(outside("gpt2.py", "-", *of(odd), stdin=b"ab\xff"), 2, "gpt2.py: ", "byte 2 is 0xff")
+
+
+@posix
+@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+def test_prompt_that_is_not_utf8(script, odd):
+    assert_error(outside(script, b"ab\xff", *of(odd)), 2, "not valid UTF-8", "character 2", "udcff")
+
+
+def test_no_prompt(odd):
+    assert_error(outside("gpt2.py", *of(odd)), 2, "gpt2.py: ", "prompt")
+
+
+def test_prompt_without_quotes(small):
+    assert_error(small("one", "two"), 2, "unrecognized", "two")
+    assert_error(small("one", "two\nlines"), 2, "unrecognized", "two")
+
+
+def test_trailing_space_is_kept_with_a_warning(odd, continued):
+    result = outside("gpt2.py", "ab ", *of(odd), "--n_tokens_to_generate", 5)
+    warning, speed = result.err.splitlines(keepends=True)
+    assert warning.startswith("warning: ")
+    assert "space" in warning
+    assert_text(result._replace(err=speed), continued("ab ", 5), 3)
+
+
+@pytest.mark.parametrize("prompt", [" ab", "ab\n", "ab\t"])
+def test_no_warning_for_other_white_space(prompt, small, continued):
+    assert_text(small(prompt, "--n_tokens_to_generate", 2), continued(prompt, 2), 3)
+
+
+# ------------------------------------------------------------------------------------------------------ the lengths
+
+
+@pytest.mark.parametrize("n_prompt", [1, 4, ODD["n_ctx"]])
+def test_exactly_at_the_limit(n_prompt, small, continued):
+    prompt, n = "abcdefghijklmnopqrstuvwxyz"[:n_prompt], TRUE_LIMIT - n_prompt
+    assert_text(small(prompt, "--n_tokens_to_generate", n), continued(prompt, n), n_prompt)
+    result = small(prompt, "--n_tokens_to_generate", n + 1)
+    assert_error(result, 2, f"{n_prompt} prompt tokens", f"{n + 1} to generate", f"of {ODD['n_ctx']}", f"only {n} fit")
+
+
+def test_past_the_limit_as_a_process(odd):
+    """The default number of tokens exceeds the small model's context."""
+    assert_error(outside("gpt2.py", "abcd", *of(odd)), 2, "gpt2.py: 4 ", "40 to generate", "of 17", "only 14 fit")
+
+
+@pytest.mark.parametrize("too_long", [1, 2, 1000])
+def test_prompt_alone_is_too_long(too_long, small):
+    result = small("a" * (ODD["n_ctx"] + too_long), "--n_tokens_to_generate", 1)
+    assert_error(result, 2, f"{ODD['n_ctx'] + too_long} prompt tokens", f"{too_long} too long", f"of {ODD['n_ctx']}")
+
+
+def test_number_of_tokens_beyond_all_bounds(small):
+    assert_error(small("a", "--n_tokens_to_generate", 10**12), 2, str(10**12), "only 17 fit")
+
+
+def test_no_tokens_to_generate(small):
+    assert small("abc", "--n_tokens_to_generate", 0) == (0, "\n", "")
+
+
+def test_prompt_and_number_of_tokens_are_used_exactly(small, loaded):
+    result = small("ab", "--n_tokens_to_generate", 1)
+    tokenizer, hparams, params = loaded
+    logits = gpt2.gpt2(tokenizer.encode("ab"), **params, n_head=hparams["n_head"])
+    assert_text(result, tokenizer.decode([int(np.argmax(logits[-1]))]), 2)
+    assert ", then" not in result.err  # no rate of what happened once
+
+
+# ------------------------------------------------------------------------------------------------------ the numbers
+
+WRONG_NUMBERS = {
+    "--n_tokens_to_generate": (["-1", "1.5", "x", "", "nan", "inf"], "whole number at least 0"),
+    "--temperature": (["-1", "-1e-9", "nan", "inf", "-inf", "x", ""], "number at least 0"),
+    "--top_k": (["-1", "1.5", "x", "nan"], "whole number at least 0"),
+    "--top_p": (["-0.1", "1.5", "1.0001", "nan", "inf", "x"], "number at least 0 and at most 1"),
+    "--repetition_penalty": (["0", "-1", "nan", "inf", "x"], "number at least 0.01 and at most 100"),
+    "--seed": (["-1", "1.5", "x"], "whole number at least 0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "limit"),
+    [(option, value, limit) for option, (values, limit) in WRONG_NUMBERS.items() for value in values],
+)
+def test_wrong_number(option, value, limit, small):
+    assert_error(small("a", f"{option}={value}"), 2, option, repr(value), limit)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--n_tokens_to_generate", "-1"), ("--top_p", "-0.1")])
+def test_wrong_number_as_a_process(option, value, odd):
+    assert_error(outside("gpt2.py", "a", *of(odd), option, value), 2, "gpt2.py: ", option, repr(value), "at least 0")
+
+
+@pytest.mark.parametrize("option", ["--seed", "--top_k", "--n_tokens_to_generate"])
+def test_whole_number_beyond_a_float(option, small):
+    result = small("a", "--temperature", 1, "--n_tokens_to_generate", 3, option, "1" * 400)
+    assert result.status in ((2,) if option == "--n_tokens_to_generate" else (0, 2)), result
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+@pytest.mark.parametrize("penalty", ["1e-310", "1e-30", "1e30", "1e308"])
+def test_extreme_penalty_works_or_is_refused(temperature, penalty, small):
+    result = small("ab", "--n_tokens_to_generate", 5, "--temperature", temperature, "--repetition_penalty", penalty)
+    assert result.status in (0, 2), result
+    assert result.err.count("\n") == 1
+
+
+GREEDY = [
+    ["--temperature", "0"],
+    ["--temperature", "1e-30"],
+    ["--temperature", "1e-320"],
+    ["--temperature", "1", "--top_k", "1"],
+    ["--temperature", "1", "--top_p", "0"],
+    ["--temperature", "0", "--repetition_penalty", "1"],
+]
+
+
+@pytest.mark.parametrize("args", GREEDY)
+def test_settings_that_take_the_likeliest_token(args, small, continued):
+    assert_text(small("abcd", "--n_tokens_to_generate", 14, *args), continued("abcd", 14), 4)
+
+
+@pytest.fixture
+def sampled(small: Model) -> Callable[..., str]:
+    def text(*args: Any) -> str:
+        result = small("abcd", "--n_tokens_to_generate", 14, "--temperature", 1, *args)
+        assert_text(result, result.out[:-1], 4)
+        return result.out[:-1]
+
+    return text
+
+
+def test_seed(sampled, continued):
+    assert sampled("--seed", 1) == sampled("--seed", 1)
+    assert len({sampled("--seed", seed) for seed in (0, 1, 2)} | {continued("abcd", 14)}) == 4
+    assert sampled() != sampled()
+
+
+def test_seed_of_a_process(odd, sampled):
+    args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 7]
+    assert_text(outside("gpt2.py", "abcd", *of(odd), *args), sampled("--seed", 7), 4)
+
+
+@pytest.mark.parametrize(
+    "args", [["--top_k", 0], ["--top_k", 300], ["--top_k", 301], ["--top_k", 10**9], ["--top_p", 1]]
+)
+def test_filters_that_keep_everything(args, sampled):
+    assert sampled("--seed", 1, *args) == sampled("--seed", 1)
+
+
+@pytest.mark.parametrize(
+    "args", [["--top_k", 2], ["--top_p", 0.1], ["--repetition_penalty", 9], ["--temperature", 0.1]]
+)
+def test_settings_that_change_the_text(args, sampled):
+    assert sampled("--seed", 1, *args) != sampled("--seed", 1)
+
+
+def test_repetition_penalty_without_sampling(small, loaded):
+    """The likeliest token of a model that repeats itself becomes another one each time."""
+    tokenizer, hparams, params = loaded
+    choose = functools.partial(gpt2.sample, rng=np.random.default_rng(), temperature=0, repetition_penalty=100)
+    ids = list(gpt2.generate(tokenizer.encode("abcd"), params, hparams["n_head"], 14, choose))
+    assert len(set(ids)) == 14
+    result = small("abcd", "--n_tokens_to_generate", 14, "--repetition_penalty", 100)
+    assert_text(result, tokenizer.decode(ids), 4)
+
+
+@pytest.mark.parametrize("args", [["--top_k", 5], ["--top_p", 0.5], ["--seed", 0]])
+def test_warning_for_what_has_no_effect(args, small, continued):
+    result = small("ab", "--n_tokens_to_generate", 5, *args)
+    warning, speed = result.err.splitlines(keepends=True)
+    assert warning.startswith("warning: ")
+    assert args[0] in warning
+    assert "temperature" in warning
+    assert_text(result._replace(err=speed), continued("ab", 5), 2)
+
+
+# --------------------------------------------------------------------------------------------------------- the stop
+
+
+@pytest.mark.parametrize("sampling", [[], ["--temperature", 1, "--seed", 1]])
+def test_stop_cuts_the_text_before_it(sampling, small):
+    args = ["abcd", "--n_tokens_to_generate", 14, *sampling]
+    text = small(*args).out[:-1]
+    stops = {text[i:j] for i in range(len(text)) for j in range(i + 1, min(i + 5, len(text)) + 1)}
+    assert any(len(stop) > 3 for stop in stops)  # two tokens at least: none is longer than two characters
+    for stop in stops:
+        result = small(*args, f"--stop={stop}")
+        assert (result.status, result.out) == (0, text[: text.index(stop)] + "\n"), stop
+
+
+def test_stop_that_never_comes(small, continued):
+    text = continued("abcd", 14)
+    for stop in ("never", text + "x", text[-1] + "x"):
+        assert_text(small("abcd", "--n_tokens_to_generate", 14, f"--stop={stop}"), text, 4)
+
+
+def test_stop_in_the_prompt_does_not_count(small, continued):
+    assert "bc" not in continued("abcd", 3)
+    assert_text(small("abcd", "--n_tokens_to_generate", 3, "--stop", "bc"), continued("abcd", 3), 4)
+
+
+def test_stop_of_a_process(odd, continued):
+    text = continued("abcd", 14)
+    stop = text[5:8]
+    result = outside("gpt2.py", "abcd", *of(odd), "--n_tokens_to_generate", 14, f"--stop={stop}")
+    assert (result.status, result.out) == (0, text[: text.index(stop)] + "\n")
+    assert "Traceback" not in result.err
+
+
+def test_empty_stop(small):
+    assert_error(small("a", "--stop", ""), 2, "--stop", "empty")
+
+
+def test_stop_before_joins_pieces(rng):
+    for _ in range(300):
+        text = "".join(rng.choice(list("ab"), rng.integers(0, 12)))
+        stop = "".join(rng.choice(list("ab"), rng.integers(1, 5)))
+        cuts = sorted(rng.integers(0, len(text) + 1, 3))
+        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
+        assert "".join(gpt2.stop_before(pieces, stop)) == text.split(stop)[0], (pieces, stop)
+
+
+def test_stop_before_asks_for_no_more_than_it_needs():
+    pieces = iter("xaaby")
+    assert "".join(gpt2.stop_before(pieces, "ab")) == "xa"
+    assert next(pieces) == "y"
+    held_back = gpt2.stop_before(iter(["x", "a", "c"]), "ab")
+    assert [next(held_back), next(held_back), next(held_back)] == ["x", "", "ac"]
+
+
+# ----------------------------------------------------------------------------------------------------- broken files
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_unknown_model(script, odd):
+    args = ["nope"] if script == "utils.py" else ["a", "--model_size", "nope"]
+    result = outside(script, *args, "--models_dir", odd.parent)
+    assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "it has odd;", ", ".join(utils.SIZES))
+
+
+@pytest.mark.parametrize("name", ["124m", "ODD2", "odd2", "no/where", "two\nlines"])
+def test_unknown_model_like_a_known_one(name, odd):
+    result = inside("gpt2.py", "a", "--models_dir", odd.parent, "--model_size", name)
+    assert_error(result, 1, repr(name), "it has odd;")
+
+
+def test_no_models_at_all(tmp_path):
+    result = inside("gpt2.py", "a", "--models_dir", tmp_path / "none", "--model_size", "odd")
+    assert_error(result, 1, "'odd'", str(tmp_path / "none"), "it has none;", ", ".join(utils.SIZES))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["odd", "124M"])
+def test_models_dir_that_is_a_file(name, tmp_path):
+    (tmp_path / "models").write_text("not a folder")
+    result = inside("gpt2.py", "a", "--models_dir", tmp_path / "models", "--model_size", name)
+    assert_error(result, 1, str(tmp_path / "models"))
+    assert (tmp_path / "models").read_text() == "not a folder"
+
+
+NEEDED = ["encoder.json", "vocab.bpe", "hparams.json", utils.INDEX, utils.DATA]
+
+
+@pytest.mark.parametrize("script", ["gpt2.py", "utils.py"])
+@pytest.mark.parametrize("name", NEEDED)
+def test_missing_file(name, script, damaged):
+    folder = damaged()
+    (folder / name).unlink()
+    args = ["a", *of(folder)] if script == "gpt2.py" else [folder.name, "--models_dir", folder.parent]
+    assert_error(inside(script, *args), 1, str(folder / name))
+
+
+@pytest.mark.parametrize("name", sorted(set(utils.FILES) - set(NEEDED)))
+def test_file_that_only_tensorflow_needs_may_be_missing(name, damaged, continued):
+    folder = damaged()
+    (folder / name).unlink()
+    assert_text(inside("gpt2.py", "ab", *of(folder), "--n_tokens_to_generate", 3), continued("ab", 3), 2)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_folder_in_place_of_a_file(name, damaged):
+    folder = damaged()
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder / name))
+
+
+def flip(at: int) -> Callable[[bytes], bytes]:
+    def damage(data: bytes) -> bytes:
+        changed = bytearray(data)
+        changed[at] ^= 1
+        return bytes(changed)
+
+    return damage
+
+
+def vocabulary(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
+    """Change encoder.json as an object."""
+
+    def damage(data: bytes) -> bytes:
+        tokens = json.loads(data)
+        change(tokens)
+        return json.dumps(tokens).encode()
+
+    return damage
+
+
+def page(_: bytes) -> bytes:
+    return b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
+
+
+DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    (utils.INDEX, lambda data: data[:-1], "truncated"),
+    (utils.INDEX, lambda data: data[: len(data) // 2], "truncated"),
+    (utils.INDEX, lambda data: data[100:], "block"),
+    (utils.INDEX, lambda data: b"", "truncated"),
+    (utils.INDEX, flip(30), "checksum"),
+    (utils.INDEX, flip(500), "checksum"),
+    (utils.INDEX, flip(-1), "not the index"),
+    (utils.INDEX, page, "not the index"),
+    (utils.DATA, lambda data: data[:-4], "71,312 bytes"),
+    (utils.DATA, lambda data: data[: len(data) // 2], "71,316"),
+    (utils.DATA, lambda data: data + b"\0", "71,317 bytes"),
+    (utils.DATA, lambda data: b"", "0 bytes"),
+    (utils.DATA, page, "71,316"),
+    ("hparams.json", lambda data: data[:-3], "not JSON"),
+    ("hparams.json", lambda data: b"", "not JSON"),
+    ("hparams.json", lambda data: b"[1, 2]", "not a JSON object"),
+    ("hparams.json", lambda data: b"\xff\xfe{}", "not JSON"),
+    ("hparams.json", page, "not JSON"),
+    ("encoder.json", lambda data: data[:-1], ""),
+    ("encoder.json", lambda data: b"", ""),
+    ("encoder.json", lambda data: b"\xff", "utf-8"),
+    ("encoder.json", page, ""),
+    ("encoder.json", lambda data: b"[]", "JSON object"),
+    ("encoder.json", lambda data: b"{}", "256 bytes"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=1.0)), "JSON object"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=[64])), "JSON object"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "300 tokens"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "300 tokens"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update({"漢": 300})), "漢"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.popitem()), "299"),
+    ("vocab.bpe", lambda data: b"", "merge"),
+    ("vocab.bpe", lambda data: data[:-3], "merge"),
+    ("vocab.bpe", lambda data: data[:-2], "merge"),
+    ("vocab.bpe", lambda data: data + b"\xff \xff\n", "utf-8"),
+    ("vocab.bpe", lambda data: data + b"a b c\n", "a b c"),
+    ("vocab.bpe", lambda data: data + b"a b\n", "ab"),
+    ("vocab.bpe", page, "merge"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "word"), DAMAGE, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(DAMAGE)])
+def test_broken_file(name, damage, word, damaged):
+    folder = damaged()
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder), name, word)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(utils.INDEX, flip(30)), (utils.DATA, lambda data: data[:-4]), ("hparams.json", page)]
+)
+def test_broken_file_as_a_process(name, damage, damaged):
+    folder = damaged()
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    assert_error(outside("gpt2.py", "a", *of(folder)), 1, f"gpt2.py: {folder / name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("n_vocab", 301, "(301, 21)"),
+        ("n_vocab", 299, "(299, 21)"),
+        ("n_ctx", 16, "(16, 21)"),
+        ("n_ctx", 1024, "(1024, 21)"),
+        ("n_embd", 24, "24)"),
+        ("n_embd", 7 * 3 * 2, "42)"),
+        ("n_head", 4, "n_head = 4"),
+        ("n_layer", 1, "n_layer = 1"),
+        ("n_layer", 3, "model/h2/"),
+    ],
+)
+def test_hparams_of_another_model(name, value, word, damaged):
+    folder = damaged()
+    (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
+    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder), "hparams.json", word)
+
+
+@pytest.mark.parametrize("value", [0, -1, 17.0, 17.5, "17", True, None, [17], {}, 1 << 40])
+@pytest.mark.parametrize("name", utils.HPARAMS)
+def test_hparams_of_a_wrong_type(name, value, damaged):
+    folder = damaged()
+    (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
+    assert_error(inside("gpt2.py", "a", *of(folder)), 1, f"{folder / 'hparams.json'}: {name} is {value!r}", "positive")
+
+
+@pytest.mark.parametrize("name", utils.HPARAMS)
+def test_hparams_without_a_key(name, damaged):
+    folder = damaged()
+    (folder / "hparams.json").write_text(json.dumps({key: value for key, value in ODD.items() if key != name}))
+    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder / "hparams.json"), name)
+
+
+@contextlib.contextmanager
+def without_root() -> Iterator[None]:
+    """Root may read everything: be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    try:
+        os.seteuid(65534)
+    except OSError:
+        pytest.skip("runs as root that can't become another user")
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@posix
+def test_folder_that_is_not_readable(damaged):
+    folder = damaged()
+    folder.chmod(0)
+    try:
+        with without_root():
+            result = inside("gpt2.py", "a", *of(folder))
+    finally:
+        folder.chmod(0o700)
+    assert_error(result, 1, str(folder), "Permission denied")
+
+
+def test_no_network(tmp_path):
+    """The discard port refuses; each of the attempts is one line, and so is the way out."""
+    mirror = "http://127.0.0.1:9"
+    result = outside("gpt2.py", "a", "--models_dir", tmp_path, PICOGPT_MIRROR=mirror, no_proxy="*", NO_PROXY="*")
+    *attempts, last = result.err.splitlines()
+    pauses = [re.fullmatch(r"checkpoint: .*refused.*; attempt (\d) in (\d) s", line).groups() for line in attempts]
+    assert pauses == [("2", "1"), ("3", "2"), ("4", "4")]
+    assert_error(result._replace(err=last + "\n"), 1, "gpt2.py: can't download", f"{mirror}/124M/", "Without network")
+    for word in (str(tmp_path / "124M"), "seven files", "PICOGPT_MIRROR"):
+        assert word in last
+    assert "Traceback" not in result.err
+    assert {path.name for path in (tmp_path / "124M").iterdir()} <= {".lock"}
+
+
+# ------------------------------------------------------------------------------------------------ stdout and signals
+
+
+def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(endless, continued):
+    # A shell that runs pytest in the background makes its children ignore Ctrl-C.
+    heed = None if os.name == "nt" else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0, preexec_fn=heed
+    ) as process:
+        try:
+            first = process.stdout.read(1 << 16)
+            assert 0 < len(first) < 4096  # a buffer would have held back 8192
+            assert process.poll() is None
+            if os.name == "nt":
+                return
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+            assert (process.returncode, err) == (130, b"")
+        finally:
+            process.kill()
+
+
+def error_of_closed_pipe(words: list[Any]) -> tuple[int, bytes]:
+    """Exit status and stderr of a process whose reader is gone at once."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        return process.wait(timeout=60), err
+
+
+@posix
+def test_closed_pipe(endless, odd):
+    assert error_of_closed_pipe(endless) == (141, b"")
+    for n in (1, 5000):  # fails when it is flushed at the end, and in the middle
+        assert error_of_closed_pipe(command("encoder.py", "a" * n, *of(odd))) == (141, b"")
+
+
+@posix
+@pytest.mark.parametrize("script", MAINS)
+def test_closed_pipe_of_help(script):
+    status, err = error_of_closed_pipe(command(script, "--help"))
+    assert status in (0, 141)
+    assert err == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+def test_no_space_left(script, odd):
+    n = ["--n_tokens_to_generate", 3] if script == "gpt2.py" else []
+    with open("/dev/full", "wb") as full:
+        words = command(script, "a", *of(odd), *n)
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=False)
+    assert_error(Result(done.returncode, "", decoded(done.stderr)), 1, f"{script}: ", "No space left")
+
+
+@posix
+@pytest.mark.parametrize(("prompt", "closed"), [("a", 1), ("-", 0)])
+def test_closed_descriptor(prompt, closed, odd):
+    """`python gpt2.py … >&-` has no stdout, and `<&-` no stdin: Python makes it None."""
+    words = command("gpt2.py", prompt, *of(odd), "--n_tokens_to_generate", 3)
+    done = subprocess.run(
+        words,
+        stdout=None if closed == 1 else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=functools.partial(os.close, closed),
+        timeout=120,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.count(b"\n") <= 1
+    assert done.returncode in ((0, 1) if closed == 1 else (1, 2))
+
+
+def test_stdout_to_a_file(odd, sampled, tmp_path):
+    text = sampled("--seed", 1)
+    words = command("gpt2.py", "abcd", *of(odd), "--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1)
+    with open(tmp_path / "out.txt", "wb") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=True)
+    assert_text(Result(0, decoded((tmp_path / "out.txt").read_bytes()), decoded(done.stderr)), text, 4)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
+def test_stdout_that_is_not_utf8(encoding, odd, sampled):
+    text = sampled("--seed", 1)
+    assert not text.isascii()
+    args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1]
+    words = command("gpt2.py", "abcd", *of(odd), *args)
+    done = subprocess.run(
+        words, capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, timeout=120, check=False
+    )
+    expected = (text + "\n").replace("\n", os.linesep).encode(encoding.split(":")[0], "replace")
+    assert (done.returncode, done.stdout) == (0, expected)
+    assert SPEED.fullmatch(decoded(done.stderr))
+
+
+def test_error_where_stderr_is_not_utf8(odd):
+    args = ["a", "--model_size", "é漢", "--models_dir", odd.parent]
+    assert_error(outside("gpt2.py", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "it has odd;")
+
+
+# -------------------------------------------------------------------------------------------------------- streaming
+
+TEXTS = ["a😀b", "漢字", "é", "👩‍👩‍👧 e\u0301", "مرحبا", "\U0010ffff\x00\x7f\x80"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_stream_holds_no_half_character(text, loaded):
+    tokenizer = loaded[0]
+    ids = tokenizer.encode(text)
+    given: list[int] = []
+
+    def source() -> Iterator[int]:
+        for id in ids:
+            given.append(id)
+            yield id
+
+    shown = ""
+    for piece in tokenizer.decode_stream(source()):
+        shown += piece
+        data = b"".join(map(tokenizer.token_bytes, given))
+        assert shown == data.decode("utf-8", errors="ignore")  # all that is complete, and at once
+    assert shown == text
+
+
+@pytest.mark.parametrize("text", ["😀", "漢", "é", "a😀"])
+def test_stream_flushes_what_stays_incomplete(text, loaded):
+    tokenizer = loaded[0]
+    ids = tokenizer.encode(text)[:-1]
+    *pieces, last = tokenizer.decode_stream(ids)
+    assert "".join(pieces) == text[:-1]
+    assert last == "\ufffd"
+
+
+def test_stream_is_decode_in_pieces(loaded, rng):
+    tokenizer = loaded[0]
+    for n in range(60):
+        ids = rng.integers(0, ODD["n_vocab"], n).tolist()
+        assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
+
+
+# ------------------------------------------------------------------------------------- encoder.py, utils.py and all
+
+TOKENS = r"""    39  'H'
+    72  'i'
+   220  ' '
+   127  b'\xc3'
+   102  b'\xa9'
+   256  '!!'
+   198  '\n'
+     6  "'"
+"""
+
+
+def test_encoder_prints_tokens(odd):
+    assert outside("encoder.py", "Hi é!!\n'", *of(odd)) == (0, TOKENS, "")
+    assert outside("encoder.py", "-", *of(odd), stdin="Hi é!!\n'\r\n".encode()) == (0, TOKENS, "")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "lines"),
+    [(b"", ""), (b"\n", ""), (b"\0", "   188  '\\x00'\n"), (b"a\r\n\n", "    64  'a'\n   201  '\\r'\n   198  '\\n'\n")],
+)
+def test_encoder_of_stdin(stdin, lines, odd):
+    assert inside("encoder.py", "-", *of(odd), stdin=stdin) == (0, lines, "")
+
+
+@pytest.mark.parametrize("text", ["", "1234", "--help me", "-h me", "漢"])
+def test_encoder_takes_text_literally(text, odd):
+    result = inside("encoder.py", text, *of(odd))
+    assert result.status == 0, result
+    assert result.out.count("\n") == len(text.encode("utf-8"))
+
+
+def test_encoder_needs_no_weights(damaged):
+    folder = damaged()
+    for name in set(utils.FILES) - set(utils.TOKENIZER_FILES):
+        (folder / name).unlink()
+    assert inside("encoder.py", "a", *of(folder)) == (0, "    64  'a'\n", "")
+    (folder / "vocab.bpe").unlink()
+    assert_error(inside("encoder.py", "a", *of(folder)), 1, str(folder / "vocab.bpe"))
+
+
+def found(folder: Path) -> str:
+    return f"""{folder}: n_vocab 300, n_ctx 17, n_embd 21, n_head 3, n_layer 2
+tokenizer: 300 tokens, not OpenAI's files
+weights: float32, 28 tensors, 17,829 numbers; all checksums are right
+"""
+
+
+def without_bar(result: Result) -> Result:
+    """A progress bar is redrawn after a carriage return and may stand before the message."""
+    lines = [line for line in re.split(r"[\r\n]+", result.err) if line and not line.startswith("checking ")]
+    return result._replace(err="".join(f"{line}\n" for line in lines))
+
+
+def test_utils_prints_what_it_found(odd):
+    result = outside("utils.py", "odd", "--models_dir", odd.parent)
+    assert without_bar(result) == (0, found(odd), "")
+
+
+@pytest.mark.parametrize("at", [0, 35_000, -1])
+def test_utils_finds_a_flipped_bit(at, damaged):
+    folder = damaged()
+    data = bytearray((folder / utils.DATA).read_bytes())
+    data[at] ^= 1
+    (folder / utils.DATA).write_bytes(data)
+    run = outside if at == 0 else inside
+    result = without_bar(run("utils.py", "odd", "--models_dir", folder.parent))
+    assert_error(result, 1, "utils.py: ", str(folder / utils.DATA), "checksum of model/")
+
+
+@pytest.mark.parametrize(
+    "args", [["encoder.py"], ["encoder.py", "a", "b"], ["utils.py"], ["utils.py", "odd", "--n", "1"]]
+)
+def test_usage_error_of_the_other_two(args):
+    assert_error(outside(*args), 2, f"{args[0]}: ", "argument")
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_help(script):
+    result = outside(script, "--help")
+    assert (result.status, result.err) == (0, "")
+    assert "usage:" in result.out
+    assert "examples:" in result.out
+    assert result.out.count(f"python {script} ") >= 2
+
+
+def test_three_files_are_enough(odd, tmp_path, continued):
+    for script in MAINS:
+        shutil.copyfile(ROOT / script, tmp_path / script)
+    model = [arg if isinstance(arg, str) else arg.resolve() for arg in of(odd)]
+    run = functools.partial(outside, folder=tmp_path)
+    assert_text(run("gpt2.py", "ab", *model, "--n_tokens_to_generate", 3), continued("ab", 3), 2)
+    assert run("encoder.py", "a", *model) == (0, "    64  'a'\n", "")
+    assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
+
+
+HEAVY = {"tensorflow", "torch", "jax", "transformers", "requests", "tqdm", "picogpt"}
+
+
+def modules(code: str, *args: Any) -> set[str]:
+    """The modules that are loaded after some code."""
+    words = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)", *map(str, args)]
+    done = subprocess.run(words, capture_output=True, env=ENVIRONMENT, cwd=ROOT, timeout=120, check=True)
+    return set(decoded(done.stderr).split())
+
+
+def test_import_loads_only_numpy():
+    loaded_modules = modules("import gpt2")
+    assert "numpy" in loaded_modules
+    assert not loaded_modules & (HEAVY | {"regex", "encoder", "utils"})
+
+
+def test_generating_loads_only_what_it_needs(odd):
+    args = ["ab", "--n_tokens_to_generate", "3", *of(odd)]
+    loaded_modules = modules("import gpt2\ngpt2.main(sys.argv[1:])", *args)
+    assert {"numpy", "regex", "utils"} <= loaded_modules
+    assert not loaded_modules & HEAVY
