@@ -61,8 +61,8 @@ def softmax(x: Array) -> Array:
 
     The largest x is subtracted first: the ratios stay, and nothing overflows. softmax([0, log 3]) = [0.25, 0.75]
     """
-    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exp_x / exp_x.sum(axis=-1, keepdims=True)
 
 
 def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
@@ -71,8 +71,8 @@ def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
     [n_seq, n_embd], g and b [n_embd] -> [n_seq, n_embd]. The variance divides by n_embd, not n_embd - 1.
     """
     n_embd = x.shape[-1]
-    centred = x - np.sum(x, axis=-1, keepdims=True) / n_embd
-    variance = np.sum(centred * centred, axis=-1, keepdims=True) / n_embd
+    centred = x - x.sum(axis=-1, keepdims=True) / n_embd
+    variance = (centred * centred).sum(axis=-1, keepdims=True) / n_embd
     return centred / np.sqrt(variance + eps) * g + b
 
 
@@ -86,14 +86,14 @@ def ffn(x: Array, c_fc: Params, c_proj: Params) -> Array:
     return linear(gelu(linear(x, **c_fc)), **c_proj)
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
     """Each query takes the average of the values, weighted by how well the keys match (Vaswani et al. 2017, eq. 1).
 
-    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (True where a query may look)
-    -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
+    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (True where a query may look;
+    None: everywhere) -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
     """
     scores = q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2)
-    return softmax(np.where(mask, scores, -math.inf)) @ v
+    return softmax(scores if mask is None else np.where(mask, scores, -math.inf)) @ v
 
 
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
@@ -103,6 +103,8 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip keys they can't see.
     """
     n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    if n_q == 1:  # the last position sees them all
+        return attention(q, k, v)
     rows = []
     for start in range(0, n_q, N_BLOCK):
         stop = min(start + N_BLOCK, n_q)
@@ -136,7 +138,8 @@ def remember(k: Array, v: Array, cache: Array, n_past: int) -> tuple[Array, Arra
 
 def mha(x: Array, c_attn: Params, c_proj: Params, n_head: int, cache: Array | None = None, n_past: int = 0) -> Array:
     """Multi-head attention: the only place where positions exchange anything. [n_seq, n_embd] -> [n_seq, n_embd]"""
-    q, k, v = np.split(split_heads(linear(x, **c_attn), 3 * n_head), 3, axis=-3)
+    heads = split_heads(linear(x, **c_attn), 3 * n_head)  # first those of the queries, then keys, then values
+    q, k, v = (heads[..., i * n_head : (i + 1) * n_head, :, :] for i in range(3))
     if cache is not None:
         k, v = remember(k, v, cache, n_past)
     return linear(merge_heads(causal_attention(q, k, v)), **c_proj)

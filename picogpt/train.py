@@ -237,9 +237,13 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
     tree, history = start(args, trainer, work)
     first, before = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     best = min((row["held_out"] for row in history), default=math.inf)
-    key, since, recent = jax.random.key(args.seed), time.monotonic(), []
+    key, since = jax.random.key(args.seed), time.monotonic()
+    recent: list[float] = []
     with tqdm(total=args.steps, initial=first, unit="step", desc=args.out.name) as bar:
         for step in range(first, args.steps):
+            if not recent and stalled(history, args.patience):
+                say(f"stopped after step {step}: no better held-out loss in {args.patience} evaluations")
+                break
             inputs, targets = batch(ids, args.n_ctx, args.batch_size, args.seed, step)
             tree["params"], tree["state"], tree["mean"], loss = trainer.step(
                 tree["params"], tree["state"], tree["mean"], inputs, targets, jax.random.fold_in(key, step)
@@ -258,16 +262,13 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
             save_state(work, tree, history)
             bar.set_postfix_str(f"loss {np.mean(recent):.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
             recent = []
-            if stalled(history, args.patience):
-                say(f"stopped at step {step + 1}: no better held-out loss in {args.patience} evaluations")
-                break
     return jax.tree.map(np.asarray, tree["best"]), history
 
 
 def stalled(history: History, patience: int) -> bool:
     """Whether the last `patience` evaluations (0: any number) brought nothing better."""
-    best = int(np.argmin([row["held_out"] for row in history]))
-    return 0 < patience <= len(history) - 1 - best
+    losses = [row["held_out"] for row in history]
+    return 0 < patience < len(losses) - losses.index(min(losses)) if losses else False
 
 
 def hparams_of(args: argparse.Namespace) -> dict[str, int]:
@@ -347,15 +348,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def prepare(args: argparse.Namespace, work: Path, train_text: str) -> None:
     """Make the folder that a run leaves its state in, or check that it is the one to resume."""
-    settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "plot")}
+    settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "plot", "patience")}
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already: remove it, or choose another name")
     if work.exists():
         if not args.resume:
             raise FileExistsError(f"{work} has an interrupted run: go on with --resume, or remove it")
-        if (before := json.loads((work / "settings.json").read_text())) != settings:
-            differ = [name for name in settings if settings[name] != before.get(name)]
-            raise ValueError(f"{work} was begun with {differ[0]} = {before.get(differ[0])}, not {settings[differ[0]]}")
+        before = json.loads((work / "settings.json").read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if before[name] != value:
+                raise ValueError(f"{work} was begun with {name} = {before[name]}, not {value}")
         return
     if args.resume:
         raise FileNotFoundError(f"{work} does not exist: there is nothing to resume")
