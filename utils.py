@@ -550,8 +550,10 @@ def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, without the addresses of objects that urllib3 prints."""
+    """The first line of an error, without what urllib3 wraps around the cause."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if match := re.search(r"Caused by \w+\([\"'](.*)[\"']\)\)$", text):
+        text = match[1]
     return re.sub(r"<[^<>]*object at 0x[0-9a-f]+>:? ?|HTTPS?Connection(Pool)?\(.*?\): ?", "", text)[:300]
 
 
@@ -612,20 +614,22 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
     folder = Path(model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     address = os.environ.get("PICOGPT_MIRROR", "").rstrip("/") or ADDRESS
-    with locked(folder):
-        for name in files:
-            path = folder / name
-            if path.exists():  # another process was faster
-                continue
-            if name == DATA and (folder / INDEX).exists():
-                read_index(folder / INDEX)  # what the data are checked against
-            try:
-                fetch(f"{address}/{model_size}/{name}", path, functools.partial(check_file, name=name, folder=folder))
-            except DownloadError as error:
-                raise DownloadError(
-                    f"{error}. Without network: copy the seven files into {folder} from elsewhere, or name a mirror "
-                    f"in the environment variable PICOGPT_MIRROR"
-                ) from None
+    try:
+        with locked(folder):
+            for name in files:
+                if name == DATA and (folder / INDEX).exists():
+                    read_index(folder / INDEX)  # what the data are checked against
+                if not (folder / name).exists():  # another process may have been faster
+                    check = functools.partial(check_file, name=name, folder=folder)
+                    fetch(f"{address}/{model_size}/{name}", folder / name, check)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error}. Without network: use --model_size tiny, which comes with picogpt, copy the seven files into "
+            f"{folder}, or name a mirror in the environment variable PICOGPT_MIRROR"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):  # where nothing came, nothing stays
+            folder.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------- the command line

@@ -276,19 +276,21 @@ def hparams_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def plot(history: History, path: Path) -> None:
-    """Draw both losses over the steps."""
+    """Draw both losses over the steps, side by side: their units differ."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     steps = [row["step"] for row in history]
-    axes.plot(steps, [row["held_out"] for row in history], label="held out, nats per character")
-    axes.plot(steps, [row["loss"] for row in history], label="training, nats per token", alpha=0.6)
-    axes.set_xlabel("step")
-    axes.set_ylim(bottom=0)
-    axes.legend()
+    for axes, name, title in zip(
+        panels, ("held_out", "loss"), ("held out, nats per character", "training, nats per token")
+    ):
+        axes.plot(steps, [row[name] for row in history], marker=".")
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
     partial = path.with_name(f".{path.name}.partial.png")
     figure.savefig(partial, dpi=150)
     os.replace(partial, path)

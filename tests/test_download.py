@@ -424,12 +424,13 @@ def test_nobody_there(
     assert text.startswith(f"can't download {address}/124M/checkpoint: ")
     assert "refused" in text
     assert text.endswith(
-        f". Without network: copy the seven files into {folder} from elsewhere, "
+        f". Without network: use --model_size tiny, which comes with picogpt, copy the seven files into {folder}, "
         f"or name a mirror in the environment variable PICOGPT_MIRROR"
     )
     assert "\n" not in text
     assert "0x" not in text
     assert "ConnectionPool" not in text
+    assert "Max retries" not in text
     assert final(folder) == {}
     capsys.readouterr()
     assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1

@@ -12,7 +12,7 @@ import pytest
 import gpt2
 from picogpt.checkpoint import initial_params
 from picogpt.random_weights import hparams_of
-from utils import expected_shapes, load_hparams_and_params, nest
+from utils import DATA, expected_shapes, load_hparams_and_params, nest
 
 SMALL = {"n_vocab": 101, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 3}
 
@@ -354,7 +354,7 @@ def test_code_written_for_picogpt_runs(models_dir):
 
 def test_the_real_124m_weights_say_what_they_are_known_to_say():
     folder = Path(__file__).parent.parent / "models" / "124M"
-    if not folder.exists():
+    if not (folder / DATA).exists():
         pytest.skip("needs models/124M: python utils.py 124M downloads it")
     from utils import load_encoder_hparams_and_params
 
