@@ -296,11 +296,13 @@ def generate(
 ) -> Iterator[int]:
     """Yield the ids that continue inputs, one after another; inputs itself is left as it is.
 
-    choose(logits [n_vocab], ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx.
-    Example: list(generate([464, 3290], params, n_head=12, n_tokens_to_generate=3))
+    choose(logits [n_vocab], ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx, or
+    an id is not in the vocabulary. Example: list(generate([464, 3290], params, n_head=12, n_tokens_to_generate=3))
     """
-    ids = list(inputs)
+    ids, n_vocab = list(inputs), len(params["wte"])
     check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
+    if not 0 <= min(ids) <= max(ids) < n_vocab:
+        raise ValueError(f"the ids are {min(ids)} to {max(ids)}, but the vocabulary has 0 to {n_vocab - 1}")
     cache = empty_cache(params, n_head, len(ids) + n_tokens_to_generate - 1)
     n_past = 0
     for _ in range(n_tokens_to_generate):
@@ -324,44 +326,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
   python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
   cat story.txt | python gpt2.py - --model_size 355M > continuation.txt""",
     )
-    add = parser.add_argument
+    whole, add = number(0, kind=int), parser.add_argument
     add("prompt", help="the text to continue, or - for standard input (without its last line end)")
-    add("--n_tokens_to_generate", type=number(0, kind=int), default=40, metavar="N", help="(default: %(default)s)")
-    add(
-        "--model_size",
-        default="124M",
-        help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)",
-    )
-    add("--models_dir", default="models", help="where the models are, or go (default: %(default)s)")
-    add(
-        "--temperature",
-        type=number(0),
-        default=0.0,
-        metavar="T",
-        help="0 takes the likeliest token (default), 1 samples",
-    )
-    add(
-        "--top_k",
-        type=number(0, kind=int),
-        default=0,
-        metavar="K",
-        help="sample from the K likeliest; 0: from all (default)",
-    )
-    add(
-        "--top_p",
-        type=number(0, 1),
-        default=1.0,
-        metavar="P",
-        help="sample from the likeliest that reach P (default: 1)",
-    )
-    add(
-        "--repetition_penalty",
-        type=number(0.01, 100),
-        default=1.0,
-        metavar="R",
-        help="above 1 repeats less (default: 1)",
-    )
-    add("--seed", type=number(0, kind=int), default=None, help="the same seed gives the same text (default: none)")
+    add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="(default: 40)")
+    add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
+    add("--models_dir", default="models", help="where the models are, or go (default: models)")
+    add("--temperature", type=number(0), default=0.0, metavar="T", help="0: the likeliest token (default); 1: sample")
+    add("--top_k", type=whole, default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
+    add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that reach P")
+    add("--repetition_penalty", type=number(0.01, 100), default=1.0, metavar="R", help="above 1: repeat less")
+    add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")
     add("--stop", default=None, metavar="TEXT", help="end before this text")
     args = parser.parse_args(argv)
     if args.stop == "":
@@ -386,12 +360,9 @@ def stop_before(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
 def warn(args: argparse.Namespace, prompt: str) -> None:
     """Say on stderr what is allowed but hardly meant."""
     if prompt.endswith(" "):
-        print(
-            "warning: the prompt ends in a space, which makes GPT-2 worse: its tokens begin with one", file=sys.stderr
-        )
-    unused = [
-        name for name in ("top_k", "top_p", "seed") if getattr(args, name) != {"top_k": 0, "top_p": 1.0}.get(name)
-    ]
+        print("warning: the prompt ends in a space; GPT-2's words begin with one, so it gets worse", file=sys.stderr)
+    defaults = {"top_k": 0, "top_p": 1.0, "seed": None}
+    unused = [name for name, default in defaults.items() if getattr(args, name) != default]
     if args.temperature == 0 and unused:
         print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
 

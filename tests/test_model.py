@@ -327,6 +327,9 @@ def test_the_true_limit_of_the_context():
         list(gpt2.generate(range(18), params, 3, 1))
     with pytest.raises(ValueError, match="empty"):
         list(gpt2.generate([], params, 3, 1))
+    for wrong in (-1, 101):
+        with pytest.raises(ValueError, match="but the vocabulary has 0 to 100"):
+            list(gpt2.generate([0, wrong], params, 3, 1))
     with pytest.raises(ValueError, match="n_ctx = 17"):
         gpt2.gpt2(range(18), **params, n_head=3)
 
