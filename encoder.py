@@ -140,6 +140,8 @@ class Encoder:
 
         Raises ValueError for a lone surrogate (half of a UTF-16 pair, which UTF-8 can't express).
         """
+        if isinstance(allowed_special, str):
+            raise ValueError(f"allowed_special is a set of tokens, not the text {allowed_special!r}")
         for special in allowed_special:
             if special not in self.encoder:
                 raise ValueError(f"{special!r} is not a token of this vocabulary")

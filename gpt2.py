@@ -86,14 +86,13 @@ def ffn(x: Array, c_fc: Params, c_proj: Params) -> Array:
     return linear(gelu(linear(x, **c_fc)), **c_proj)
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
     """Each query takes the average of the values, weighted by how well the keys match (Vaswani et al. 2017, eq. 1).
 
-    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (True where a query may look;
-    None: everywhere) -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
+    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (0 where a query may look,
+    -inf where not) -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
     """
-    scores = q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2)
-    return softmax(scores if mask is None else np.where(mask, scores, -math.inf)) @ v
+    return softmax(q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2) + mask) @ v
 
 
 def causal_attention(q: Array, k: Array, v: Array) -> Array:
@@ -104,12 +103,13 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     """
     n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
     if n_q == 1:  # the last position sees them all
-        return attention(q, k, v)
+        return attention(q, k, v, 0.0)
     rows = []
     for start in range(0, n_q, N_BLOCK):
         stop = min(start + N_BLOCK, n_q)
         seen = n_past + stop
-        mask = np.tri(stop - start, seen, n_past + start, dtype=bool)
+        visible = np.tri(stop - start, seen, n_past + start, dtype=bool)
+        mask = np.where(visible, 0, -math.inf).astype(q.dtype)
         rows.append(attention(q[..., start:stop, :], k[..., :seen, :], v[..., :seen, :], mask))
     return np.concatenate(rows, axis=-2)
 
@@ -186,7 +186,7 @@ def gpt2(
     for layer, block in enumerate(blocks):
         x = transformer_block(x, **block, n_head=n_head, cache=None if cache is None else cache[layer], n_past=n_past)
     if n_logits is not None:
-        x = x[..., n_seq - n_logits :, :]
+        x = x[..., max(0, n_seq - n_logits) :, :]
     return layer_norm(x, **ln_f) @ np.transpose(wte)
 
 
@@ -284,6 +284,8 @@ def check_lengths(n_prompt: int, n_tokens_to_generate: int, n_ctx: int) -> None:
     n_fit = n_ctx - n_prompt + 1
     if n_prompt == 0:
         raise ValueError("the prompt is empty, but the model needs at least 1 token to continue")
+    if n_tokens_to_generate < 0:
+        raise ValueError(f"{n_tokens_to_generate} tokens to generate are fewer than 0")
     if n_tokens_to_generate > n_fit:
         room = f"only {n_fit} fit" if n_fit > 0 else f"the prompt alone is {n_prompt - n_ctx} too long"
         raise ValueError(
@@ -387,6 +389,8 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
+    if not prompt:
+        raise UsageError("the prompt is empty, but the model needs at least 1 token to continue")
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     ids = encoder.encode(prompt)
     try:

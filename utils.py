@@ -132,6 +132,7 @@ class Entry(NamedTuple):
     crc: int
 
 
+STRING = 7
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # TensorFlow's DataType numbers
 
 
@@ -223,7 +224,9 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
         header = dict(fields(entries.pop(b"", b"")))
         if header.get(2, 0) != 0:
             raise NotPlainError("is big-endian")
-        return {name.decode(): parse_entry(entry) for name, entry in entries.items()}, header.get(1, 1)
+        if not isinstance(n_shards := header.get(1, 1), int):
+            raise ValueError("holds a broken protocol buffer")
+        return {name.decode(): parse_entry(entry) for name, entry in entries.items()}, n_shards
     except NotPlainError as error:
         raise NotPlainError(f"{path} {error}") from None
     except ValueError as error:
@@ -240,21 +243,21 @@ def data_path(prefix: Path, shard: int, n_shards: int) -> Path:
     return prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{n_shards:05d}")
 
 
-def map_data(prefix: Path, entries: dict[str, Entry], n_shards: int) -> list[mmap.mmap]:
-    """Map the data files into memory, read-only. Raises ValueError when one is not as long as the index says."""
-    maps = []
-    for shard in range(n_shards):
-        path = data_path(prefix, shard, n_shards)
-        expected = max((e.offset + e.size for e in entries.values() if e.shard == shard), default=0)
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            if length != expected:
-                raise ValueError(f"{path} has {length:,} bytes, but its index describes {expected:,}")
-            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return maps
+def map_file(path: Path, inside: list[Entry]) -> Any:
+    """Map a data file into memory, read-only. Raises ValueError when its length is not what the index says."""
+    expected = max((entry.offset + entry.size for entry in inside), default=0)
+    with open(path, "rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        if length != expected:
+            raise ValueError(f"{path} has {length:,} bytes, but its index describes {expected:,}")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if length else b""
 
 
-def view(entry: Entry, maps: list[mmap.mmap]) -> Array:
+def of_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
+    return {name: entry for name, entry in entries.items() if entry.shard == shard}
+
+
+def view(entry: Entry, maps: list[Any]) -> Array:
     """A tensor as an array that reads from the mapped file. Raises ValueError, or NotPlainError for its dtype."""
     if entry.dtype not in DTYPES:
         raise NotPlainError(f"has a tensor of TensorFlow's dtype {entry.dtype}")
@@ -297,7 +300,9 @@ def read_plain(prefix: Path) -> dict[str, Array]:
     if not prefix.with_name(prefix.name + ".index").exists() and prefix.exists():
         raise NotPlainError(f"{prefix} is a V1 checkpoint")
     entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
-    maps = map_data(prefix, entries, n_shards)
+    maps = [
+        map_file(data_path(prefix, shard, n_shards), [*of_shard(entries, shard).values()]) for shard in range(n_shards)
+    ]
     tensors = {}
     for name, entry in entries.items():
         try:
@@ -411,7 +416,7 @@ def provide(model_size: str, models_dir: str | Path, files: tuple[str, ...] = FI
     if model_size in SIZES:
         if missing := [name for name in files if not (folder / name).exists()]:
             download_gpt2_files(model_size, folder, tuple(missing))
-    elif not folder.is_dir():
+    elif not folder.is_dir() or folder == Path(models_dir):
         there = sorted(path.parent.name for path in Path(models_dir).glob("*/hparams.json"))
         raise FileNotFoundError(
             f"no model {model_size!r} in {Path(models_dir).absolute()}: it has {', '.join(there) or 'none'}; "
@@ -436,6 +441,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time into a folder. The system frees the lock when the process ends, however it ends."""
     path = folder / ".lock"
     while True:
+        folder.mkdir(parents=True, exist_ok=True)  # a process that got nothing may just have removed it
         with open(path, "a+b") as file:
             try:
                 lock(file.fileno(), wait=False)
@@ -560,35 +566,35 @@ def reason(error: Exception) -> str:
 def check_file(path: Path, name: str, folder: Path) -> None:
     """Raise ValueError unless a downloaded file is what its name says; folder holds those that came before it."""
     if name in SHA256 and hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
-        raise ValueError(f"{name} is not OpenAI's file: its sha256 differs")
+        raise ValueError(f"{folder / name} is not OpenAI's file: its sha256 differs")
     if name == "hparams.json":
         load_hparams(path)
     if name == INDEX:
         read_index(path)
     if name == "checkpoint" and not re.fullmatch(rb'model_checkpoint_path: "[^"]+"\n(\w+: .+\n)*', path.read_bytes()):
-        raise ValueError(f"{name} does not name a checkpoint: an error page?")
+        raise ValueError(f"{folder / name} does not name a checkpoint: an error page?")
     if name == "model.ckpt.meta" and 1 not in dict(fields(path.read_bytes())):  # a MetaGraphDef's meta_info_def
-        raise ValueError(f"{name} is not a graph: an error page?")
+        raise ValueError(f"{folder / name} is not a graph: an error page?")
     if name == DATA:
         entries, _ = read_index(folder / INDEX)
         verify_data([path], entries)
 
 
 def verify_data(paths: list[Path], entries: dict[str, Entry]) -> None:
-    """Check the length of the data files and the checksum of every tensor in them; raises ValueError on the first."""
+    """Check the length of the data files and the checksum of every tensor in them; raises ValueError on the first.
+
+    Text tensors, which no GPT-2 needs, are passed over: TensorFlow computes their checksums from something else.
+    """
     from tqdm import tqdm
 
     for shard, path in enumerate(paths):
-        inside = {name: entry for name, entry in entries.items() if entry.shard == shard}
-        expected = max((entry.offset + entry.size for entry in inside.values()), default=0)
-        data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-        if len(data) != expected:
-            raise ValueError(f"{path} has {len(data):,} bytes, but its index describes {expected:,}")
-        bar = tqdm(
-            desc=f"checking {path.name}", total=expected, unit="B", unit_scale=True, unit_divisor=1024, disable=None
-        )
+        inside = of_shard(entries, shard)
+        data = np.frombuffer(map_file(path, [*inside.values()]), np.uint8)
+        bar = tqdm(desc=f"checking {path.name}", total=len(data), unit="B", unit_scale=True, disable=None)
         with bar:
             for name, entry in inside.items():
+                if entry.dtype == STRING:
+                    continue
                 if crc32c(data[entry.offset : entry.offset + entry.size], bar.update) != entry.crc:
                     raise ValueError(f"{path} is damaged: the checksum of {name} differs from the index")
 
@@ -612,7 +618,6 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
     if model_size not in SIZES:
         raise ValueError(f"unknown size {model_size!r}: OpenAI published {', '.join(SIZES)}")
     folder = Path(model_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     address = os.environ.get("PICOGPT_MIRROR", "").rstrip("/") or ADDRESS
     try:
         with locked(folder):
@@ -686,10 +691,20 @@ def read_prompt(text: str) -> str:
     return text
 
 
+def read_text(path: Path) -> str:
+    """A text file. Raises UsageError naming the byte when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+
+
 def run(main: Callable[[], int]) -> int:
     """Run a command line to its exit status: an error is one line on stderr, Ctrl-C and a closed pipe are silent."""
     if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:  # or print would send to stdout what is not meant for it
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         return flushed(main)
@@ -729,6 +744,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = provide(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    for name in FILES[:-1]:  # the data file comes last, and takes longest
+        if (folder / name).exists() and (args.model_size in SIZES or name not in SHA256):
+            check_file(folder / name, name, folder)
     weights = verify(checkpoint_prefix(folder))
     known = [hashlib.sha256((folder / name).read_bytes()).hexdigest() == SHA256[name] for name in TOKENIZER_FILES]
     print(f"{folder}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))

@@ -14,7 +14,7 @@ TOOLS = {
 
 def main() -> int:
     names = "\n".join(f"  {name:15} {what}" for name, what in TOOLS.items())
-    usage = f"usage: python -m picogpt TOOL [-h] …\n\n{names}"
+    usage = f"usage: python -m picogpt TOOL [--help] …\n\n{names}"
     if sys.argv[1:2] in (["-h"], ["--help"]):
         print(usage)
         return 0

@@ -29,7 +29,7 @@ import numpy as np
 import gpt2
 from encoder import get_encoder
 from picogpt.random_weights import SHAPES, hparams_of, write_random_model
-from utils import SIZES, Parser, UsageError, checkpoint_prefix, load_hparams_and_params, number, provide
+from utils import SIZES, Parser, checkpoint_prefix, load_hparams_and_params, number, provide, read_text
 
 ROOT = Path(gpt2.__file__).parent
 PROMPT = "Alan Turing theorized that computers would one day become"
@@ -89,7 +89,7 @@ def measure_model(params: dict[str, Any], n_head: int, rounds: int, tick: Callab
     ids = rng.integers(0, len(params["wte"]), n_ctx).tolist()
     cache = gpt2.empty_cache(params, n_head, n_ctx)
     rows, bandwidths, rates = [], [], []
-    for n_past in (n for n in (10, 500, 1000) if n < n_ctx):
+    for n_past in [n for n in (10, 500, 1000) if n < n_ctx] or [n_ctx - 1]:
         gpt2.next_logits(ids[:n_past], params, n_head, cache, 0)
 
         def token(n_past: int = n_past) -> None:
@@ -100,7 +100,7 @@ def measure_model(params: dict[str, Any], n_head: int, rounds: int, tick: Callab
         shares = [a / b for a, b in zip(limits, times)]
         rows.append(summary(f"decode, {n_past} tokens before", [1 / t for t in times], "tokens/s", shares, "bandwidth"))
         tick()
-    for n in (n for n in (64, 256, 960) if n <= n_ctx):
+    for n in [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]:
         flop = prompt_flop(params, n)
 
         def prompt(n: int = n) -> None:
@@ -126,18 +126,20 @@ def run_command(folder: Path, n: int) -> tuple[float, float, float]:
     command = [sys.executable, str(ROOT / "gpt2.py"), PROMPT, "--n_tokens_to_generate", str(n)]
     command += ["--model_size", folder.name, "--models_dir", str(folder.parent)]
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.read(1)
         first = time.perf_counter() - start
         process.stdout.read()
+        said = process.stderr.read().decode().strip()
         if sys.platform == "win32":
             process.wait()
             return first, time.perf_counter() - start, 0.0
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UsageError(f"{' '.join(command)} ended with status {process.returncode}")
+        raise ValueError(f"the command ended with status {process.returncode}: {said}")
     return first, time.perf_counter() - start, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
@@ -232,7 +234,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    text = args.text.read_text(encoding="utf-8") if args.text else english()
+    text = read_text(args.text) if args.text else english()
     if args.json and not args.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"{args.json.parent} is no folder to write {args.json.name} to")
     with tempfile.TemporaryDirectory() as temporary:

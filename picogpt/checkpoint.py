@@ -83,8 +83,10 @@ def write_tokenizer(folder: Path, merges: list[str]) -> None:
 def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
     """hparams.json, checkpoint, model.ckpt.index, .data-00000-of-00001 and .meta, by TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise OSError("writing checkpoints takes TensorFlow, for Python below 3.14: see requirements.txt") from None
     tensors = flatten(params)
     names = sorted(tensors)
     if set(names) != {f"model/{name}" for name in expected_shapes(hparams)}:
@@ -101,7 +103,9 @@ def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, An
             v1.get_variable(name, tensors[name].shape, tensors[name].dtype, use_resource=False)
         v1.train.export_meta_graph(str(folder / "model.ckpt.meta"), saver_def=v1.train.Saver().as_saver_def())
     (folder / "checkpoint").write_text(
-        'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n', newline="\n"
+        'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n',
+        encoding="utf-8",
+        newline="\n",
     )
     own = {name: hparams[name] for name in HPARAMS}
-    (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", newline="\n")
+    (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8", newline="\n")

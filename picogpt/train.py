@@ -9,6 +9,7 @@ two of its functions, so that the model is written down once.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import math
@@ -25,7 +26,7 @@ import numpy as np
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
 from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
-from utils import HPARAMS, Parser, number, say
+from utils import HPARAMS, Parser, UsageError, number, read_text, say
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
@@ -201,13 +202,13 @@ def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
         return jax.tree.unflatten(jax.tree.structure(tree), leaves), json.loads(str(state["history"]))
 
 
-def encode_texts(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> list[Array]:
+def encode_texts(n_ctx: int, folder: Path, texts: tuple[str, str]) -> list[Array]:
     """The ids of the text to train on and of the held-out one. Raises ValueError when one is too short."""
-    encoder = get_encoder(work.name, work.parent)
+    encoder = get_encoder(folder.name, folder.parent)
     ids = [np.array(encoder.encode(text), np.int32) for text in texts]
     for name, part in zip(("part of the text to train on", "held-out part of the text"), ids):
-        if len(part) <= args.n_ctx:
-            raise ValueError(f"the {name} has {len(part)} tokens, but n_ctx + 1 = {args.n_ctx + 1} are the least")
+        if len(part) <= n_ctx:
+            raise ValueError(f"the {name} has {len(part)} tokens, but n_ctx + 1 = {n_ctx + 1} are the least")
     return ids
 
 
@@ -232,7 +233,7 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
     import jax
     from tqdm import tqdm
 
-    ids, held_out_ids = encode_texts(args, work, texts)
+    ids, held_out_ids = encode_texts(args.n_ctx, work, texts)
     trainer = Trainer(args, hparams_of(args))
     tree, history = start(args, trainer, work)
     first, before = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
@@ -250,11 +251,13 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
             )
             recent.append(float(loss))
             if not math.isfinite(recent[-1]):
-                raise ValueError(f"the loss is {recent[-1]} at step {step + 1}; {work} has the last good state")
+                raise diverged("loss", recent[-1], step + 1, work)
             bar.update()
             if (step + 1) % args.eval_every and step + 1 < args.steps:
                 continue
             held_out = trainer.held_out_loss(tree["mean"], held_out_ids, args.n_ctx) / len(texts[1])
+            if not math.isfinite(held_out):
+                raise diverged("held-out loss", held_out, step + 1, work)
             seconds = before + time.monotonic() - since
             history.append({"step": step + 1, "loss": float(np.mean(recent)), "held_out": held_out, "seconds": seconds})
             if held_out < best:
@@ -263,6 +266,12 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
             bar.set_postfix_str(f"loss {np.mean(recent):.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
             recent = []
     return jax.tree.map(np.asarray, tree["best"]), history
+
+
+def diverged(name: str, loss: float, step: int, work: Path) -> ValueError:
+    """The error that ends a run whose loss is no number any more."""
+    kept = f"{work} has the last good state" if (work / "state.npz").exists() else "nothing was saved before"
+    return ValueError(f"the {name} is {loss} at step {step}: lower --lr; {kept}")
 
 
 def stalled(history: History, patience: int) -> bool:
@@ -348,9 +357,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def prepare(args: argparse.Namespace, work: Path, train_text: str) -> None:
+def prepare(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> None:
     """Make the folder that a run leaves its state in, or check that it is the one to resume."""
     settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "plot", "patience")}
+    settings["text"] = hashlib.sha256("".join(texts).encode()).hexdigest()
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists already: remove it, or choose another name")
     if work.exists():
@@ -358,28 +368,33 @@ def prepare(args: argparse.Namespace, work: Path, train_text: str) -> None:
             raise FileExistsError(f"{work} has an interrupted run: go on with --resume, or remove it")
         before = json.loads((work / "settings.json").read_text(encoding="utf-8"))
         for name, value in settings.items():
-            if before[name] != value:
-                raise ValueError(f"{work} was begun with {name} = {before[name]}, not {value}")
+            if before.get(name) != value:
+                raise ValueError(f"{work} was begun with {name} = {before.get(name)}, not {value}")
         return
     if args.resume:
         raise FileNotFoundError(f"{work} does not exist: there is nothing to resume")
     with new_folder(work) as folder:
-        write_tokenizer(folder, train_merges(train_text, args.n_vocab))
-        (folder / "settings.json").write_text(json.dumps(settings, indent=2))
+        write_tokenizer(folder, train_merges(texts[0], args.n_vocab))
+        encode_texts(args.n_ctx, folder, texts)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.plot and (args.plot.suffix != ".png" or not args.plot.absolute().parent.is_dir()):
+        raise UsageError(f"--plot {args.plot}: not the name of a .png file in a folder that exists")
+    if not args.out.name:
+        raise UsageError(f"--out {args.out}: not the name of a folder to make")
     for name in ("jax", "optax", "tokenizers", "tensorflow", *(["matplotlib"] if args.plot else [])):
         if importlib.util.find_spec(name) is None:
             raise OSError(f"{name} is not installed: pip install -r requirements-train.txt")
-    texts = split(args.text.read_text(encoding="utf-8"), args.held_out)
+    texts = split(read_text(args.text), args.held_out)
     if min(map(len, texts)) <= args.n_ctx:
         raise ValueError(
             f"{args.text}: a part of {min(map(len, texts))} characters is too short for n_ctx = {args.n_ctx}"
         )
     work = args.out.with_name(args.out.name + ".training")
-    prepare(args, work, texts[0])
+    prepare(args, work, texts)
     try:
         params, history = train(args, work, texts)
     except KeyboardInterrupt:

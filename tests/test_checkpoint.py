@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from conftest import ODD, ROOT, shared
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import utils
@@ -111,7 +111,7 @@ def save(prefix: Path, tensors: dict) -> None:
     )
 
 
-def test_a_fine_tuned_model_loads_by_its_folder_s_name(damaged):
+def test_a_fine_tuned_model_loads_by_its_folder_s_name(damaged, capsys):
     """With the names and the extra variables that training scripts leave."""
     folder = damaged("my model")
     for name in ("index", "data-00000-of-00001", "meta"):
@@ -123,6 +123,8 @@ def test_a_fine_tuned_model_loads_by_its_folder_s_name(damaged):
     assert hparams == ODD
     assert len(encoder.encoder) == 300
     np.testing.assert_array_equal(params["wte"], params_of()["wte"])
+    assert utils.main(["my model", "--models_dir", str(folder.parent)]) == 0
+    assert "all checksums are right" in capsys.readouterr().out
 
 
 def test_version_1_goes_through_tensorflow(tmp_path):
@@ -284,10 +286,11 @@ def test_tensors_in_slices_are_not_plain(rewritten):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=80))
-def test_any_bytes_as_an_entry_never_crash_the_reader(tmp_path_factory, junk):
+@example(b"\n\2ab", True)
+@given(st.binary(max_size=80), st.booleans())
+def test_any_bytes_as_an_entry_never_crash_the_reader(tmp_path_factory, junk, header):
     path = tmp_path_factory.mktemp("junk") / "model.ckpt.index"
-    write_table(path, {b"": HEADER, b"model/wte": junk})
+    write_table(path, {b"": junk if header else HEADER, b"model/wte": b"" if header else junk})
     try:
         entries, _ = read_index(path)
     except ValueError as error:

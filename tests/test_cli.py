@@ -747,6 +747,23 @@ def test_closed_descriptor(prompt, closed, odd):
     assert done.returncode in ((0, 1) if closed == 1 else (1, 2))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no descriptors to close")
+def test_closed_stderr_sends_nothing_else_to_stdout(odd):
+    """`2>&-`: a warning and the speed have nowhere to go."""
+    words = command("gpt2.py", "ab ", *of(odd), "--n_tokens_to_generate", 3)
+    expected = subprocess.run(words, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
+    assert b"warning" in expected.stderr
+    closed = functools.partial(os.close, 2)
+    done = subprocess.run(words, stdout=subprocess.PIPE, env=ENVIRONMENT, preexec_fn=closed, timeout=120, check=True)
+    assert done.stdout == expected.stdout
+
+
+def test_empty_prompt_is_refused_before_any_download(tmp_path):
+    result = outside("gpt2.py", "", "--models_dir", tmp_path)
+    assert_error(result, 2, "the prompt is empty")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stdout_to_a_file(odd, sampled, tmp_path):
     text = sampled("--seed", 1)
     words = command("gpt2.py", "abcd", *of(odd), "--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1)

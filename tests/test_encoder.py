@@ -188,6 +188,8 @@ def test_special_tokens_only_where_allowed():
     assert tokenizer.encode("a<|endoftext|>", {"<|endoftext|>"})[-1] == end
     with pytest.raises(ValueError, match="'<x>' is not a token"):
         tokenizer.encode("a", {"<x>"})
+    with pytest.raises(ValueError, match="a set of tokens, not the text 'all'"):
+        tokenizer.encode("a", "all")
 
 
 @pytest.mark.parametrize("text", ["\ud800", "ab\udfffc", "x" * 200 + "\udc80"])

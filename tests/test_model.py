@@ -151,13 +151,19 @@ def test_the_future_does_not_matter():
     np.testing.assert_array_equal(a, b)
 
 
+def test_attention_takes_the_blog_s_additive_mask():
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 5, 4))
+    blog = (1 - np.tri(5)) * -1e10
+    np.testing.assert_allclose(gpt2.attention(q, k, v, blog), gpt2.causal_attention(q, k, v), rtol=1e-12)
+
+
 def test_only_wanted_positions_meet_the_vocabulary():
     params = random_params(SMALL)
     full = gpt2.gpt2([1, 2, 3, 4], **params, n_head=3)
-    for n in (0, 1, 3, 4):
+    for n in (0, 1, 3, 4, 9):
         part = gpt2.gpt2([1, 2, 3, 4], **params, n_head=3, n_logits=n)
-        assert part.shape == (n, 101)
-        np.testing.assert_allclose(part, full[4 - n :], rtol=1e-5, atol=1e-6)
+        assert part.shape == (min(n, 4), 101)
+        np.testing.assert_allclose(part, full[max(0, 4 - n) :], rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_is_its_rows():

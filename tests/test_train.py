@@ -187,7 +187,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(train, text, tmp_pat
         self.step = nan_at_the_third
 
     monkeypatch.setattr(train.Trainer, "__init__", breaking)
-    with pytest.raises(ValueError, match="the loss is nan at step 3; .* has the last good state"):
+    with pytest.raises(ValueError, match="the loss is nan at step 3: lower --lr; .* has the last good state"):
         train.main([str(text), "--out", str(out), *SHAPE, "--steps", "5", "--eval_every", "1"])
     assert not out.exists()
     with np.load(tmp_path / "m.training" / "state.npz") as state:
@@ -202,7 +202,50 @@ def test_a_text_too_short_for_the_context(train, tmp_path):
     (tmp_path / "poor.txt").write_text("ab" * 400)
     with pytest.raises(ValueError, match="pairs for only .* tokens, not --n_vocab 280: lower it"):
         train.main([str(tmp_path / "poor.txt"), "--out", str(tmp_path / "m"), *SHAPE])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["poor.txt", "short.txt"]
+    (tmp_path / "few.txt").write_text("the cat and the hat " * 9)
+    with pytest.raises(
+        ValueError, match="the held-out part of the text has .* tokens, but n_ctx . 1 = 17 are the least"
+    ):
+        train.main([str(tmp_path / "few.txt"), "--out", str(tmp_path / "m"), *SHAPE, "--n_vocab", "262"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.txt", "poor.txt", "short.txt"]
+
+
+def test_a_rate_that_is_too_high_never_saves_what_is_no_number(train, text, tmp_path):
+    arguments = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "4", "--eval_every", "1"]
+    with pytest.raises(
+        ValueError, match="is nan at step .: lower --lr; (nothing was saved|.* has the last good state)"
+    ):
+        train.main([*arguments, "--lr", "1e38", "--warmup", "0"])
+    state = tmp_path / "m.training" / "state.npz"
+    if state.exists():
+        with np.load(state) as saved:
+            assert all(np.isfinite(row["held_out"]) for row in json.loads(str(saved["history"])))
+
+
+def test_another_text_is_not_resumed(train, text, tmp_path, monkeypatch):
+    arguments = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "2"]
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "batch", interrupted)
+    assert train.main(arguments) == 130
+    text.write_text(text.read_text(encoding="utf-8") + " more", encoding="utf-8")
+    with pytest.raises(ValueError, match="was begun with text = "):
+        train.main([*arguments, "--resume"])
+
+
+@pytest.mark.parametrize("plot", ["missing/loss.png", "loss.pdf"])
+def test_where_the_plot_can_not_go_is_said_before_the_work(train, text, tmp_path, plot):
+    with pytest.raises(ValueError, match="not the name of a .png file in a folder that exists"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE, "--plot", str(tmp_path / plot)])
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_text_that_is_not_utf8(train, tmp_path):
+    (tmp_path / "bytes.txt").write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match="bytes.txt is not UTF-8: byte 3 is 0xff"):
+        train.main([str(tmp_path / "bytes.txt"), "--out", str(tmp_path / "m"), *SHAPE])
 
 
 def test_an_existing_folder_is_never_overwritten(train, text, tmp_path):
