@@ -1,0 +1,331 @@
+"""Tracing: every value against its definition, outputs the same bits, gpt2.py as it was afterwards, and the tool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_model import SMALL, random_params, transformers_model
+
+import gpt2
+from picogpt import trace as tracing
+from picogpt.trace import HOOKS, meanings, trace
+from utils import UsageError, load_hparams_and_params
+
+FUNCTIONS = {name: getattr(gpt2, name) for name in HOOKS}
+IDS = [3, 1, 4, 1, 5, 9]
+
+
+@pytest.fixture(autouse=True)
+def _gpt2_is_itself_again():
+    yield
+    assert {name: getattr(gpt2, name) for name in HOOKS} == FUNCTIONS
+    assert gpt2.N_BLOCK == 96
+
+
+def test_outputs_are_the_same_bits_and_nothing_is_computed_twice(monkeypatch):
+    hparams, params = load_hparams_and_params(ROOT / "models" / "tiny")
+    calls = []
+    for name in HOOKS:
+
+        def counted(*args, function=getattr(gpt2, name), name=name, **kwargs):
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(gpt2, name, counted)
+    ids = np.random.default_rng(0).integers(0, 1024, 250)
+    for n in (1, 5, 97, 250):
+        expected = gpt2.gpt2(ids[:n], **params, n_head=hparams["n_head"])
+        alone, calls[:] = list(calls), []
+        with trace() as t:
+            logits = gpt2.gpt2(ids[:n], **params, n_head=hparams["n_head"])
+        traced, calls[:] = list(calls), []
+        np.testing.assert_array_equal(logits, expected)
+        assert traced == alone
+        assert t["logits"] is logits
+    monkeypatch.undo()
+
+
+def test_names_come_in_the_order_of_computation():
+    with trace() as t:
+        gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+    assert list(t.passes[0]) == list(meanings(SMALL["n_layer"]))
+
+
+@pytest.mark.parametrize("n_block", [2, 4, 96])
+def test_every_value_is_what_its_name_says(monkeypatch, n_block):
+    monkeypatch.setattr(gpt2, "N_BLOCK", n_block)
+    params = random_params(SMALL, np.float64)
+    with trace() as t:
+        gpt2.gpt2(IDS, **params, n_head=3)
+    monkeypatch.undo()
+    close = lambda name, value: np.testing.assert_allclose(t[name], value, rtol=1e-12, atol=1e-13)  # noqa: E731
+    x = params["wte"][IDS] + params["wpe"][:6]
+    close("inputs", IDS)
+    close("embedding", x)
+    for layer, block in enumerate(params["blocks"]):
+        h = f"h{layer}/"
+        close(h + "ln_1", gpt2.layer_norm(x, **block["ln_1"]))
+        close(h + "attn/c_attn", t[h + "ln_1"] @ block["attn"]["c_attn"]["w"] + block["attn"]["c_attn"]["b"])
+        q, k, v = np.split(t[h + "attn/c_attn"].reshape(6, 9, 7).swapaxes(0, 1), 3)
+        for name, value in zip("qkv", (q, k, v)):
+            close(h + "attn/" + name, value)
+        scores = np.where(np.tri(6, dtype=bool), q @ k.swapaxes(1, 2) / np.sqrt(7), -np.inf)
+        close(h + "attn/scores", scores)
+        probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        close(h + "attn/probs", probs)
+        close(h + "attn/heads", probs @ v)
+        close(h + "attn/merged", (probs @ v).swapaxes(0, 1).reshape(6, 21))
+        close(h + "attn/c_proj", gpt2.linear(t[h + "attn/merged"], **block["attn"]["c_proj"]))
+        close(h + "mid", x + t[h + "attn/c_proj"])
+        close(h + "ln_2", gpt2.layer_norm(t[h + "mid"], **block["ln_2"]))
+        close(h + "mlp/c_fc", gpt2.linear(t[h + "ln_2"], **block["mlp"]["c_fc"]))
+        close(h + "mlp/gelu", gpt2.gelu(t[h + "mlp/c_fc"]))
+        close(h + "mlp/c_proj", gpt2.linear(t[h + "mlp/gelu"], **block["mlp"]["c_proj"]))
+        x = t[h + "mid"] + t[h + "mlp/c_proj"]
+        close(h + "out", x)
+    close("ln_f", gpt2.layer_norm(x, **params["ln_f"]))
+    close("logits", t["ln_f"] @ params["wte"].T)
+
+
+def test_hidden_states_and_probabilities_equal_transformers():
+    torch = pytest.importorskip("torch")
+    params = random_params(SMALL, "float64")
+    model = transformers_model(params, SMALL, "float64")
+    with torch.no_grad():
+        theirs = model(torch.tensor([IDS]), output_hidden_states=True, output_attentions=True)
+    with trace() as t:
+        gpt2.gpt2(IDS, **params, n_head=3)
+    for name, value in zip(("embedding", "h0/out", "h1/out", "ln_f"), theirs.hidden_states):
+        np.testing.assert_allclose(t[name], value[0].numpy(), rtol=1e-11, atol=1e-13)
+    for layer, value in enumerate(theirs.attentions):
+        np.testing.assert_allclose(t[f"h{layer}/attn/probs"], value[0].numpy(), rtol=1e-11, atol=1e-15)
+
+
+def test_cached_steps_are_passes_whose_values_stay():
+    params = random_params(SMALL)
+    with trace() as t:
+        list(gpt2.generate(IDS, params, 3, 4))
+    assert [len(values["inputs"]) for values in t.passes] == [6, 1, 1, 1]
+    assert [values["h2/attn/k"].shape[-2] for values in t.passes] == [6, 7, 8, 9]
+    assert t.passes[0]["logits"].shape == (1, 101)
+    assert t.passes[3]["h1/attn/probs"].shape == (3, 1, 9)
+    cache = gpt2.empty_cache(params, 3, 17)
+    with trace() as t:
+        gpt2.gpt2(IDS, **params, n_head=3, cache=cache)
+    kept = t["h0/attn/k"].copy()
+    cache.fill(0)
+    np.testing.assert_array_equal(t["h0/attn/k"], kept)
+
+
+def test_a_batch():
+    with trace() as t:
+        gpt2.gpt2([IDS, IDS], **random_params(SMALL), n_head=3)
+    assert t["h0/attn/probs"].shape == (2, 3, 6, 6)
+    with trace({"h0/attn/heads": np.zeros_like}) as t:
+        gpt2.gpt2(inputs=[IDS, IDS], **random_params(SMALL), n_head=3)
+    assert not t["h0/attn/heads"].any()
+
+
+def test_a_model_without_layers():
+    params = random_params(SMALL) | {"blocks": []}
+    with trace() as t:
+        gpt2.gpt2(IDS, **params, n_head=3)
+    assert list(t.passes[0]) == ["inputs", "embedding", "ln_f", "logits"]
+
+
+# -------------------------------------------------------------------------------------------------------- replacing
+
+
+def replaceable() -> list[str]:
+    return [name for name in meanings(SMALL["n_layer"]) if not name.endswith("mid")]
+
+
+@pytest.mark.parametrize("name", [name for name in replaceable() if not name.startswith(("h0", "h2"))])
+def test_a_replaced_value_flows_on(name):
+    params = random_params(SMALL)
+    expected = gpt2.gpt2(IDS, **params, n_head=3)
+    with trace({name: lambda x: x}):
+        np.testing.assert_array_equal(gpt2.gpt2(IDS, **params, n_head=3), expected)
+    with trace({name: np.zeros_like}) as t:
+        logits = gpt2.gpt2(IDS, **params, n_head=3)
+    assert not t[name].any()
+    assert not np.array_equal(logits, expected)
+    np.testing.assert_array_equal(gpt2.gpt2(IDS, **params, n_head=3), expected)
+
+
+def test_a_head_without_effect_is_a_head_with_zero_weights():
+    params = random_params(SMALL, np.float64)
+
+    def without(heads):
+        heads[1] = 0
+        return heads
+
+    with trace({"h1/attn/heads": without}):
+        ablated = gpt2.gpt2(IDS, **params, n_head=3)
+    params["blocks"][1]["attn"]["c_proj"]["w"][7:14] = 0
+    np.testing.assert_allclose(ablated, gpt2.gpt2(IDS, **params, n_head=3), rtol=1e-12)
+
+
+def test_replaced_probabilities_are_seen_whole_whatever_the_block(monkeypatch):
+    params, shapes = random_params(SMALL, np.float64), []
+
+    def shifted(x):
+        shapes.append(x.shape)
+        return np.roll(x, 1, axis=-2)
+
+    results = []
+    for n_block in (2, 96):
+        monkeypatch.setattr(gpt2, "N_BLOCK", n_block)
+        with trace({"h0/attn/probs": shifted}):
+            results.append(gpt2.gpt2(IDS, **params, n_head=3))
+    monkeypatch.undo()
+    assert shapes == [(3, 6, 6)] * 2
+    np.testing.assert_allclose(*results, rtol=1e-11)
+
+
+def test_a_changed_cache_or_argument_is_the_replacement_s_own():
+    """What a replacement does to its argument in place must not reach the cache behind the keys."""
+    params = random_params(SMALL)
+    cache = gpt2.empty_cache(params, 3, 17)
+    gpt2.gpt2(IDS, **params, n_head=3, cache=cache)
+    before = cache[..., :6, :].copy()
+
+    def spoil(x):
+        x[:] = 7
+        return x
+
+    with trace({"h2/attn/k": spoil}):
+        gpt2.gpt2(IDS, **params, n_head=3, cache=cache)
+    np.testing.assert_array_equal(cache[..., :6, :], before)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("h3/ln_1", np.zeros_like, "nothing to replace is called 'h3/ln_1'; with 3 layers: inputs, embedding, h0/ln_1"),
+        ("h1/mid", np.zeros_like, "h1/mid can't be replaced, it is a sum: replace h1/attn/c_proj"),
+        ("h1/ln_1", lambda x: x[1:], r"h1/ln_1 is float32 \[6, 21\], but its replacement float32 \[5, 21\]"),
+        ("h1/ln_1", lambda x: x * np.float64(1), r"but its replacement float64 \[6, 21\]"),
+    ],
+)
+def test_a_wrong_replacement_is_refused(name, change, message):
+    with pytest.raises(ValueError, match=message), trace({name: change}):
+        gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+
+
+# ----------------------------------------------------------------------------------------------- leaving it as it was
+
+
+def test_exceptions_leave_nothing_behind():
+    with pytest.raises(ValueError, match="n_ctx = 17"), trace() as t:
+        gpt2.gpt2(range(18), **random_params(SMALL), n_head=3)
+    assert list(t.passes[0]) == ["inputs"]
+
+    def fail(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), trace({"h1/attn/probs": fail}):
+        gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+
+
+def test_nested_traces_both_record_and_may_end_in_any_order():
+    params = random_params(SMALL)
+    with trace({"h0/ln_1": np.zeros_like}) as outer, trace() as inner:
+        gpt2.gpt2(IDS, **params, n_head=3)
+    assert outer["h2/out"] is inner["h2/out"]
+    assert not inner["h0/ln_1"].any()
+    one, two = trace(), trace()
+    one.__enter__()
+    two.__enter__()
+    one.__exit__()
+    gpt2.gpt2(IDS, **params, n_head=3)
+    two.__exit__()
+    assert (len(one.passes), len(two.passes)) == (0, 1)
+
+
+def test_a_trace_can_run_again_but_not_within_itself():
+    t = trace()
+    for n in (1, 2):
+        with t:
+            gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+            with pytest.raises(RuntimeError, match="is running already"):
+                t.__enter__()
+        assert len(t.passes) == n
+
+
+def test_a_replacement_may_run_the_model_itself():
+    """Activation patching: a value of a clean run put into another one."""
+    params = random_params(SMALL)
+
+    def of_another(x):
+        with trace() as inner:
+            gpt2.gpt2(IDS[::-1], **params, n_head=3)
+        return inner["embedding"]
+
+    with trace({"embedding": of_another}) as t:
+        logits = gpt2.gpt2(IDS, **params, n_head=3)
+    assert len(t.passes) == 1
+    np.testing.assert_array_equal(logits, gpt2.gpt2(IDS[::-1], **params, n_head=3))
+
+
+def test_calls_outside_a_pass_are_not_recorded():
+    with trace() as t:
+        gpt2.softmax(np.zeros(3))
+        gpt2.sample(np.zeros(3), [], np.random.default_rng(0))
+    assert t.passes == []
+    with pytest.raises(KeyError, match="no forward pass"):
+        t["logits"]
+
+
+# ------------------------------------------------------------------------------------------------------------ the tool
+
+
+def run(*arguments: str) -> int:
+    return tracing.main([*arguments, "--model_size", "tiny", "--models_dir", str(ROOT / "models")])
+
+
+def test_the_file_holds_one_pass_and_its_table_of_contents(tmp_path, capsys):
+    assert run("ROMEO:\nWhat light", "--out", str(tmp_path / "a.npz")) == 0
+    printed = capsys.readouterr().out
+    hparams, params = load_hparams_and_params(ROOT / "models" / "tiny")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        table = file["contents"]
+        assert list(table["name"]) == list(meanings(4))
+        assert set(file.files) == {"contents", *table["name"]}
+        for name, shape, dtype, meaning in table.tolist():
+            assert json.loads(shape) == list(file[name].shape)
+            assert dtype == str(file[name].dtype)
+            assert f"{name} " in printed
+            assert meaning in printed
+        expected = gpt2.gpt2(file["inputs"], **params, n_head=hparams["n_head"])
+        np.testing.assert_array_equal(file["logits"], expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [("word " * 300, "but the model's context is n_ctx = 256"), ("", "empty")]
+)
+def test_a_prompt_that_can_not_be_traced_leaves_the_old_file(tmp_path, prompt, message):
+    (tmp_path / "a.npz").write_bytes(b"before")
+    with pytest.raises(UsageError, match=message):
+        run(prompt, "--out", str(tmp_path / "a.npz"))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_where_the_file_can_not_go_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracing, "provide", None)
+    with pytest.raises(FileNotFoundError, match="is no folder to write a.npz to"):
+        run("x", "--out", str(tmp_path / "missing" / "a.npz"))
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        run("x", "--out", str(tmp_path))
+
+
+def test_gpt2_has_no_line_of_it():
+    assert "trace" not in (ROOT / "gpt2.py").read_text(encoding="utf-8")
+    code = "import gpt2, sys; assert not any('trace' in name and 'picogpt' in name for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
