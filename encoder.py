@@ -29,6 +29,8 @@ PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 
 END_OF_TEXT = "<|endoftext|>"
 
+Pair = tuple[int, str, str]  # a merge's rank, its left and its right symbol
+
 
 def bytes_to_unicode() -> dict[int, str]:
     """The visible character for each of the 256 bytes: itself where it is visible, else the next one from U+0100 on."""
@@ -65,26 +67,25 @@ def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     return symbols
 
 
+def wait(i: int, a: str, b: str, ranks: dict[str, int], waiting: dict[int, list[int]], heap: list[Pair]) -> None:
+    """Put the pair of symbols a, b at position i into the list of its rank, if it has one; the heap orders ranks."""
+    rank = ranks.get(f"{a} {b}")
+    if rank in waiting:
+        waiting[rank].append(i)
+    elif rank is not None:
+        waiting[rank] = [i]
+        heapq.heappush(heap, (rank, a, b))
+
+
 def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """The same as `merge` in time that grows as n, not n²: slower on a word, and a million letters stay possible.
 
     Positions wait in one list per rank, the ranks in a heap; left and right link each symbol to its neighbours.
     """
-    n = len(symbols)
-    left, right = list(range(-1, n)), list(range(1, n + 1))
-    waiting: dict[int, list[int]] = {}
-    heap: list[tuple[int, str, str]] = []
-
-    def consider(i: int, a: str, b: str) -> None:
-        rank = ranks.get(f"{a} {b}")
-        if rank in waiting:
-            waiting[rank].append(i)
-        elif rank is not None:
-            waiting[rank] = [i]
-            heapq.heappush(heap, (rank, a, b))
-
+    n, heap = len(symbols), list[Pair]()
+    left, right, waiting = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
     for i, (a, b) in enumerate(pairwise(symbols)):
-        consider(i, a, b)
+        wait(i, a, b, ranks, waiting, heap)
     while heap:
         rank, a, b = heapq.heappop(heap)
         for i in sorted(waiting.pop(rank)):
@@ -95,9 +96,9 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
             k = right[i] = right[j]
             left[k] = i
             if left[i] >= 0:
-                consider(left[i], symbols[left[i]], a + b)
+                wait(left[i], symbols[left[i]], a + b, ranks, waiting, heap)
             if k < n:
-                consider(i, a + b, symbols[k])
+                wait(i, a + b, symbols[k], ranks, waiting, heap)
     return [symbol for symbol in symbols if symbol]
 
 
