@@ -358,14 +358,20 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     return nest({name: found[name] for name in shapes}, hparams["n_layer"])
 
 
-def load_hparams(path: Path) -> dict[str, int]:
-    """The five hyper-parameters. Raises OSError or ValueError naming the file and the value."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises OSError, or ValueError naming the file."""
     try:
-        hparams = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(hparams, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
+    return content
+
+
+def load_hparams(path: Path) -> dict[str, int]:
+    """The five hyper-parameters. Raises OSError or ValueError naming the file and the value."""
+    hparams = read_json(path)
     for name in HPARAMS:
         value = hparams.get(name)
         if type(value) is not int or not 0 < value < 1 << 31:

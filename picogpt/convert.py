@@ -22,7 +22,17 @@ import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, get_encoder
 from picogpt.checkpoint import flatten, new_folder, write_checkpoint
-from utils import HPARAMS, DownloadError, Parser, UsageError, expected_shapes, load_hparams_and_params, nest, say
+from utils import (
+    HPARAMS,
+    DownloadError,
+    Parser,
+    UsageError,
+    expected_shapes,
+    load_hparams_and_params,
+    nest,
+    read_json,
+    say,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,17 +72,6 @@ def need(*modules: str) -> None:
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise OSError(f"{name} is not installed: pip install -r requirements-dev.txt")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises OSError, or ValueError naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
 
 
 def find_source(source: str, revision: str | None) -> Path:
