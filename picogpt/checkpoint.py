@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,15 +61,51 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A folder that gets its name when the block ends well, and is gone when it does not. Never replaces one."""
     if path.exists():
         raise FileExistsError(f"{path} exists already: remove it, or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in path.parents if not parent.exists()]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         yield partial
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if not path.exists():
+            for parent in made:
+                with contextlib.suppress(OSError):  # not empty: somebody else is using it by now
+                    parent.rmdir()
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """TensorFlow's C++ writes to the file descriptor itself before its own log levels are in force."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """The module. Raises OSError where there is none."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with quiet_stderr():
+            import tensorflow as tf
+
+            tf.constant(0)  # what it has to say about the processor, it says now
+    except ImportError:
+        raise OSError("TensorFlow is needed, for Python below 3.14: see requirements.txt") from None
+    return tf
+
+
+def write_merges(path: Path, merges: list[str]) -> None:
+    path.write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
 
 
 def write_tokenizer(folder: Path, merges: list[str]) -> None:
@@ -75,28 +113,24 @@ def write_tokenizer(folder: Path, merges: list[str]) -> None:
     tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
     encoder = {token: id for id, token in enumerate(tokens)}
     (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
-    (folder / "vocab.bpe").write_text(
-        "#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n"
-    )
+    write_merges(folder / "vocab.bpe", merges)
 
 
 def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
-    """hparams.json, checkpoint, model.ckpt.index, .data-00000-of-00001 and .meta, by TensorFlow."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise OSError("writing checkpoints takes TensorFlow, for Python below 3.14: see requirements.txt") from None
-    tensors = flatten(params)
+    """hparams.json, checkpoint, model.ckpt.index, .data-00000-of-00001 and .meta, by TensorFlow. Raises OSError."""
+    tf, tensors = tensorflow(), flatten(params)
     names = sorted(tensors)
     if set(names) != {f"model/{name}" for name in expected_shapes(hparams)}:
         raise ValueError("the parameters are not those of a GPT-2 of these hyper-parameters")
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / "model.ckpt"),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tensors[name] for name in names],
-    )
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=str(folder / "model.ckpt"),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tensors[name] for name in names],
+        )
+    except tf.errors.OpError as error:  # no space left, say
+        raise OSError(f"{folder}: {error.message}") from None
     with tf.Graph().as_default():
         v1 = tf.compat.v1
         for name in names:

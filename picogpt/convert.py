@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, get_encoder
-from picogpt.checkpoint import flatten, new_folder, write_checkpoint
+from picogpt.checkpoint import flatten, new_folder, write_checkpoint, write_merges
 from utils import (
     HPARAMS,
     DownloadError,
@@ -313,10 +313,6 @@ def read_tokenizer(folder: Path, n_vocab: int) -> tuple[dict[str, int], list[str
     if len(vocab) != n_vocab:
         raise ValueError(f"{folder}: the tokenizer has {len(vocab)} tokens, but {CONFIG} says vocab_size = {n_vocab}")
     return vocab, merges
-
-
-def write_merges(path: Path, merges: list[str]) -> None:
-    path.write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
 
 
 # -------------------------------------------------------------------------------------------------- both directions

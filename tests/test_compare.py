@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import re
 
@@ -13,19 +14,27 @@ from conftest import ROOT
 import encoder
 import gpt2
 from picogpt import compare
+from utils import load_encoder_hparams_and_params
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
-def rows_of(*parts: str) -> list[compare.Row]:
-    """The lines of these parts, on random models only, without TensorFlow (slow to start)."""
-    found = []
-    for name in parts:
-        part = compare.PARTS[name]
-        libs = [lib for lib in part.theirs if lib != "tensorflow"]
-        found += [compare.row_of(name, lib, d, part, part.cases(d)) for d in compare.DTYPES for lib in libs]
-    return found
+def rows_of(*parts: str, model: compare.Model | None = None) -> list[compare.Row]:
+    """The lines of these parts, of made-up arguments or a model's, without TensorFlow (slow to start)."""
+    sources = model.args() if model else {}
+    rows = []
+    for part, dtype in itertools.product(parts, compare.DTYPES):
+        cases = compare.cases_of(part, dtype, sources.get(part))
+        libs = [lib for lib in compare.OTHERS[part] if lib != "tensorflow"]
+        rows += [compare.row_of(part, "", lib, dtype, cases) for lib in libs]
+    return rows
+
+
+@pytest.fixture
+def tiny() -> compare.Model:
+    encoder, hparams, params = load_encoder_hparams_and_params("tiny", str(ROOT / "models"))
+    return compare.Model("tiny", encoder, params, hparams["n_head"])
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
@@ -39,7 +48,9 @@ def test_everything_is_right(capsys):
     status, lines = run(capsys)
     assert status == 0, "\n".join(lines)
     parts = {line[:24].strip() for line in lines[1:-1]}
-    assert parts == {*compare.PARTS, "gpt2, tiny", "cached steps, tiny", "tokenizer", "tokenizer, tiny"}
+    assert parts == {part + of for part in (*compare.PARTS, "tokenizer") for of in ("", ", tiny")}
+    of_tiny = [int(line.split()[-6]) for line in lines if line.startswith("linear, tiny")]
+    assert of_tiny == [16] * 6  # each of the 4 layers has 4
     assert all(line.endswith(("pass", "not installed")) for line in lines[1:-1])
     assert re.fullmatch(r"\d+ pass, 0 FAIL, \d+ not installed", lines[-1])
 
@@ -74,6 +85,10 @@ def transposed_linear(x, w, b):
 
 def squeezing_linear(x, w, b):
     return np.squeeze(x @ w + b)
+
+
+def squeezed(function):
+    return lambda *args: np.squeeze(function(*args))
 
 
 def shifted_mask(by):
@@ -121,6 +136,7 @@ PLANTED = [
     ("layer_norm", norm_with_another_eps, ["layer_norm"]),
     ("linear", transposed_linear, ["linear", "mha"]),
     ("linear", squeezing_linear, ["linear"]),
+    ("split_heads", squeezed(gpt2.split_heads), ["mha", "gpt2", "cached steps"]),
     ("causal_attention", shifted_mask(1), ["causal_attention", "mha", "gpt2"]),
     ("causal_attention", shifted_mask(-1), ["causal_attention", "mha"]),
     ("attention", unscaled_attention, ["attention", "mha"]),
@@ -138,6 +154,16 @@ def test_a_planted_error_turns_it_red(monkeypatch, name, wrong, parts):
     rows = rows_of(*parts)
     red = {(row.part, row.against) for row in rows if row.verdict.startswith("FAIL")}
     assert red == {(row.part, row.against) for row in rows}
+
+
+@pytest.mark.parametrize(("name", "wrong", "parts"), PLANTED, ids=lambda value: getattr(value, "__name__", None))
+def test_it_turns_red_on_the_numbers_of_a_model_as_well(monkeypatch, tiny, name, wrong, parts):
+    """A dimension of 1, which squeeze needs to do harm, is only there where a single token is fed."""
+    if "squeez" in wrong.__qualname__:
+        parts = ["cached steps"]
+    monkeypatch.setattr(gpt2, name, wrong)
+    red = {row.part for row in rows_of(*parts, model=tiny) if row.verdict.startswith("FAIL")}
+    assert red == set(parts)
 
 
 def longest_match(symbols, ranks):
@@ -174,26 +200,45 @@ def test_what_is_not_installed_is_a_line_and_no_pass(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
     status, lines = run(capsys, "--parts", "gelu", "tokenizer")
     assert status == 0
-    assert sum(line.endswith("not installed") for line in lines[1:-1]) == 6
-    assert lines[-1] == "4 pass, 0 FAIL, 6 not installed"
+    assert sum(line.endswith("not installed") for line in lines[1:-1]) == 10
+    assert lines[-1] == "6 pass, 0 FAIL, 10 not installed"
 
 
 # ------------------------------------------------------------------------------------------------------- measuring
 
 
 def test_what_is_measured():
-    part = compare.Part(lambda x: x, {}, compare.gelu_cases)
-    one = np.ones(3)
-    eps = 2.0**-52
+    def same(x):
+        return x
+
+    one, eps = np.ones(3), 2.0**-52
     case = compare.Case((one,), 2 * one, 4)
-    assert compare.measure(part, lambda x: x + 4 * eps, case, "float64") == (4 * eps, 4 * eps / (1 + 4 * eps), 2, 4)
-    assert compare.measure(part, lambda x: x * np.nan, case, "float64")[2] == math.inf
-    infinite = compare.Case((np.full(2, -np.inf),), 1.0, 4)
-    assert compare.measure(part, lambda x: x, infinite, "float64")[0] == 0
+    assert compare.measure(same, lambda x: x + 4 * eps, case) == (4 * eps, 4 * eps / (1 + 4 * eps), 2, 4)
+    assert compare.measure(same, lambda x: x * np.nan, case)[2] == math.inf
+    infinite = compare.Case((np.full(2, -np.inf),), np.ones(2), 4)
+    assert compare.measure(same, same, infinite)[0] == 0
     with pytest.raises(ValueError, match=r"float64 \[3\] instead of float32 \[3\]"):
-        compare.measure(part, lambda x: x.astype(np.float32), case, "float64")
+        compare.measure(same, lambda x: x.astype(np.float32), case)
     with pytest.raises(ValueError, match=r"float64 \[3\] instead of float64 \[1, 3\]"):
-        compare.measure(part, lambda x: x[None], case, "float64")
+        compare.measure(same, lambda x: x[None], case)
+
+
+def test_a_response_is_what_a_relative_change_does():
+    """Of x^2 it is 2 x^2 times the change, of a sum of equal numbers its own size."""
+    x = np.full((200, 1), 3.0, np.float32)
+    moves = compare.response(lambda x: x * x, (x,))
+    assert moves.min() >= 9  # its own size
+    assert moves.mean() == pytest.approx(18 * 1.13, rel=0.15)  # 1.13 is the mean larger one of two |normal|
+    sums = compare.response(lambda x: x.sum(-1, keepdims=True), (np.ones((200, 1000)),))
+    assert sums.mean() == pytest.approx(1000)  # its own size; the change is 32 only
+    shift = compare.response(lambda x: gpt2.layer_norm(x, np.ones(4), np.zeros(4)), (np.zeros((200, 4)),))
+    assert shift.max() == 0
+    row = np.array([[1e8, 1e8 + 1] * 500] * 200)  # its numbers' own moves average out, its mean's do not
+    shift = compare.response(
+        lambda x: gpt2.layer_norm(x, np.ones(1000), np.zeros(1000)).mean(-1, keepdims=True), (row,)
+    )
+    assert shift.mean() == pytest.approx(2e8 * 1.13, rel=0.15)
+    assert gpt2.layer_norm.__module__ == "gpt2"
 
 
 def test_float64_has_its_own_limit():
