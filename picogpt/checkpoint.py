@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -130,7 +131,8 @@ def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, An
             tensors=[tensors[name] for name in names],
         )
     except tf.errors.OpError as error:  # no space left, say
-        raise OSError(f"{folder}: {error.message}") from None
+        message = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()  # without the names of its own nodes
+        raise OSError(f"TensorFlow can't write {message}") from None
     with tf.Graph().as_default():
         v1 = tf.compat.v1
         for name in names:

@@ -163,13 +163,13 @@ class Trace:
 
     def gpt2(self, function: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self.check(len(kwargs["blocks"] if "blocks" in kwargs else args[2]))
-        outer, self.now = self.now, Pass()
+        self.now = Pass()
         self.passes.append(self.now.values)
         try:
             inputs = self.note("inputs", np.array(inputs))
             return self.note("logits", function(inputs, *args, **kwargs))
         finally:
-            self.now = outer
+            self.now = None
 
     def transformer_block(self, function: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
         now = self.now

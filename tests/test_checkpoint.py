@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -398,6 +399,42 @@ def test_a_new_folder_is_complete_or_not_there(tmp_path):
     assert (tmp_path / "m" / "file").read_text() == "x"
     with pytest.raises(FileExistsError, match="exists already"), new_folder(tmp_path / "m"):
         pass
+
+
+def test_a_failure_takes_the_parents_it_made_with_it(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyError), new_folder(tmp_path / "there" / "new" / "newer" / "model"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from picogpt.checkpoint import new_folder
+from picogpt.random_weights import write_random_model
+from utils import run
+
+def write():
+    hparams = {"n_vocab": 300, "n_ctx": 16, "n_embd": 32, "n_head": 2, "n_layer": 2}
+    with new_folder(Path(sys.argv[1])) as folder:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        write_random_model(folder, hparams, 0)
+
+sys.exit(run(write))
+"""
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A limit on the size of files stands for it: TensorFlow's own writer fails."""
+    pytest.importorskip("resource", reason="limits on files are POSIX's")
+    pytest.importorskip("tensorflow")
+    command = [sys.executable, "-c", FULL, str(tmp_path / "new" / "model")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 1
+    assert re.fullmatch(r"-c: TensorFlow can't write \S+; File too large\n", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_writing_a_read_model_gives_the_same_bytes(models_dir, tmp_path):

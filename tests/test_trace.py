@@ -92,6 +92,18 @@ def test_every_value_is_what_its_name_says(monkeypatch, n_block):
     close("logits", t["ln_f"] @ params["wte"].T)
 
 
+def test_a_name_means_the_last_pass_and_its_ids_stay():
+    params = random_params(SMALL)
+    ids = np.array(IDS)
+    with trace() as t:
+        gpt2.gpt2([1, 2], **params, n_head=3)
+        gpt2.gpt2(ids, **params, n_head=3)
+    ids[:] = 0
+    np.testing.assert_array_equal(t["inputs"], IDS)
+    np.testing.assert_array_equal(t.passes[0]["inputs"], [1, 2])
+    assert t["logits"] is t.passes[1]["logits"]
+
+
 def test_hidden_states_and_probabilities_equal_transformers():
     torch = pytest.importorskip("torch")
     params = random_params(SMALL, "float64")
