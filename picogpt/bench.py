@@ -1,10 +1,11 @@
-"""Speed and memory against the machine's own limits, all measured in one run.
+"""Speed and memory against the machine's own limits, and other programs' at the same work, all measured in one run.
 
-    python -m picogpt bench --model_size 124M
+    python -m picogpt bench --model_size 124M --peers --plot growth.png
 
-A machine's speed drifts, so every figure is measured in turn with its limit, several rounds, and the share is the
-median of the rounds' ratios. The limits: reading the weights once per token at the speed of one large matrix-vector
-product, and computing a prompt at the speed of one large matrix product.
+A machine's speed drifts, so each figure is measured in turn with its limit and its peers, several rounds, and a share
+or ratio is the median of the rounds'. The limits: a decoded token reads every weight once, at the speed of one large
+matrix-vector product; a prompt multiplies at the speed of one large matrix product; a process starts Python and NumPy
+and then reads the weights once a token; a tokenizer splits by the regular expression, a detokenizer joins strings.
 """
 
 from __future__ import annotations
@@ -15,148 +16,94 @@ import os
 import pydoc_data
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import gpt2
-from encoder import get_encoder
+from encoder import Encoder, get_encoder
+from picogpt.growth import check_matplotlib, draw, steps
+from picogpt.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
 from picogpt.random_weights import SHAPES, hparams_of, write_random_model
+from picogpt.timing import (
+    LIMIT,
+    OURS,
+    SIDE,
+    Limits,
+    Machine,
+    Row,
+    Tick,
+    Times,
+    Work,
+    measure,
+    rows_of,
+    seconds,
+    summary,
+)
+from picogpt.trace import new_file
 from utils import SIZES, Parser, checkpoint_prefix, load_hparams_and_params, number, provide, read_text
 
-ROOT = Path(gpt2.__file__).parent
-PROMPT = "Alan Turing theorized that computers would one day become"
-Row = dict[str, Any]
 
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def paired(rounds: int, limit: Callable[[], Any], work: Callable[[], Any]) -> tuple[list[float], list[float]]:
-    """Times of the limit and of the work, in turn, after one round that does not count."""
-    times = [(seconds(limit), seconds(work)) for _ in range(rounds + 1)][1:]
-    return [t for t, _ in times], [t for _, t in times]
-
-
-def summary(name: str, values: list[float], unit: str, shares: list[float] | None = None, limit: str = "") -> Row:
-    """One line of the table: the median, the range it was found in, and the median share of the limit."""
-    row: Row = {
-        "name": name,
-        "median": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "unit": unit,
-    }
-    return row | ({"share": statistics.median(shares), "limit": limit} if shares else {})
-
-
-# ---------------------------------------------------------------------------------------------- the model's own work
-
-
-def weights_per_token(params: dict[str, Any]) -> list[Any]:
-    """The matrices that one decoded token is multiplied with: each is read once."""
-    inside = [block[a][b]["w"] for block in params["blocks"] for a, b in (("attn", "c_attn"), ("attn", "c_proj"))]
-    inside += [block[a][b]["w"] for block in params["blocks"] for a, b in (("mlp", "c_fc"), ("mlp", "c_proj"))]
-    return [*inside, params["wte"]]
-
-
-def prompt_flop(params: dict[str, Any], n: int) -> float:
-    """Multiplications and additions of a prompt of n tokens: each weight twice per token, the causal half of attention
-    (queries with keys, probabilities with values), and the vocabulary once, for the last position."""
-    *matrices, wte = weights_per_token(params)
-    n_embd = wte.shape[1]
-    return 2.0 * n * sum(w.size for w in matrices) + len(params["blocks"]) * 2.0 * n_embd * n * (n + 1) + 2.0 * wte.size
-
-
-def measure_model(params: dict[str, Any], n_head: int, rounds: int, tick: Callable[[], Any]) -> list[Row]:
+def measure_model(machine: Machine, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
     """Decoding and prompts, in this process."""
-    rng = np.random.default_rng(0)
-    n_ctx, n_embd = params["wpe"].shape
-    n_bytes = sum(w.nbytes for w in weights_per_token(params))
-    matrix = np.ones((n_bytes // 4 // n_embd, n_embd), np.float32)
-    vector = np.ones(n_embd, np.float32)
-    square = rng.standard_normal((2048, 2048), dtype=np.float32)
-    ids = rng.integers(0, len(params["wte"]), n_ctx).tolist()
-    cache = gpt2.empty_cache(params, n_head, n_ctx)
-    rows, bandwidths, rates = [], [], []
-    for n_past in [n for n in (10, 500, 1000) if n < n_ctx] or [n_ctx - 1]:
-        gpt2.next_logits(ids[:n_past], params, n_head, cache, 0)
-
-        def token(n_past: int = n_past) -> None:
-            gpt2.gpt2(ids[:1], **params, n_head=n_head, cache=cache, n_past=n_past)
-
-        limits, times = paired(5 * rounds, lambda: matrix @ vector, token)
-        bandwidths += [matrix.nbytes / t / 1e9 for t in limits]
-        shares = [a / b for a, b in zip(limits, times)]
-        rows.append(summary(f"decode, {n_past} tokens before", [1 / t for t in times], "tokens/s", shares, "bandwidth"))
+    rows: list[Row] = []
+    reading: list[float] = []
+    multiplying: list[float] = []
+    for n in [n for n in (10, 500, 1000) if n < machine.n_ctx] or [machine.n_ctx - 1]:
+        peers = other.decoding(machine, n) | {"without a cache": without_a_cache(machine, n)} if other else {}
+        found, times = measure(machine.decode(n, peers), rounds if other else 3 * rounds)
+        rows += found
+        reading += times[LIMIT]
         tick()
-    for n in [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]:
-        flop = prompt_flop(params, n)
-
-        def prompt(n: int = n) -> None:
-            gpt2.next_logits(ids[:n], params, n_head, cache, 0)
-
-        limits, times = paired(rounds, lambda: square @ square, prompt)
-        rates += [2 * 2048**3 / t / 1e9 for t in limits]
-        shares = [flop / b / (2 * 2048**3 / a) for a, b in zip(limits, times)]
-        rows.append(summary(f"prompt of {n}", [n / t for t in times], "tokens/s", shares, "sgemm"))
+    for n in [n for n in (64, 256, 960) if n <= machine.n_ctx] or [machine.n_ctx]:
+        found, times = measure(machine.prompt(n, other.prompt(machine, n) if other else {}), rounds)
+        rows += found
+        multiplying += times[LIMIT]
         tick()
-    return [
-        summary("limit: matrix-vector product", bandwidths, "GB/s"),
-        summary("limit: matrix product (sgemm)", rates, "GFLOP/s"),
-        *rows,
-    ]
+    bandwidth = [machine.limits.matrix.nbytes / t / 1e9 for t in reading]
+    rate = [2 * SIDE**3 / t / 1e9 for t in multiplying]
+    limits = summary("limit: matrix-vector product", bandwidth, "GB/s"), summary("limit: sgemm", rate, "GFLOP/s")
+    return [*limits, *rows]
 
 
 # -------------------------------------------------------------------------------------------------- whole processes
 
 
-def run_command(folder: Path, n: int) -> tuple[float, float, float]:
-    """Run the command of the README: seconds to the first text and to the end, and peak memory in MiB (0: unknown)."""
-    command = [sys.executable, str(ROOT / "gpt2.py"), PROMPT, "--n_tokens_to_generate", str(n)]
-    command += ["--model_size", folder.name, "--models_dir", str(folder.parent)]
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(1)
-        first = time.perf_counter() - start
-        process.stdout.read()
-        said = process.stderr.read().decode().strip()
-        if sys.platform == "win32":
-            process.wait()
-            return first, time.perf_counter() - start, 0.0
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"the command ended with status {process.returncode}: {said}")
-    return first, time.perf_counter() - start, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def measure_command(folder: Path, rounds: int, tick: Callable[[], Any]) -> list[Row]:
-    """The README's command, from the start of the process."""
-    runs = []
+def measure_command(folder: Path, limits: Limits, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
+    """The README's command, from the start of the process: Python, NumPy, and one reading of the weights a token."""
+    programs: dict[str, Callable[[], Process]] = {OURS: partial(our_process, folder)}
+    if other:
+        programs |= other.processes(folder)
+    runs: dict[str, list[Process]] = {name: [] for name in programs}
+    least: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        runs.append(run_command(folder, 40))
+        start, read = start_of_numpy(), limits.reads * seconds(limits.read)
+        least.append((start + read, start + 40 * read))
+        for name, program in programs.items():
+            runs[name].append(program())
         tick()
-    first, whole, memory = (list(values) for values in zip(*runs[1:]))
-    prefix = checkpoint_prefix(folder)
-    size = sum(path.stat().st_size for path in folder.glob(f"{prefix.name}.data-*")) / 2**20
-    return [
-        summary("process start to first text", first, "s"),
-        summary("whole command, 40 tokens", whole, "s"),
-        summary("peak memory", memory, "MiB", [m / size for m in memory], "data file"),
-    ]
+    rows = []
+    for i, title in enumerate(("process start to first text", "whole command, 40 tokens")):
+        times: Times = {name: [run[i] for run in found[1:]] for name, found in runs.items()}
+        rivals = {name: float for name in programs if name != OURS}
+        work = Work(title, "s", 1, list, list, "the limits", peers=rivals)
+        rows += rows_of(work, times | {LIMIT: [t[i] for t in least[1:]]})
+    memory = {name: [run.memory for run in found[1:]] for name, found in runs.items()}
+    if not all(memory[OURS]):
+        return rows  # Windows has no wait4
+    data = sum(path.stat().st_size for path in folder.glob(f"{checkpoint_prefix(folder).name}.data-*")) / 2**20
+    share = {"share": statistics.median(memory[OURS]) / data, "limit": "the data file"}
+    rows.append(summary("peak memory", memory[OURS], "MiB") | share)
+    for name in programs:
+        if name != OURS:
+            ratio = statistics.median(theirs / ours for theirs, ours in zip(memory[name], memory[OURS]))
+            rows.append(summary(f"peak memory: {name}", memory[name], "MiB") | {"ratio": ratio})
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------- tokenizer
@@ -167,26 +114,44 @@ def english() -> str:
     return (Path(pydoc_data.__file__ or "").parent / "topics.py").read_text(encoding="utf-8")
 
 
-def measure_tokenizer(folder: Path, text: str, rounds: int, tick: Callable[[], Any]) -> list[Row]:
-    """Each round starts with an empty cache of words."""
-    megabytes = len(text.encode()) / 1e6
+def mixed_languages() -> str:
+    """Megabytes of made-up words in eleven scripts, as often as words are: the i-th 1/i times as often as the first.
+
+    Chinese, Japanese and Thai have no spaces: there each run of up to forty letters is new.
+    """
+    rng = random.Random(0)
+    spaced = ["az", "àÿ", "ας", "ая", "ἀ\u1f7e", "את", "ءي", "कह", "가힣", "😀🙏"]
+    words = ["".join(chr(rng.randint(*map(ord, ends))) for _ in range(rng.randint(2, 9))) for ends in spaced * 2500]
+    often = rng.choices(words, [1 / i for i in range(1, len(words) + 1)], k=120_000)
+    unspaced = [tuple(map(ord, ends)) for ends in ("一龥", "ぁん", "กฮ")]
+    for at in range(0, len(often), 40):
+        often[at] = "".join(chr(rng.randint(*rng.choice(unspaced))) for _ in range(rng.randint(5, 40)))
+    return " ".join(often)
+
+
+def encode_by_next(encoders: list[Encoder], text: str) -> Any:
+    return encoders.pop().encode(text)
+
+
+def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> list[Row]:
+    """Every round has an encoder that has met no word yet; only what is measured is timed."""
+    encoder = load()
     word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
-    cold, splits, back, long = [], [], [], []
-    for _ in range(rounds):
-        encoder = get_encoder(folder.name, folder.parent)
-        splits.append(megabytes / seconds(partial(encoder.pieces.findall, text)))
-        start = time.perf_counter()
-        ids = encoder.encode(text)
-        cold.append(megabytes / (time.perf_counter() - start))
-        back.append(megabytes / seconds(partial(encoder.decode, ids)))
-        long.append(seconds(partial(encoder.encode, word)))
+    rows = []
+    for name, sample in (("English", text), ("mixed languages", mixed_languages())):
+        amount, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
+        fresh = [load() for _ in range(rounds + 1)]
+        encode, split = partial(encode_by_next, fresh, sample), partial(encoder.pieces.findall, sample)
+        others = other_tokenizers(encoder, sample) if peers else {}
+        work = Work(f"tokenizer, {name}", "MB/s", amount, encode, split, "the split", peers=others)
+        rows += measure(work, rounds)[0]
+        join = partial("".join, [encoder.decoder[id] for id in ids])
+        back = Work(f"detokenizer, {name}", "MB/s", amount, partial(encoder.decode, ids), join, "joining strings")
+        rows += measure(back, rounds)[0]
         tick()
-    shares = [a / b for a, b in zip(cold, splits)]
-    return [
-        summary("tokenizer, cold", cold, "MB/s", shares, "splitting by regex"),
-        summary("detokenizer", back, "MB/s"),
-        summary("one word of 1,000,000 letters", long, "s"),
-    ]
+    rows += measure(Work("one word of 1,000,000 letters", "s", 1, partial(encoder.encode, word)), min(rounds, 2))[0]
+    tick()
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------------ output
@@ -196,47 +161,67 @@ def table(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         share = f"{row['share']:6.1%} of {row['limit']}" if "share" in row else ""
+        against = (
+            f"ours: {row['ratio']:.2f} x as {'little' if row['unit'] == 'MiB' else 'fast'}" if "ratio" in row else ""
+        )
         spread = f"({row['low']:.4g} to {row['high']:.4g})"
-        lines.append(f"{row['name']:32} {row['median']:9.4g} {row['unit']:9} {spread:22} {share}".rstrip())
+        lines.append(f"{row['name']:44} {row['median']:9.4g} {row['unit']:9} {spread:22} {share}{against}".rstrip())
     return "\n".join(lines)
 
 
-def bench(folder: Path, text: str, rounds: int) -> list[Row]:
-    """All rows of the table for a model's folder."""
+def bench(folder: Path, text: str, rounds: int, peers: bool, plot: Path | None) -> list[Row]:
+    """All rows of the table for a model's folder; and the plot, if there is to be one."""
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    with tqdm(total=6 + rounds + 1 + rounds, desc="measuring", unit="step") as bar:
-        rows = measure_command(folder, rounds, bar.update)
-        rows += measure_model(params, hparams["n_head"], rounds, bar.update)
-        return rows + measure_tokenizer(folder, text, rounds, bar.update)
+    total = 6 + rounds + 1 + 3 + (steps(len(params["wpe"])) if plot else 0)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, desc="measuring", unit="step", file=sys.stderr, disable=None))
+        other = stack.enter_context(Transformers(folder)) if peers else None
+        machine = Machine(params, hparams["n_head"])
+        rows = measure_command(folder, machine.limits, other, rounds, bar.update)
+        rows += measure_model(machine, other, rounds, bar.update)
+        rows += measure_tokenizer(lambda: get_encoder(folder.name, folder.parent), text, peers, rounds, bar.update)
+        if plot:
+            file = stack.enter_context(new_file(plot))
+            draw(machine, other, folder.name, rounds, file, bar.update)
+    return rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="picogpt bench",
         description="Measure speed and memory against this machine's own limits. Close other programs first.",
-        epilog="examples:\n  python -m picogpt bench --model_size tiny\n  python -m picogpt bench --shape 124M",
+        epilog="""examples:
+  python -m picogpt bench --model_size tiny
+  python -m picogpt bench --shape 124M --peers --plot growth.png
+  python -m picogpt bench --shape 1558M --rounds 3 --json 1558M.json""",
     )
-    add = parser.add_argument
-    add(
-        "--model_size",
-        default="124M",
-        help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)",
-    )
+    sizes, add = "124M, 355M, 774M, 1558M or a folder of --models_dir (default: %(default)s)", parser.add_argument
+    add("--model_size", default="124M", help=sizes)
     add("--models_dir", default="models", help="(default: %(default)s)")
     add("--shape", choices=SIZES, help="instead: random weights of this shape, in a temporary folder")
-    add("--text", type=Path, metavar="FILE", help="what to tokenize (default: the documentation inside Python)")
+    add("--text", type=Path, metavar="FILE", help="English to tokenize (default: the documentation inside Python)")
     add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="(default: %(default)s)")
+    add("--peers", action="store_true", help="the same by transformers, tiktoken, tokenizers, and without a cache")
     add("--json", type=Path, metavar="FILE", help="write the figures, too")
+    add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (matplotlib)")
     return parser.parse_args(argv)
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise OSError now for a file that could not be written after the work."""
+    for path in (args.json, args.plot):
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to, or {path.name} is one itself")
+    if args.plot:
+        check_matplotlib()
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     text = read_text(args.text) if args.text else english()
-    if args.json and not args.json.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{args.json.parent} is no folder to write {args.json.name} to")
+    check_files(args)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / str(args.shape)
         if args.shape:
@@ -247,11 +232,10 @@ def main(argv: list[str] | None = None) -> int:
             write_random_model(folder, hparams_of(args.shape), 0, there)
         else:
             folder = provide(args.model_size, args.models_dir)
-        rows = bench(folder, text, args.rounds)
+        rows = bench(folder, text, args.rounds, args.peers, args.plot)
     print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}, NumPy {np.__version__}, {args.rounds} rounds")
     print(table(rows))
     if args.json:
-        written = args.json.with_name(args.json.name + ".partial")
-        written.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        os.replace(written, args.json)
+        with new_file(args.json) as file:
+            file.write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
     return 0

@@ -1,0 +1,189 @@
+"""Other programs at the work that `bench` measures: whole processes with their memory, and calls in this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gpt2
+from encoder import Encoder
+from picogpt.convert import to_hf
+from picogpt.others import TOKENIZERS
+from picogpt.timing import Machine, seconds
+
+ROOT = Path(gpt2.__file__).parent
+PROMPT = "Alan Turing theorized that computers would one day become"
+
+
+class Process(NamedTuple):
+    """Seconds to the first byte of output and to the end, and peak memory in MiB (0 where it is not known)."""
+
+    first: float
+    whole: float
+    memory: float
+
+
+# A process of its own, because the peak of a child counts what the process that started it had in memory.
+LAUNCHER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE) as process:
+    process.stdout.read(1)
+    first = time.perf_counter() - start
+    process.stdout.read()
+    if hasattr(os, "wait4"):
+        _, code, usage = os.wait4(process.pid, 0)
+        status = process.returncode = os.waitstatus_to_exitcode(code)
+        memory = usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    else:
+        status, memory = process.wait(), 0
+print(json.dumps([first, time.perf_counter() - start, memory]))
+sys.exit(status)
+"""
+
+
+def run_process(command: list[str]) -> Process:
+    """Raises ValueError with what a program said when it failed."""
+    launched = [sys.executable, "-c", LAUNCHER, *command]
+    done = subprocess.run(launched, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        raise ValueError(f"a measured command ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return Process(*json.loads(done.stdout))
+
+
+def our_process(folder: Path) -> Process:
+    """The README's command, 40 tokens."""
+    model = ["--model_size", folder.name, "--models_dir", str(folder.parent)]
+    return run_process([sys.executable, str(ROOT / "gpt2.py"), PROMPT, "--n_tokens_to_generate", "40", *model])
+
+
+def start_of_numpy() -> float:
+    """Seconds in which a process starts, imports NumPy and ends."""
+    return run_process([sys.executable, "-c", "import numpy"]).whole
+
+
+WITHOUT_A_CACHE = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from gpt2 import gpt2
+from utils import load_encoder_hparams_and_params
+encoder, hparams, params = load_encoder_hparams_and_params(sys.argv[1], sys.argv[2])
+ids = encoder.encode(sys.argv[4])
+for _ in range(40):
+    ids.append(int(gpt2(ids, **params, n_head=hparams["n_head"])[-1].argmax()))
+    print(encoder.decode(ids[-1:]), end="", flush=True)
+"""
+
+BY_TRANSFORMERS = """
+import sys
+import torch
+from transformers import AutoTokenizer, GPT2LMHeadModel
+class Printer:
+    def __init__(self): self.prompt = True
+    def put(self, ids):
+        if not self.prompt: print(tokenizer.decode(ids), end="", flush=True)
+        self.prompt = False
+    def end(self): print()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = GPT2LMHeadModel.from_pretrained(sys.argv[1])
+ids = tokenizer(sys.argv[2], return_tensors="pt")
+model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, streamer=Printer())
+"""
+
+
+# Answers lines [ids before, ids] with the seconds that a pass of ids took, which the ids before are cached for.
+SERVER = """
+import json, sys, time
+import torch
+from transformers import GPT2LMHeadModel
+model = GPT2LMHeadModel.from_pretrained(sys.argv[1]).eval()
+kept = None, None
+def forward(ids, past=None):
+    with torch.inference_mode():
+        return model(torch.tensor([ids]), past_key_values=past, use_cache=True, logits_to_keep=1)
+print("ready", flush=True)
+for line in sys.stdin:
+    before, ids = json.loads(line)
+    if before and kept[0] != before:
+        kept = before, forward(before).past_key_values
+    start = time.perf_counter()
+    forward(ids, kept[1] if before else None)
+    print(time.perf_counter() - start, flush=True)
+    if before:
+        kept[1].crop(-len(ids))
+"""
+
+
+def without_a_cache(machine: Machine, n: int) -> Callable[[], float]:
+    """All tokens again for one more, and a row of logits for each: GPT-2 in its plainest form."""
+    whole = partial(gpt2.gpt2, machine.ids[: n + 1], **machine.params, n_head=machine.n_head)
+    return partial(seconds, whole)
+
+
+class Transformers:
+    """Hugging Face's GPT-2 with the same weights, in a temporary folder in its layout, and in a process; a context.
+
+    Its process is another, since PyTorch's and NumPy's threads would take each other's processors in one. Raises
+    OSError naming what is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        for name in ("torch", "transformers"):
+            if importlib.util.find_spec(name) is None:
+                raise OSError(f"--peers: {name} is not installed: pip install -r requirements-dev.txt")
+        self.source = folder
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name) / "hf"
+        self.server: Any = None
+
+    def __enter__(self) -> Transformers:
+        to_hf(self.source, self.folder)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.server:
+            self.server.kill()
+            self.server.communicate()
+        self.temporary.cleanup()
+
+    def processes(self, folder: Path) -> dict[str, Callable[[], Process]]:
+        """Our command's work by its library, and by gpt2.py's forward pass alone."""
+        ours = [sys.executable, "-c", WITHOUT_A_CACHE, folder.name, str(folder.parent), str(ROOT), PROMPT]
+        theirs = [sys.executable, "-c", BY_TRANSFORMERS, str(self.folder), PROMPT]
+        return {"transformers": partial(run_process, theirs), "without a cache": partial(run_process, ours)}
+
+    def ask(self, before: list[int], ids: list[int]) -> float:
+        """Seconds for a pass of ids, with `before` in the cache."""
+        if self.server is None:
+            command = [sys.executable, "-c", SERVER, str(self.folder)]
+            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+            self.server = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, encoding="utf-8"
+            )
+            self.server.stdout.readline()
+        try:
+            self.server.stdin.write(json.dumps([before, ids]) + "\n")
+            self.server.stdin.flush()
+            return float(self.server.stdout.readline())
+        except (ValueError, OSError):
+            raise OSError("--peers: the process with transformers has ended") from None
+
+    def decoding(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
+        return {"transformers": partial(self.ask, machine.ids[:n], machine.ids[n : n + 1])}
+
+    def prompt(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
+        return {"transformers": partial(self.ask, [], machine.ids[:n])}
+
+
+def other_tokenizers(encoder: Encoder, text: str) -> dict[str, Callable[[], float]]:
+    """tiktoken and tokenizers with the same merges, as far as they are installed."""
+    merges = list(encoder.cache.ranks)
+    found = {name: make(encoder, merges) for name, make in TOKENIZERS.items() if importlib.util.find_spec(name)}
+    return {name: partial(seconds, partial(encode, text)) for name, encode in found.items()}
