@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,11 @@ import gpt2
 from encoder import get_encoder
 from picogpt.random_weights import SHAPES, hparams_of, write_random_model
 from utils import SIZES, Parser, checkpoint_prefix, load_hparams_and_params, number, provide, read_text
+
+if TYPE_CHECKING:
+    from picogpt.shapes import Params
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 ROOT = Path(gpt2.__file__).parent
 PROMPT = "Alan Turing theorized that computers would one day become"
@@ -63,22 +68,22 @@ def summary(name: str, values: list[float], unit: str, shares: list[float] | Non
 # ---------------------------------------------------------------------------------------------- the model's own work
 
 
-def weights_per_token(params: dict[str, Any]) -> list[Any]:
+def weights_per_token(params: Any) -> list[Array]:
     """The matrices that one decoded token is multiplied with: each is read once."""
     inside = [block[a][b]["w"] for block in params["blocks"] for a, b in (("attn", "c_attn"), ("attn", "c_proj"))]
     inside += [block[a][b]["w"] for block in params["blocks"] for a, b in (("mlp", "c_fc"), ("mlp", "c_proj"))]
     return [*inside, params["wte"]]
 
 
-def prompt_flop(params: dict[str, Any], n: int) -> float:
+def prompt_flop(params: Params, n: int) -> float:
     """Multiplications and additions of a prompt of n tokens: each weight twice per token, the causal half of attention
     (queries with keys, probabilities with values), and the vocabulary once, for the last position."""
     *matrices, wte = weights_per_token(params)
-    n_embd = wte.shape[1]
+    n_embd: int = wte.shape[1]
     return 2.0 * n * sum(w.size for w in matrices) + len(params["blocks"]) * 2.0 * n_embd * n * (n + 1) + 2.0 * wte.size
 
 
-def measure_model(params: dict[str, Any], n_head: int, rounds: int, tick: Callable[[], Any]) -> list[Row]:
+def measure_model(params: Params, n_head: int, rounds: int, tick: Callable[[], Any]) -> list[Row]:
     """Decoding and prompts, in this process."""
     rng = np.random.default_rng(0)
     n_ctx, n_embd = params["wpe"].shape

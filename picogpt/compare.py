@@ -31,7 +31,7 @@ from picogpt.random_weights import made_up_merges
 from utils import Parser, expected_shapes, load_encoder_hparams_and_params, nest, provide
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Params = dict[str, Any]
+Params = Any
 DTYPES = ("float32", "float64")
 RELATIVE = 1e-12  # the limit in float64, whatever rounding may explain
 SMALL = {"n_vocab": 101, "n_ctx": 140, "n_embd": 24, "n_head": 3, "n_layer": 3}  # n_ctx is more than one N_BLOCK
@@ -592,13 +592,14 @@ def tf_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Any:
 # ------------------------------------------------------------------------------------------------------------- ours
 
 
-def our_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def our_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
     """The mask of the cases is True where a query may look; gpt2.py's is what is added to the scores."""
-    return gpt2.attention(q, k, v, 0.0 if mask is None else np.where(mask, 0, -math.inf).astype(q.dtype))
+    added: Any = 0.0 if mask is None else np.where(mask, 0, -math.inf).astype(q.dtype)
+    return gpt2.attention(q, k, v, added)
 
 
 def our_cached(ids: Array, params: Params, n_head: int, chunks: list[int]) -> Array:
-    room = gpt2.empty_cache(params, n_head, len(ids))
+    room: Any = gpt2.empty_cache(params, n_head, len(ids))
     room.fill(np.nan)  # what is read before it is written shows
     starts = [sum(chunks[:i]) for i in range(len(chunks))]
     rows = [
