@@ -60,11 +60,11 @@ N_BLOCK = 96
 # ---------------------------------------------------------------------------------------------- the model, bottom up
 
 
-def gelu(x: Array) -> Array:
+def gelu(x: Matrix[Seq, Hidden]) -> Matrix[Seq, Hidden]:
     """Gaussian error linear unit, in the tanh form that GPT-2 was trained with (Hendrycks & Gimpel 2016, section 2).
 
     0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), with x taken out of the bracket: one pass over memory fewer.
-    gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
+    Any shape does, this is the one it meets: gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
     """
     c = math.sqrt(2 / math.pi)  # a Python float: a NumPy scalar would turn float32 into float64
     return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))

@@ -43,7 +43,9 @@ Seq = NewType("Seq", int)  # n_seq: positions in this call
 Keys = NewType("Keys", int)  # n_past + n_seq: positions whose keys and values there are
 Room = NewType("Room", int)  # positions that a cache has room for
 
-# Any dimension or array, the same one wherever the name stands in a signature.
+# Any dimension or array, the same one wherever the name stands in a signature. mypy (2.4; not pyright) forgets that the
+# arguments of `linear` contradict each other where its result goes straight into another parameter of such a type: what
+# gpt2.py calls with it says its dimensions.
 In = TypeVar("In")
 Out = TypeVar("Out")
 Value = TypeVar("Value")  # the width of what attention averages
