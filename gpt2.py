@@ -41,13 +41,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    # isort: off
-    from picogpt import shaped_numpy as np
+    from picogpt import shaped_numpy as np  # the same functions, with shapes
     from picogpt.shaped_numpy import Cache, Heads, IdsLike, KV, Matrix, Vector
     from picogpt.shapes import Ctx, DHead, Embd, Hidden, Keys, QKV, Room, Seq, Some, Vocab
     from picogpt.shapes import Array, In, Out, Value
     from picogpt.shapes import Attn, Block, Choose, Linear, Mlp, Norm, Params
-    # isort: on
 else:
     import numpy as np
 
