@@ -146,7 +146,7 @@ def remember(
     k: Heads[Seq, DHead], v: Heads[Seq, DHead], cache: KV[Room, DHead], n_past: int
 ) -> tuple[Heads[Keys, DHead], Heads[Keys, DHead]]:
     """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views."""
-    # Believed: which positions a slice holds, here, in `mha` and in `causal_attention`. Its width is checked.
+    # Believed: what a slice holds, here, in `mha` and in `causal_attention`, all but its width.
     n = n_past + k.shape[-2]
     cache[0, ..., n_past:n, :] = k
     cache[1, ..., n_past:n, :] = v

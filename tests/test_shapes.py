@@ -24,6 +24,7 @@ from picogpt.checkpoint import initial_params
 from picogpt.random_weights import hparams_of
 
 SOURCE = (ROOT / "gpt2.py").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 VOCABULARY = (ROOT / "picogpt" / "shapes.py").read_text(encoding="utf-8")
 
 # What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other.
@@ -200,6 +201,18 @@ def test_both_refuse_wrong_operands(by_mypy, by_pyright):
 def test_both_accept_what_is_right(by_mypy, by_pyright):
     assert "right" not in lines_of(by_mypy)
     assert "right" not in by_pyright
+
+
+def test_the_readme_shows_what_mypy_says(by_mypy, copies):
+    section = README.split("## Shapes")[1].split("\n## ")[0]
+    (signature,) = re.findall(r"^def .*$", section, re.MULTILINE)
+    (mistake,) = re.findall(r"^ {4}return .*$", section, re.MULTILINE)
+    (error,) = re.findall(r"^ {4}(gpt2\.py:.*)$", section, re.MULTILINE)
+    name = stem("the vocabulary matrix not transposed")
+    assert signature in SOURCE
+    assert mistake in (copies / f"{name}.py").read_text(encoding="utf-8").split("\n")
+    said = [line.rpartition(name)[2] for line in by_mypy.splitlines() if f"{name}.py" in line]
+    assert said == [error.removeprefix("gpt2")]
 
 
 # ------------------------------------------------------------------------------------------------------ at run time
