@@ -2,15 +2,25 @@
 
     python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
 
-The dimensions, with their values for the smallest model (124M):
+The dimensions, with their names in the signatures and their values for the smallest model (124M):
 
-    n_vocab  50257  tokens in the vocabulary
-    n_ctx     1024  positions the model can look back on
-    n_embd     768  numbers that stand for one token on its way through the model
-    n_head      12  attention heads, each d_head = n_embd / n_head = 64 numbers wide
-    n_layer     12  transformer blocks
-    n_seq           positions in this call
-    n_past          positions before them, whose keys and values are in the cache already
+    n_vocab  Vocab   50257  tokens in the vocabulary
+    n_ctx    Ctx      1024  positions the model can look back on
+    n_embd   Embd      768  numbers that stand for one token on its way through the model
+             Hidden   3072  4 n_embd, the width inside the feed-forward network
+             QKV      2304  3 n_embd, the queries, keys and values of all heads side by side
+    n_head   Head       12  attention heads
+    d_head   DHead      64  n_embd / n_head, the width of one head
+    n_layer  Layer      12  transformer blocks
+    n_seq    Seq            positions in this call
+    n_past                  positions before them, whose keys and values are in the cache already
+             Keys           n_past + n_seq
+             Room           positions that a cache has room for
+
+`Matrix[Seq, Embd]` is an array of n_seq rows of n_embd numbers, `Vector[Embd]` one such row, `Heads[Seq, DHead]` n_head
+matrices; `KV` is two of those, the keys and the values of one layer, and `Cache` n_layer KVs. In, Out and Value stand
+for any width, the same one throughout a signature, Array for any array, Some for any size. mypy and pyright check all
+this before anything runs (picogpt/shapes.py); what they can't see is called believed where it stands.
 
 Every function takes arrays and returns an array of the same dtype; leading axes (a batch) pass through. The parameters
 keep the checkpoint's own names and nesting, so `**params` makes every signature the schema of what it is given.
@@ -25,17 +35,19 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Params = dict[str, Any]
-    Choose = Callable[[Array, Sequence[int]], int]
+    from picogpt import shaped_numpy as np  # the same functions, with shapes
+    from picogpt.shaped_numpy import Cache, Heads, IdsLike, KV, Matrix, Vector
+    from picogpt.shapes import Ctx, DHead, Embd, Hidden, Keys, QKV, Room, Seq, Some, Vocab
+    from picogpt.shapes import Array, In, Out, Value
+    from picogpt.shapes import Attn, Block, Choose, Linear, Mlp, Norm, Params
+else:
+    import numpy as np
 
 # Measured on a 960-token prompt: larger chunks amortize the packing of the weights that a matrix product begins with,
 # smaller blocks of queries compute less of the triangle that the mask throws away, and keep the scores in the cache.
@@ -46,18 +58,18 @@ N_BLOCK = 96
 # ---------------------------------------------------------------------------------------------- the model, bottom up
 
 
-def gelu(x: Array) -> Array:
+def gelu(x: Matrix[Seq, Hidden]) -> Matrix[Seq, Hidden]:
     """Gaussian error linear unit, in the tanh form that GPT-2 was trained with (Hendrycks & Gimpel 2016, section 2).
 
     0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), with x taken out of the bracket: one pass over memory fewer.
-    [...] -> [...]: gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
+    Any shape does, this is the one it meets: gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
     """
     c = math.sqrt(2 / math.pi)  # a Python float: a NumPy scalar would turn float32 into float64
     return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))
 
 
 def softmax(x: Array) -> Array:
-    """Positive numbers that sum to 1 along the last axis, in the ratios e^x. [..., n] -> [..., n]
+    """Positive numbers that sum to 1 along the last axis, in the ratios e^x.
 
     The largest x is subtracted first: the ratios stay, and nothing overflows. softmax([0, log 3]) = [0.25, 0.75]
     """
@@ -65,10 +77,10 @@ def softmax(x: Array) -> Array:
     return exp_x / exp_x.sum(axis=-1, keepdims=True)
 
 
-def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
+def layer_norm(x: Matrix[Seq, Embd], g: Vector[Embd], b: Vector[Embd], eps: float = 1e-5) -> Matrix[Seq, Embd]:
     """Each position to mean 0 and variance 1, then scaled by g and moved by b (Ba et al. 2016).
 
-    [n_seq, n_embd], g and b [n_embd] -> [n_seq, n_embd]. The variance divides by n_embd, not n_embd - 1.
+    The variance divides by n_embd, not n_embd - 1.
     """
     n_embd = x.shape[-1]
     centred = x - x.sum(axis=-1, keepdims=True) / n_embd
@@ -76,35 +88,38 @@ def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
     return centred / np.sqrt(variance + eps) * g + b
 
 
-def linear(x: Array, w: Array, b: Array) -> Array:
-    """[n_seq, n_in], w [n_in, n_out], b [n_out] -> [n_seq, n_out]: the checkpoint stores w this way round."""
+def linear(x: Matrix[Seq, In], w: Matrix[In, Out], b: Vector[Out]) -> Matrix[Seq, Out]:
+    """Every row of x times w, plus b: the checkpoint stores w this way round."""
     return x @ w + b
 
 
-def ffn(x: Array, c_fc: Params, c_proj: Params) -> Array:
-    """The feed-forward network: each position on its own, to 4 n_embd and back. [n_seq, n_embd] -> [n_seq, n_embd]"""
+def ffn(x: Matrix[Seq, Embd], c_fc: Linear[Embd, Hidden], c_proj: Linear[Hidden, Embd]) -> Matrix[Seq, Embd]:
+    """The feed-forward network: each position on its own, to 4 n_embd and back."""
     return linear(gelu(linear(x, **c_fc)), **c_proj)
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
+def attention(
+    q: Heads[Seq, DHead], k: Heads[Keys, DHead], v: Heads[Keys, Value], mask: Matrix[Seq, Keys] | float
+) -> Heads[Seq, Value]:
     """Each query takes the average of the values, weighted by how well the keys match (Vaswani et al. 2017, eq. 1).
 
-    q [n_head, n_q, d_head], k and v [n_head, n_k, d_head], mask [n_q, n_k] (0 where a query may look,
-    -inf where not) -> [n_head, n_q, d_head]. All heads at once: a stack of matrices is multiplied matrix by matrix.
+    mask is 0 where a query may look, -inf where not. All heads at once: a stack of matrices is multiplied matrix by
+    matrix.
     """
     return softmax(q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2) + mask) @ v
 
 
-def causal_attention(q: Array, k: Array, v: Array) -> Array:
-    """Attention in which a position sees itself and what came before. Shapes as in `attention`.
+def causal_attention(q: Heads[Seq, DHead], k: Heads[Keys, DHead], v: Heads[Keys, Value]) -> Heads[Seq, Value]:
+    """Attention in which a position sees itself and what came before.
 
-    The queries are the last n_q of the n_k positions, so query i may look at the keys up to n_past + i: one formula for
-    a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip keys they can't see.
+    The queries are those of the last n_q positions that have keys, so query i may look at the keys up to n_past + i:
+    one formula for a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip keys
+    they can't see.
     """
     n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
     if n_q == 1:  # the last position sees them all
         return attention(q, k, v, 0.0)
-    rows = []
+    rows: list[Heads[Seq, Value]] = []
     for start in range(0, n_q, N_BLOCK):
         stop = min(start + N_BLOCK, n_q)
         seen = n_past + stop
@@ -114,30 +129,39 @@ def causal_attention(q: Array, k: Array, v: Array) -> Array:
     return np.concatenate(rows, axis=-2)
 
 
-def split_heads(x: Array, n_head: int) -> Array:
-    """[n_seq, n_embd] -> [n_head, n_seq, d_head]: every head gets its own d_head columns."""
+def split_heads(x: Matrix[Seq, QKV], n_head: int) -> Heads[Seq, DHead]:
+    """Every head gets its own d_head columns."""
+    # Believed: the sizes that a reshape makes are numbers, and a checker does not divide.
     return np.swapaxes(np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head)), -2, -3)
 
 
-def merge_heads(x: Array) -> Array:
-    """[n_head, n_seq, d_head] -> [n_seq, n_embd]: the inverse of `split_heads`."""
+def merge_heads(x: Heads[Seq, DHead]) -> Matrix[Seq, Embd]:
+    """The heads side by side again: the inverse of `split_heads`."""
+    # Believed, likewise.
     x = np.swapaxes(x, -2, -3)
     return np.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
 
 
-def remember(k: Array, v: Array, cache: Array, n_past: int) -> tuple[Array, Array]:
-    """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views.
-
-    k and v [n_head, n_seq, d_head], cache [2, n_head, n_ctx, d_head] -> two of [n_head, n_past + n_seq, d_head]
-    """
+def remember(
+    k: Heads[Seq, DHead], v: Heads[Seq, DHead], cache: KV[Room, DHead], n_past: int
+) -> tuple[Heads[Keys, DHead], Heads[Keys, DHead]]:
+    """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views."""
+    # Believed: what a slice holds, here, in `mha` and in `causal_attention`, all but its width.
     n = n_past + k.shape[-2]
     cache[0, ..., n_past:n, :] = k
     cache[1, ..., n_past:n, :] = v
     return cache[0, ..., :n, :], cache[1, ..., :n, :]
 
 
-def mha(x: Array, c_attn: Params, c_proj: Params, n_head: int, cache: Array | None = None, n_past: int = 0) -> Array:
-    """Multi-head attention: the only place where positions exchange anything. [n_seq, n_embd] -> [n_seq, n_embd]"""
+def mha(
+    x: Matrix[Seq, Embd],
+    c_attn: Linear[Embd, QKV],
+    c_proj: Linear[Embd, Embd],
+    n_head: int,
+    cache: KV[Room, DHead] | None = None,
+    n_past: int = 0,
+) -> Matrix[Seq, Embd]:
+    """Multi-head attention: the only place where positions exchange anything."""
     heads = split_heads(linear(x, **c_attn), 3 * n_head)  # first those of the queries, then keys, then values
     q, k, v = (heads[..., i * n_head : (i + 1) * n_head, :, :] for i in range(3))
     if cache is not None:
@@ -146,37 +170,37 @@ def mha(x: Array, c_attn: Params, c_proj: Params, n_head: int, cache: Array | No
 
 
 def transformer_block(
-    x: Array,
-    mlp: Params,
-    attn: Params,
-    ln_1: Params,
-    ln_2: Params,
+    x: Matrix[Seq, Embd],
+    mlp: Mlp,
+    attn: Attn,
+    ln_1: Norm,
+    ln_2: Norm,
     n_head: int,
-    cache: Array | None = None,
+    cache: KV[Room, DHead] | None = None,
     n_past: int = 0,
-) -> Array:
-    """Attention, then the feed-forward network, each added to what it was computed from. [n_seq, n_embd] -> the same"""
+) -> Matrix[Seq, Embd]:
+    """Attention, then the feed-forward network, each added to what it was computed from."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
 def gpt2(
-    inputs: Sequence[int] | Array,
-    wte: Array,
-    wpe: Array,
-    blocks: Sequence[Params],
-    ln_f: Params,
+    inputs: IdsLike[Seq],
+    wte: Matrix[Vocab, Embd],
+    wpe: Matrix[Ctx, Embd],
+    blocks: Sequence[Block],
+    ln_f: Norm,
     n_head: int,
-    cache: Array | None = None,
+    cache: Cache[Room, DHead] | None = None,
     n_past: int = 0,
     n_logits: int | None = None,
-) -> Array:
-    """The forward pass: token ids [n_seq] -> logits [n_seq, n_vocab], row i scoring what may follow inputs[: i + 1].
+) -> Matrix[Some, Vocab]:
+    """The forward pass: from token ids to logits, row i scoring what may follow inputs[: i + 1].
 
-    wte [n_vocab, n_embd] embeds the tokens and, transposed, makes scores of the result; wpe [n_ctx, n_embd] embeds the
-    positions. With a cache (see `empty_cache`) the inputs stand at positions n_past, n_past + 1, …, the keys and values
-    of the n_past before them are read from it and their own are written into it. n_logits asks for the last rows only:
-    the vocabulary is the largest matrix. Raises ValueError past n_ctx. Example: gpt2([464, 3290], **params, n_head=12)
+    wte embeds the tokens and, transposed, makes scores of the result; wpe embeds the positions. With a cache (see
+    `empty_cache`) the inputs stand at positions n_past, n_past + 1, …, the keys and values of the n_past before them
+    are read from it and their own are written into it. n_logits asks for the last rows only: the vocabulary is the
+    largest matrix. Raises ValueError past n_ctx. Example: gpt2([464, 3290], **params, n_head=12)
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
@@ -193,7 +217,7 @@ def gpt2(
 # ------------------------------------------------------------------------------------------------- choosing a token
 
 
-def penalize(logits: Array, ids: Sequence[int], repetition_penalty: float) -> Array:
+def penalize(logits: Vector[Vocab], ids: Sequence[int], repetition_penalty: float) -> Vector[Vocab]:
     """Make tokens that are there already less likely, each once however often it occurs (Keskar et al. 2019, 4.1)."""
     seen = np.unique(np.asarray(ids, dtype=np.intp))
     penalized = logits.copy()
@@ -201,8 +225,8 @@ def penalize(logits: Array, ids: Sequence[int], repetition_penalty: float) -> Ar
     return penalized
 
 
-def keep_top_k(logits: Array, top_k: int) -> Array:
-    """All but the top_k largest logits to -inf (0 keeps all); of equals the lower id stays. [n_vocab] -> [n_vocab]"""
+def keep_top_k(logits: Vector[Vocab], top_k: int) -> Vector[Vocab]:
+    """All but the top_k largest logits to -inf (0 keeps all); of equals the lower id stays."""
     if not 0 < top_k < len(logits):
         return logits
     kept = np.argsort(-logits, kind="stable")[:top_k]
@@ -211,10 +235,10 @@ def keep_top_k(logits: Array, top_k: int) -> Array:
     return filtered
 
 
-def keep_top_p(logits: Array, top_p: float) -> Array:
+def keep_top_p(logits: Vector[Vocab], top_p: float) -> Vector[Vocab]:
     """All to -inf but the smallest set of likeliest tokens whose probabilities reach top_p (Holtzman et al. 2020, 3.1).
 
-    At least one token stays, also at top_p = 0; 1 keeps all. [n_vocab] -> [n_vocab]
+    At least one token stays, also at top_p = 0; 1 keeps all.
     """
     if top_p >= 1:
         return logits
@@ -224,9 +248,9 @@ def keep_top_p(logits: Array, top_p: float) -> Array:
 
 
 def token_probs(
-    logits: Array, ids: Sequence[int], temperature: float, top_k: int, top_p: float, repetition_penalty: float
-) -> Array:
-    """The probabilities that the next token is drawn from, in float64. logits [n_vocab] -> [n_vocab]
+    logits: Vector[Vocab], ids: Sequence[int], temperature: float, top_k: int, top_p: float, repetition_penalty: float
+) -> Vector[Vocab]:
+    """The probabilities that the next token is drawn from, in float64.
 
     Temperature 0 puts everything on the largest logit; ties go to the lower id.
     """
@@ -240,7 +264,7 @@ def token_probs(
 
 
 def sample(
-    logits: Array,
+    logits: Vector[Vocab],
     ids: Sequence[int],
     rng: np.random.Generator,
     temperature: float = 1.0,
@@ -253,7 +277,7 @@ def sample(
     return int(rng.choice(len(probs), p=probs))
 
 
-def greedy(logits: Array, ids: Sequence[int]) -> int:
+def greedy(logits: Vector[Vocab], ids: Sequence[int]) -> int:
     """The likeliest id; the lower one of two that tie."""
     return int(np.argmax(logits))
 
@@ -261,8 +285,8 @@ def greedy(logits: Array, ids: Sequence[int]) -> int:
 # -------------------------------------------------------------------------------------------------------- generating
 
 
-def empty_cache(params: Params, n_head: int, n_ctx: int) -> Array:
-    """Room for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head], uninitialized.
+def empty_cache(params: Params, n_head: int, n_ctx: int) -> Cache[Room, DHead]:
+    """Room for the keys and values of n_ctx positions, uninitialized: [n_layer, 2, n_head, n_ctx, d_head].
 
     What is valid in it is the caller's n_past: going back to an earlier position is passing a smaller one.
     """
@@ -270,8 +294,10 @@ def empty_cache(params: Params, n_head: int, n_ctx: int) -> Array:
     return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
 
-def next_logits(inputs: Sequence[int], params: Params, n_head: int, cache: Array, n_past: int) -> Array:
-    """Feed inputs through the model, N_CHUNK at a time, and score what follows the last of them. -> [n_vocab]"""
+def next_logits(
+    inputs: Sequence[int], params: Params, n_head: int, cache: Cache[Room, DHead], n_past: int
+) -> Vector[Vocab]:
+    """Feed inputs through the model, N_CHUNK at a time, and score what follows the last of them."""
     for start in range(0, len(inputs), N_CHUNK):
         chunk = inputs[start : start + N_CHUNK]
         n_logits = int(start + N_CHUNK >= len(inputs))
@@ -298,7 +324,7 @@ def generate(
 ) -> Iterator[int]:
     """Yield the ids that continue inputs, one after another; inputs itself is left as it is.
 
-    choose(logits [n_vocab], ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx, or
+    choose(logits, ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx, or
     an id is not in the vocabulary. Example: list(generate([464, 3290], params, n_head=12, n_tokens_to_generate=3))
     """
     ids, n_vocab = list(inputs), len(params["wte"])

@@ -30,6 +30,8 @@ import numpy as np
 from encoder import Encoder, get_encoder
 
 if TYPE_CHECKING:
+    from picogpt.shapes import Params
+
     Array = np.ndarray[Any, np.dtype[Any]]
 
 SIZES = ("124M", "355M", "774M", "1558M")
@@ -87,7 +89,7 @@ def crc_words(words: Array, state: int) -> int:
         states = low[states & 0xFFFF] ^ high[states >> 16]
     states, moved = states[:n_lanes], states[n_lanes:]
 
-    def move(x: Array) -> Array:
+    def move(x: Array) -> Any:
         return np.bitwise_xor.reduce(np.where(x[:, None] & unit, moved, np.uint32(0)), axis=1)
 
     while len(states) > 1:
@@ -243,7 +245,7 @@ def data_path(prefix: Path, shard: int, n_shards: int) -> Path:
     return prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{n_shards:05d}")
 
 
-def map_file(path: Path, inside: list[Entry]) -> Any:
+def map_file(path: Path, inside: list[Entry]) -> mmap.mmap | bytes:
     """Map a data file into memory, read-only. Raises ValueError when its length is not what the index says."""
     expected = max((entry.offset + entry.size for entry in inside), default=0)
     with open(path, "rb") as file:
@@ -257,14 +259,14 @@ def of_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.shard == shard}
 
 
-def view(entry: Entry, maps: list[Any]) -> Array:
+def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
     """A tensor as an array that reads from the mapped file. Raises ValueError, or NotPlainError for its dtype."""
     if entry.dtype not in DTYPES:
         raise NotPlainError(f"has a tensor of TensorFlow's dtype {entry.dtype}")
     dtype = np.dtype(DTYPES[entry.dtype])
     if not 0 <= entry.shard < len(maps) or entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError(f"shape {entry.shape} does not fit {entry.size} bytes in shard {entry.shard} of {len(maps)}")
-    return np.ndarray(entry.shape, dtype, maps[entry.shard], entry.offset)
+    return np.ndarray(entry.shape, dtype, maps[entry.shard], entry.offset)  # type: ignore[no-any-return]
 
 
 def expected_shapes(hparams: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -329,7 +331,7 @@ def read_by_tensorflow(prefix: Path, reason: NotPlainError) -> dict[str, Array]:
         raise ValueError(f"{reason}, and TensorFlow can't read it: {str(error).splitlines()[0]}") from None
 
 
-def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, int]) -> dict[str, Any]:
+def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, int]) -> Params:
     """The parameters of the checkpoint with this prefix (models/124M/model.ckpt), nested by its own names.
 
     Arrays are read-only views of the mapped data file where TensorFlow is not needed. Raises OSError for a missing
@@ -355,7 +357,8 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
             raise ValueError(f"{prefix}.index: model/{name} is {found[name].dtype}, model/wte {found['wte'].dtype}")
     if beyond := [name for name in found if name.startswith(f"h{hparams['n_layer']}/")]:
         raise ValueError(f"{prefix}.index has model/{beyond[0]}, but hparams.json says n_layer = {hparams['n_layer']}")
-    return nest({name: found[name] for name in shapes}, hparams["n_layer"])
+    # A checker has to believe the loop above.
+    return nest({name: found[name] for name in shapes}, hparams["n_layer"])  # type: ignore[return-value]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -390,7 +393,7 @@ def checkpoint_prefix(folder: Path) -> Path:
     return folder / "model.ckpt"
 
 
-def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
+def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
     """What a model's folder holds, apart from the tokenizer."""
     hparams = load_hparams(folder / "hparams.json")
     return hparams, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams)
@@ -398,7 +401,7 @@ def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], dict[str, Any
 
 def load_encoder_hparams_and_params(
     model_size: str, models_dir: str | Path = "models"
-) -> tuple[Encoder, dict[str, int], dict[str, Any]]:
+) -> tuple[Encoder, dict[str, int], Params]:
     """Everything that `gpt2` needs of the model models_dir/model_size, downloaded first where it is one of SIZES.
 
     Raises OSError (files, network) or ValueError (contents), each naming what is wrong in one line.
@@ -657,7 +660,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
 
 
-def number(low: float, high: float = math.inf, kind: type = float, open_low: bool = False) -> Callable[[str], float]:
+def number(
+    low: float, high: float = math.inf, kind: type[float] = float, open_low: bool = False
+) -> Callable[[str], float]:
     """A parser of a finite number from low to high, which names the limits when it refuses one."""
 
     def parse(text: str) -> float:

@@ -35,7 +35,8 @@ from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, say
 
 if TYPE_CHECKING:
-    from gpt2 import Array, Choose, Params
+    from picogpt.shaped_numpy import Vector
+    from picogpt.shapes import Choose, Params, Vocab
 
 NAMES = ("Alice", "Bob")  # the user, the model
 PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
@@ -223,7 +224,7 @@ class Chat:
         """The last ids of the model's own."""
         return [id for turn in self.turns[self.first :] for id in turn.reply][-N_RECENT:]
 
-    def logits(self) -> Array:
+    def logits(self) -> Vector[Vocab]:
         """Score what follows: only ids that the cache does not hold yet, at their places, are fed. -> [n_vocab]
 
         After an undone, retried or shortened turn, or with the oldest ones gone, the cache holds less that is still

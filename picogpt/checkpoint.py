@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
     return nest(tensors, hparams["n_layer"])
 
 
-def flatten(params: dict[str, Any]) -> dict[str, Array]:
+def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
     """The inverse of utils.nest: {"model/h0/attn/c_attn/w": [1, n_in, n_out], …}."""
     flat: dict[str, Array] = {}
 

@@ -34,7 +34,7 @@ from picogpt.trace import trace
 from utils import Parser, expected_shapes, load_encoder_hparams_and_params, nest, provide
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Params = dict[str, Any]
+Params = Any
 Args = tuple[Any, ...]
 Source = Callable[[str], Iterator[Args]]  # the arguments of a part at a dtype, case by case
 DTYPES = ("float32", "float64")
@@ -235,14 +235,14 @@ def causal_args(dtype: str) -> Iterator[Args]:
 @contextlib.contextmanager
 def moving_means(step: float, rng: np.random.Generator) -> Iterator[None]:
     """The rounding of a layer norm's mean shifts a whole row at once, as no change of single numbers does."""
-    norm = gpt2.layer_norm
+    norm: Any = gpt2.layer_norm
 
-    def moved(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
+    def moved(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Any:
         r = 1 / np.sqrt(x.var(-1, keepdims=True) + eps)
         shift = rng.standard_normal((*x.shape[:-1], 1)) * np.abs(x).mean(-1, keepdims=True)
         return norm(x, g, b, eps) + step * shift * r * g
 
-    gpt2.layer_norm = moved
+    gpt2.layer_norm = moved  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -369,27 +369,28 @@ def sampling_args(dtype: str) -> Iterator[Args]:
 # ------------------------------------------------------------------------------------------------------------- ours
 
 
-def our_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def our_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
     """The mask of the cases is True where a query may look; gpt2.py's is what is added to the scores."""
-    return gpt2.attention(q, k, v, 0.0 if mask is None else np.where(mask, 0, -math.inf).astype(q.dtype))
+    added: Any = 0.0 if mask is None else np.where(mask, 0, -math.inf).astype(q.dtype)
+    return gpt2.attention(q, k, v, added)
 
 
-def our_mha(x: Array, attn: Params, n_head: int) -> Array:
+def our_mha(x: Any, attn: Params, n_head: int) -> Any:
     return gpt2.mha(x, **attn, n_head=n_head)
 
 
-def our_block(x: Array, block: Params, n_head: int) -> Array:
+def our_block(x: Any, block: Params, n_head: int) -> Any:
     return gpt2.transformer_block(x, **block, n_head=n_head)
 
 
-def our_gpt2(ids: Array, params: Params, n_head: int) -> Array:
+def our_gpt2(ids: Any, params: Params, n_head: int) -> Any:
     return gpt2.gpt2(ids, **params, n_head=n_head)
 
 
-def our_cached(ids: Array, params: Params, n_head: int, ways: list[list[int]]) -> Array:
+def our_cached(ids: Any, params: Params, n_head: int, ways: list[list[int]]) -> Any:
     rows = []
     for chunks in ways:
-        room = gpt2.empty_cache(params, n_head, len(ids))
+        room: Any = gpt2.empty_cache(params, n_head, len(ids))
         room.fill(np.nan)  # what is read before it is written shows
         n_past = 0
         for n in chunks:

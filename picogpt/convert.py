@@ -128,7 +128,7 @@ class Stored(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
-    def read(self) -> Array:
+    def read(self) -> Any:
         return self.file.get_tensor(self.key)
 
 

@@ -51,7 +51,7 @@ def steps(n_ctx: int) -> int:
     return 3 * len(lengths(n_ctx)) + len(shapes_that_fit())
 
 
-def made_up(size: str) -> dict[str, Any]:
+def made_up(size: str) -> Any:
     """Parameters of a size in memory: the same few random numbers again and again. Speed does not depend on them."""
     hparams = hparams_of(size)
     some = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * 0.02

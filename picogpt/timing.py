@@ -88,26 +88,26 @@ def measure(work: Work, rounds: int) -> tuple[list[Row], Times]:
 # ---------------------------------------------------------------------------------------------- the model's own work
 
 
-def weights_per_token(params: dict[str, Any]) -> list[Any]:
+def weights_per_token(params: Any) -> list[Any]:
     """The matrices that one decoded token is multiplied with: each is read once."""
     inside = [block[a][b]["w"] for block in params["blocks"] for a, b in (("attn", "c_attn"), ("attn", "c_proj"))]
     inside += [block[a][b]["w"] for block in params["blocks"] for a, b in (("mlp", "c_fc"), ("mlp", "c_proj"))]
     return [*inside, params["wte"]]
 
 
-def prompt_flop(params: dict[str, Any], n: int) -> float:
+def prompt_flop(params: Any, n: int) -> float:
     """Multiplications and additions of a prompt of n tokens: each weight twice per token, the causal half of attention
     (queries with keys, probabilities with values), and the vocabulary once, for the last position."""
     *matrices, wte = weights_per_token(params)
-    n_embd = wte.shape[1]
-    return 2.0 * n * sum(w.size for w in matrices) + len(params["blocks"]) * 2.0 * n_embd * n * (n + 1) + 2.0 * wte.size
+    attention = len(params["blocks"]) * 2 * wte.shape[1] * n * (n + 1)
+    return float(2 * n * sum(w.size for w in matrices) + attention + 2 * wte.size)
 
 
 class Limits:
     """The two products that nothing in NumPy beats: one large matrix with a vector, as many bytes as the weights have
     (up to a gigabyte: `reads` says how many times the weights are the matrix), and two large matrices."""
 
-    def __init__(self, params: dict[str, Any]):
+    def __init__(self, params: Any):
         n_bytes, n_embd = sum(w.nbytes for w in weights_per_token(params)), params["wte"].shape[1]
         n_rows = min(n_bytes, 1 << 30) // 4 // n_embd
         self.matrix = np.ones((n_rows, n_embd), np.float32)
@@ -125,7 +125,7 @@ class Limits:
 class Machine:
     """A model's parameters with a full cache, ready to decode a token behind any number of others, or take a prompt."""
 
-    def __init__(self, params: dict[str, Any], n_head: int):
+    def __init__(self, params: Any, n_head: int):
         self.params, self.n_head = params, n_head
         self.n_ctx = len(params["wpe"])
         self.ids = np.random.default_rng(0).integers(0, len(params["wte"]), self.n_ctx).tolist()

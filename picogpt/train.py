@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
 from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
 from utils import HPARAMS, Parser, UsageError, number, read_text, say
+
+if TYPE_CHECKING:
+    from picogpt.shapes import Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
@@ -105,7 +108,7 @@ def windows(ids: Array, n_ctx: int) -> Iterator[tuple[Array, Array]]:
         yield ids[start:stop], ids[start + 1 : stop + 1]
 
 
-def loss_per_char(text: str, encoder: Encoder, params: dict[str, Any], hparams: dict[str, int]) -> float:
+def loss_per_char(text: str, encoder: Encoder, params: Params, hparams: dict[str, int]) -> float:
     """The loss of a text in nats per character, by NumPy: the sum over its tokens ÷ its characters.
 
     The windows of n_ctx tokens are consecutive, each begins without context, and the first token is not predicted.
@@ -114,7 +117,7 @@ def loss_per_char(text: str, encoder: Encoder, params: dict[str, Any], hparams: 
     total = 0.0
     for inputs, targets in windows(ids, hparams["n_ctx"]):
         logits = gpt2.gpt2(inputs, **params, n_head=hparams["n_head"])
-        probs = gpt2.softmax(logits.astype(np.float64))
+        probs = np.asarray(gpt2.softmax(logits.astype(np.float64)))
         total -= float(np.log(probs[np.arange(len(targets)), targets]).sum())
     return total / len(text)
 

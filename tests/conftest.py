@@ -16,7 +16,15 @@ sys.path.insert(0, str(ROOT))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+from check_shapes import watch  # noqa: E402
+
+import gpt2  # noqa: E402
+from picogpt import train  # noqa: E402
 from picogpt.random_weights import hparams_of, write_random_model  # noqa: E402
+
+watch(gpt2)  # before a test file takes a function out of it
+load_gpt2_in_jax = train.gpt2_in_jax
+train.gpt2_in_jax = lambda: watch(load_gpt2_in_jax())
 
 ODD = {"n_vocab": 300, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}  # with the 256 bytes as its tokens
 

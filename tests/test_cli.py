@@ -928,7 +928,7 @@ def test_three_files_are_enough(odd, tmp_path, continued):
     assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
 
 
-HEAVY = {"tensorflow", "torch", "jax", "transformers", "requests", "tqdm", "picogpt"}
+HEAVY = {"tensorflow", "torch", "jax", "transformers", "requests", "tqdm", "picogpt", "typing_extensions"}
 
 
 def modules(code: str, *args: Any) -> set[str]:
