@@ -23,7 +23,7 @@ import numpy as np
 from picogpt.explain_numbers import Inside, Settings, examine, layer_name, prompt_ids
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
-from picogpt.explain_text import fit, visible_merges
+from picogpt.explain_text import fit, n_columns, visible_merges
 from picogpt.trace import new_file
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
 
@@ -59,7 +59,7 @@ def wrapped(items: Sequence[str], indent: int, width: int) -> str:
     """Items one after another, on as many lines as they take; those after the first are indented."""
     lines, line = [], ""
     for item in items:
-        if line and indent + len(line) + 2 + len(item) > width:
+        if line and indent + n_columns(line) + 2 + n_columns(item) > width:
             lines.append(line)
             line = ""
         line += ("  " if line else "") + item

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 BLUE, ORANGE = "#3b6fb6", "#b8541a"  # told apart by all kinds of colour-blind eyes
-N_ROWS, N_COLUMNS, N_LABELS = 60, 7, 20  # of tokens and layers, where more could not be read
+N_ROWS, N_COLUMNS, N_LABELS = 40, 7, 20  # of tokens and layers, where more could not be read
 FONTS = (  # the last resort comes with matplotlib and is always there
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic"),
     *("Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji", "Segoe UI Symbol", "DejaVu Sans"),
@@ -100,7 +100,8 @@ def probability_norm() -> Any:
 
 
 def colour_bar(figure: Figure, image: Any, axes: Any, text: str) -> None:
-    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], format="{x:.0%}")
+    ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40, ticks=ticks, format="{x:.0%}")
     bar.ax.tick_params(labelsize=8)
     bar.set_label(text, fontsize=8)
 
@@ -110,7 +111,7 @@ def plot_attention(inside: Inside, layer: int, figure: Figure | None = None) -> 
     heads, n_seq = inside.attention[layer], len(inside.ids)
     n_columns = math.ceil(math.sqrt(len(heads)))
     n_rows = math.ceil(len(heads) / n_columns)
-    figure = new_figure(9, 8 * n_rows / n_columns + 1.2, figure)
+    figure = new_figure(9, 8.4 * n_rows / n_columns + 1.7, figure)
     axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     past = np.tri(n_seq, dtype=bool)
     for head, (panel, probs) in enumerate(zip(axes, heads)):
@@ -133,7 +134,7 @@ def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
     step = math.ceil(len(inside.lens_ids) / N_COLUMNS)
     layers = range((len(inside.lens_ids) - 1) % step, len(inside.lens_ids), step)  # the last one is among them
     probs = inside.lens_probs[np.ix_(layers, tokens, [0])][..., 0].T
-    figure = new_figure(9, 0.25 * len(tokens) + 1.3, figure)
+    figure = new_figure(9, 0.25 * len(tokens) + 1.8, figure)
     axes = figure.subplots()
     image = axes.imshow(probs, cmap="viridis", norm=probability_norm(), aspect="auto")
     for column, layer in enumerate(layers):
@@ -168,6 +169,9 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.set_ylim(len(tokens) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
+    for row, token in enumerate(tokens):
+        bits = f"{inside.bits[token]:.1f} bits" if token else "comes first"
+        axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     set_title(axes, f"How likely each token was{of_all(tokens, len(inside.ids))}")
@@ -199,7 +203,7 @@ def plot_residual(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
     set_ticks(axes.xaxis, [layer_name(layer) for layer in range(len(first))])
     axes.set_ylabel("length of the vector (L2 norm)", fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
     set_title(axes, "Residual stream: how it grows from layer to layer")
