@@ -1,7 +1,7 @@
 """What is built around gpt2.py, encoder.py and utils.py. It imports them, never the other way round.
 
-For notebooks, `from picogpt import look_inside, plot_lens` and so on: what a model computes for a text, as arrays and as
-matplotlib's axes. A name is imported from its module when it is first used: no tool waits for another one's parts.
+For notebooks, `from picogpt import look_inside, plot_lens` and so on: what a model computes for a text, as arrays and
+as axes of matplotlib. A name is imported from its module when it is first used: no tool waits for another one's parts.
 """
 
 from importlib import import_module

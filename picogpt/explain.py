@@ -75,14 +75,16 @@ def preferred(inside: Inside, i: int) -> list[str]:
 
 def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
     """Every token, its probability, surprisal and rank, and what the model preferred."""
-    indent = INDEX + TOKEN + 27
+    indent, before = INDEX + TOKEN + 27, ""
+    if width - indent < 24:  # too narrow a column: on lines of their own
+        indent, before = INDEX, "\n" + " " * INDEX
     yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}   preferred"
     for i, (text, p, bits, rank) in enumerate(zip(inside.texts, inside.probs, inside.bits, inside.ranks)):
         token = paint(fit(text, TOKEN), p, colour)
         if i == 0:
-            yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (nothing comes before it)"
+            yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
-            others = wrapped(preferred(inside, i), indent, width)
+            others = before + wrapped(preferred(inside, i), indent, width)
             yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {bits:6.2f}  {rank:6}   {others}".rstrip()
     yield f"{'next':>{INDEX - 1}} {wrapped(preferred(inside, len(inside.ids)), INDEX, width)}"
 
@@ -121,7 +123,8 @@ def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iter
     colour, width = may_colour(), shutil.get_terminal_size().columns
     known = inside.bits[1:]
     total = f", {known.sum():.2f} bits, {known.mean():.2f} a token" if len(known) else ""
-    yield f"{args.model_size}: {len(inside.ids)} tokens{total} ({describe(settings)})"
+    yield f"{args.model_size}: {len(inside.ids)} tokens{total}"
+    yield wrapped(["probabilities:", *describe(settings)], 15, width)
     yield from token_table(inside, width, colour)
     if args.merges:
         yield "\nmerges: how each token was made from bytes"
@@ -132,10 +135,10 @@ def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iter
     yield from attention_lines(inside, args.layer, args.head, args.top, width, colour)
 
 
-def describe(settings: Settings) -> str:
-    """The settings in words: the model's own probabilities, or what was changed about them."""
-    changed = [f"{name} {value:g}" for name, value in settings._asdict().items() if value != Settings()._asdict()[name]]
-    return ", ".join(changed) or "the model's own probabilities"
+def describe(settings: Settings) -> list[str]:
+    """Whose probabilities they are: the model's own, or after what was changed about them."""
+    default = Settings()._asdict()
+    return [f"{name} {x:g}" for name, x in settings._asdict().items() if x != default[name]] or ["the model's own"]
 
 
 # ---------------------------------------------------------------------------------------------------- where files go
@@ -159,6 +162,10 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
+def pictures(folder: Path) -> list[Path]:
+    return [folder / f"{name}.png" for name in FIGURES]
+
+
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """The files to write, by name, open before the work begins. They get their names when all are complete."""
@@ -169,8 +176,8 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
         if png:
             need_matplotlib()
             stack.enter_context(new_folder(png))
-            for name in FIGURES:
-                files[name] = stack.enter_context(new_file(png / f"{name}.png"))
+            for path in pictures(png):
+                files[path.stem] = stack.enter_context(new_file(path))
         yield files
 
 
@@ -234,7 +241,7 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace,
         layers = layers_that_fit(inside, args.layer)
         if len(layers) < len(inside.attention):
             say(f"[{args.html} holds the attention of layer {args.layer} only: with all layers it would be too large]")
-        title = f"{args.model_size}, {describe(settings)}"
+        title = f"{args.model_size}, probabilities: {', '.join(describe(settings))}"
         file.write(page(inside, title, args.layer, args.head, layers).encode())
 
 
@@ -246,7 +253,6 @@ def main(argv: list[str] | None = None) -> int:
         write(files, inside, args, settings)
     for line in report(inside, args, settings):
         print(line)
-    written = [args.html] * bool(args.html) + [args.png / f"{name}.png" for name in FIGURES] * bool(args.png)
-    for path in written:
+    for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
