@@ -20,7 +20,7 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.explain_text import visible
-from picogpt.trace import Trace, trace
+from picogpt.trace import trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
@@ -72,9 +72,16 @@ def layer_name(layer: int) -> str:
     return f"h{layer - 1}" if layer else "embedding"
 
 
-def residual_stream(t: Trace) -> list[Array]:
-    """The embedding, and what each block hands on: n_layer + 1 of [n_seq, n_embd]."""
-    return [value for name, value in t.passes[-1].items() if name == "embedding" or name.endswith("/out")]
+def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array], Array]:
+    """One pass: the residual stream, n_layer + 1 of [n_seq, n_embd], and the attention [n_layer, n_head, n_seq, n_seq].
+
+    All else that was recorded, gigabytes for a full context of 124M, is let go.
+    """
+    with trace() as t:
+        gpt2.gpt2(ids, **params, n_head=n_head)
+    layers = range(len(params["blocks"]))
+    stream = [t["embedding"], *(t[f"h{layer}/out"] for layer in layers)]
+    return stream, np.stack([t[f"h{layer}/attn/probs"] for layer in layers])
 
 
 def lens(x: Array, params: Params) -> Array:
@@ -106,9 +113,7 @@ def examine(
     """Run the model over ids once and keep what there is to see. Only the top tokens of the lens are kept."""
     from tqdm import tqdm
 
-    with trace() as t:
-        gpt2.gpt2(ids, **params, n_head=n_head)
-    stream = residual_stream(t)
+    stream, attention = forward(ids, params, n_head)
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
     for x in tqdm(stream, desc="logit lens", leave=False, disable=None):
@@ -121,7 +126,7 @@ def examine(
         *chosen(probs, ids),
         np.array(lens_ids),
         np.array(lens_probs),
-        np.stack([t[f"h{layer}/attn/probs"] for layer in range(len(stream) - 1)]),
+        attention,
         np.stack([np.linalg.norm(x, axis=-1) for x in stream]),
     )
 

@@ -19,9 +19,8 @@ import gpt2
 import picogpt
 from encoder import get_encoder
 from picogpt import explain
-from picogpt.explain_numbers import Settings, examine, lens, likeliest, look_inside, residual_stream
+from picogpt.explain_numbers import Settings, examine, forward, lens, likeliest, look_inside
 from picogpt.explain_text import fit, merges_of, n_columns, visible, visible_merges
-from picogpt.trace import trace
 from utils import UsageError, load_encoder_hparams_and_params, load_hparams_and_params
 
 MODELS = ROOT / "models"
@@ -73,20 +72,17 @@ def test_attention_and_every_layer_s_lens_equal_transformers(tiny):
 def test_the_last_layer_s_lens_is_the_logits_bit_for_bit(n):
     hparams, params = load_hparams_and_params(MODELS / "tiny")
     ids = np.random.default_rng(n).integers(0, 1024, n)
-    with trace() as t:
-        gpt2.gpt2(ids, **params, n_head=hparams["n_head"])
-    stream = residual_stream(t)
+    stream, _ = forward(ids, params, hparams["n_head"])
     assert len(stream) == hparams["n_layer"] + 1
     np.testing.assert_array_equal(lens(stream[-1], params), gpt2.gpt2(ids, **params, n_head=hparams["n_head"]))
-    assert not np.array_equal(lens(stream[-2], params), t["logits"])
+    assert not np.array_equal(lens(stream[-2], params), lens(stream[-1], params))
 
 
 def test_the_same_in_the_full_124m_shape_and_40_tokens_make_a_page_of_less_than_3_mb(full_size):
     hparams, params = load_hparams_and_params(full_size)
     ids = np.random.default_rng(0).integers(0, 50257, 40).tolist()
-    with trace() as t:
-        logits = gpt2.gpt2(ids, **params, n_head=12)
-    np.testing.assert_array_equal(lens(residual_stream(t)[-1], params), logits)
+    stream, _ = forward(ids, params, 12)
+    np.testing.assert_array_equal(lens(stream[-1], params), gpt2.gpt2(ids, **params, n_head=12))
     if not (full_size / "vocab.bpe").exists():
         pytest.skip("the page needs OpenAI's tokenizer")
     seen = examine(ids, get_encoder(full_size.name, full_size.parent), params, hparams["n_head"])
@@ -473,6 +469,31 @@ def test_without_a_figure_pyplot_makes_one(inside, monkeypatch):
     assert plt.get_fignums()
     assert axes.figure is plt.gcf()
     plt.close("all")
+
+
+def test_the_readme_s_three_lines(monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(from picogpt import .*?)```", readme, re.DOTALL)[1]
+    assert len(code.replace("\n\n", "\n").splitlines()) == 3
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(code.replace("124M", "tiny"), names)
+    arrays = re.search(r"plain NumPy arrays \((.*?)\)", readme, re.DOTALL)[1]
+    assert all(isinstance(getattr(names["inside"], name), np.ndarray) for name in re.findall(r"`(\w+)`", arrays))
+    assert names["axes"].get_title("left").startswith("Logit lens")
+    plt.close("all")
+
+
+def test_every_option_that_needs_a_word_has_it_in_the_readme(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    options = {*re.findall(r"^  (--\w+)", capsys.readouterr().out, re.M)} - {"--help", "--model_size", "--models_dir"}
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## See inside")[1].split("\n## ")[0]
+    assert len(options) == 10
+    assert [option for option in options if f"`{option}`" not in section] == ["--top"]
 
 
 def test_picogpt_exports_its_names_and_nothing_else():
