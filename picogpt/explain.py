@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from picogpt.chat import may_colour
 from picogpt.explain_numbers import Inside, Settings, examine, layer_name, prompt_ids
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
@@ -34,11 +33,6 @@ TOKEN, INDEX, CELL = 16, 5, 18  # columns of the terminal
 
 
 # ------------------------------------------------------------------------------------------------------- the terminal
-
-
-def may_colour() -> bool:
-    """Only on a terminal, and never with NO_COLOR (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, p: float, colour: bool) -> str:

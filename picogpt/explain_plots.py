@@ -203,7 +203,9 @@ def plot_residual(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
-    set_ticks(axes.xaxis, [layer_name(layer) for layer in range(len(first))])
+    step = math.ceil(len(first) / (2 * N_COLUMNS))
+    named = [layer_name(layer) if (len(first) - 1 - layer) % step == 0 else "" for layer in range(len(first))]
+    set_ticks(axes.xaxis, named)
     axes.set_ylabel("length of the vector (L2 norm)", fontsize=9)
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)

@@ -267,7 +267,7 @@ def test_lines_fit_the_terminal(capsys, monkeypatch, width):
 
 def test_colours_only_on_a_terminal_and_never_with_no_color(capsys, monkeypatch):
     plain = printed(capsys, PROMPT).out
-    monkeypatch.setattr(explain.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = printed(capsys, PROMPT).out
