@@ -117,8 +117,8 @@ def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iter
     colour, width = may_colour(), shutil.get_terminal_size().columns
     known = inside.bits[1:]
     total = f", {known.sum():.2f} bits, {known.mean():.2f} a token" if len(known) else ""
-    yield f"{args.model_size}: {len(inside.ids)} tokens{total}"
-    yield wrapped(["probabilities:", *describe(settings)], 15, width)
+    yield f"{args.model_size}: {len(inside.ids)} token{'s' * (len(inside.ids) > 1)}{total}"
+    yield wrapped(["probabilities:", *describe(settings), "(a space is ·)"], 15, width)
     yield from token_table(inside, width, colour)
     if args.merges:
         yield "\nmerges: how each token was made from bytes"

@@ -246,11 +246,13 @@ def test_the_terminal_shows_every_number(capsys, inside, monkeypatch):
     assert re.search(rf"^   5 ght +{most} {re.escape(inside.texts[most])} {100 * row[most]:.1f} %  ", out, re.M)
 
 
-def test_settings_are_named(capsys):
-    out = printed(capsys, PROMPT, "--temperature", "0.7", "--top_k", 40, "--repetition_penalty", 1.2).out
-    assert "\nprobabilities:  temperature 0.7  top_k 40  repetition_penalty 1.2\n" in out
-    expected = look_inside(PROMPT, "tiny", MODELS, settings=Settings(0.7, 40, 1.0, 1.2))
-    assert f"{expected.bits[1:].sum():.2f} bits" in out
+def test_settings_are_named_and_used(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = printed(capsys, PROMPT, "--temperature", "0.7", "--top_k", 1000, "--repetition_penalty", 1.2).out
+    assert "\nprobabilities:  temperature 0.7  top_k 1000  repetition_penalty 1.2  (a space is ·)\n" in out
+    expected = look_inside(PROMPT, "tiny", MODELS, settings=Settings(0.7, 1000, 1.0, 1.2)).bits[1:].sum()
+    assert np.isfinite(expected)
+    assert f"tiny: 19 tokens, {expected:.2f} bits" in out
 
 
 def test_without_merges_there_are_none(capsys):
@@ -302,11 +304,14 @@ def test_what_the_model_does_not_have_is_one_line(tmp_path, monkeypatch, argumen
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
-def test_the_context_can_be_filled(capsys):
+def test_the_context_can_be_filled_and_not_by_one_more(capsys):
     encoder = get_encoder("tiny", MODELS)
-    text = encoder.decode(encoder.encode("ROMEO: what light? " * 60)[:256])
+    ids = encoder.encode("ROMEO: what light? " * 60)
+    text = encoder.decode(ids[:256])
     assert len(encoder.encode(text)) == 256
     assert "tiny: 256 tokens" in printed(capsys, text).out
+    with pytest.raises(UsageError, match="257 prompt tokens .* the prompt alone is 1 too long"):
+        run(encoder.decode(ids[:257]))
 
 
 @pytest.mark.parametrize(
@@ -457,7 +462,7 @@ def test_long_texts_and_many_layers_are_cut_to_what_can_be_read(tiny, figure):
 def test_a_single_token(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = printed(capsys, "a", "--png", tmp_path, "--html", tmp_path / "a.html").out
-    assert "tiny: 1 tokens\nprobabilities:  the model's own\n" in out
+    assert "tiny: 1 token\nprobabilities:  the model's own  (a space is ·)\n" in out
     assert len([*tmp_path.iterdir()]) == 5
 
 
