@@ -10,6 +10,7 @@ layer norm and the embedding make scores of it. Of the last layer, these are the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Inside:
     attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i looks at each token; sums to 1
     residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of the residual stream's vectors
 
-    @property
+    @functools.cached_property
     def bits(self) -> Array:
         """The surprisal of each token, -log2 of its probability. [n_seq]"""
         with np.errstate(divide="ignore"):
@@ -62,8 +63,9 @@ class Inside:
     def text(self, id: int) -> str:
         return visible(self.encoder.token_bytes(int(id)))
 
-    @property
+    @functools.cached_property
     def texts(self) -> list[str]:
+        """Each token as it is shown."""
         return [self.text(id) for id in self.ids]
 
 
