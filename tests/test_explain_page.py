@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -209,6 +211,8 @@ def test_a_click_chooses_and_the_keys_move(reader, inside):
 
 
 def test_the_tab_key_reaches_everything_once(reader):
+    alone = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.tabIndex === 0).length"
+    assert [reader(alone, place) for place in ("#tokens button", "#lens td")] == [1, 1]
     reached = []
     for _ in range(4):
         reader.press("TAB")
@@ -218,9 +222,9 @@ def test_the_tab_key_reaches_everything_once(reader):
 
 def test_attention_both_ways_in_the_layer_and_head_that_are_chosen(reader, inside):
     for layer, head, token in [(3, 0, 9), (1, 4, 12), (0, 2, 0), (2, 3, 18)]:
+        reader.find("#tokens button")[token].click()
         reader.choose("#layer", layer)
         reader.choose("#head", head)
-        reader.find("#tokens button")[token].click()
         probs = inside.attention[layer, head]
         assert reader.text("#from-title") == f"{inside.texts[token]} looks at"
         looks, seen = reader.texts("#from .token"), reader.texts("#to .token")
@@ -310,6 +314,21 @@ def test_whatever_the_prompt_says_is_text(chromium, tmp_path):
     assert len(reader.find("script")) == 2
     reader.press("TAB", "END", "ARROW_LEFT")
     assert reader.text("#chosen") == seen.texts[-1]
+    assert chromium.get_log("browser") == []
+
+
+def test_a_token_of_markup_is_text_everywhere(chromium, inside, tmp_path):
+    encoder = copy.copy(inside.encoder)
+    encoder.token_bytes = lambda id: f"<img src=x onerror=alert({id})>&lt;</script>".encode()
+    seen = dataclasses.replace(inside, encoder=encoder)
+    assert seen.texts[0] == "<img·src=x·onerror=alert(813)>&lt;</script>"
+    (tmp_path / "markup.html").write_text(page(seen, "<b>&amp;</b>"), encoding="utf-8")
+    reader = Reader(chromium, tmp_path / "markup.html")
+    for place in ("#tokens .token", "#from .token", "#to .token", "#said .token", "#lens .token", "#alternatives td"):
+        assert any(text.startswith("<img·src=x·onerror=alert(") for text in reader.texts(place)), place
+    assert reader.text("#about") == "<b>&amp;</b>"
+    assert not reader.find("img, b")
+    assert len(reader.find("script")) == 2
     assert chromium.get_log("browser") == []
 
 
