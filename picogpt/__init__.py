@@ -1,1 +1,40 @@
-"""What is built around gpt2.py, encoder.py and utils.py. It imports them, never the other way round."""
+"""What is built around gpt2.py, encoder.py and utils.py. It imports them, never the other way round.
+
+For notebooks, `from picogpt import look_inside, plot_lens` and so on: what a model computes for a text, as arrays and
+as axes of matplotlib. A name is imported from its module when it is first used: no tool waits for another one's parts.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from picogpt.explain_numbers import Inside, Settings, look_inside
+    from picogpt.explain_page import page
+    from picogpt.explain_plots import plot_attention, plot_lens, plot_probabilities, plot_residual
+
+HOMES = {
+    "Inside": "explain_numbers",
+    "Settings": "explain_numbers",
+    "look_inside": "explain_numbers",
+    "page": "explain_page",
+    "plot_attention": "explain_plots",
+    "plot_lens": "explain_plots",
+    "plot_probabilities": "explain_plots",
+    "plot_residual": "explain_plots",
+}
+__all__ = [
+    "Inside",
+    "Settings",
+    "look_inside",
+    "page",
+    "plot_attention",
+    "plot_lens",
+    "plot_probabilities",
+    "plot_residual",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

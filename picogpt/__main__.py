@@ -10,6 +10,7 @@ TOOLS = {
     "chat": "talk with a model in the terminal",
     "compare": "check every part against other implementations",
     "convert": "from Hugging Face's layout to OpenAI's, or back (--to-hf), bit for bit",
+    "explain": "show what the model thinks of a text: in the terminal, as pictures, as a page",
     "random_weights": "write a model of any of the four sizes with random weights",
     "trace": "write every intermediate of one forward pass to a file",
     "train": "train a model of any shape from a text file",
