@@ -19,6 +19,7 @@ import math
 import mmap
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -717,6 +718,9 @@ def run(main: Callable[[], int]) -> int:
     if sys.stderr is None:  # or print would send to stdout what is not meant for it
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in ("SIGTERM", "SIGHUP"):  # as sys.exit, so that nothing half-written stays
+        if hasattr(signal, name) and signal.getsignal(number_of := getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(number_of, lambda number_of, frame: sys.exit(128 + number_of))
     try:
         return flushed(main)
     except KeyboardInterrupt:

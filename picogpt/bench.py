@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder, get_encoder
+from picogpt.files import new_file
 from picogpt.growth import check_matplotlib, draw, steps
 from picogpt.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
 from picogpt.random_weights import SHAPES, hparams_of, write_random_model
@@ -45,7 +46,6 @@ from picogpt.timing import (
     seconds,
     summary,
 )
-from picogpt.trace import new_file
 from utils import SIZES, Parser, checkpoint_prefix, load_hparams_and_params, number, provide, read_text
 
 

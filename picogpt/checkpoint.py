@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,26 +54,6 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
         else:
             walk(branch, f"model/{key}")
     return flat
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends well, and is gone when it does not. Never replaces one."""
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: remove it, or choose another name")
-    made = [parent for parent in path.parents if not parent.exists()]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not path.exists():
-            for parent in made:
-                with contextlib.suppress(OSError):  # not empty: somebody else is using it by now
-                    parent.rmdir()
 
 
 @contextlib.contextmanager

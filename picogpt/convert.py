@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, get_encoder
-from picogpt.checkpoint import flatten, new_folder, write_checkpoint, write_merges
+from picogpt.checkpoint import flatten, write_checkpoint, write_merges
+from picogpt.files import new_folder
 from utils import (
     HPARAMS,
     DownloadError,
@@ -386,6 +387,7 @@ def to_hf(source: Path, target: Path) -> str:
     The tensors are views of the mapped checkpoint up to the moment safetensors writes them.
     """
     need("safetensors")
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with new_folder(target) as folder:
@@ -397,11 +399,11 @@ def to_hf(source: Path, target: Path) -> str:
         write_merges(folder / MERGES, read_merges(source / "vocab.bpe"))
         shapes = hf_shapes(hparams)
         named = {hf_name(name.removeprefix("model/")): tensor for name, tensor in tensors.items()}
-        save_file(
-            {f"transformer.{name}": tensor.reshape(shapes[name]) for name, tensor in named.items()},
-            folder / WEIGHTS,
-            metadata={"format": "pt"},  # transformers before 5 refuses a file without it
-        )
+        arrays = {f"transformer.{name}": tensor.reshape(shapes[name]) for name, tensor in named.items()}
+        try:
+            save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})  # transformers before 5 wants the format
+        except SafetensorError as error:
+            raise OSError(f"safetensors can't write {target}: {error}") from None
         (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets only the owner read it
     return summary(tensors, hparams["n_vocab"])
 

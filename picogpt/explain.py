@@ -23,7 +23,7 @@ from picogpt.explain_numbers import Inside, Settings, examine, layer_name, promp
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
 from picogpt.explain_text import fit, n_columns, visible_merges
-from picogpt.trace import new_file
+from picogpt.files import new_file
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
 
 # From improbable to probable: text and background, of the 256 colours that terminals have, in viridis' order. Both are

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from picogpt.trace import trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
-    from gpt2 import Array, Params
+    from picogpt.shapes import Params
+    from picogpt.trace import Array
 
 
 class Settings(NamedTuple):
@@ -86,7 +87,7 @@ def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array
     return stream, np.stack([t[f"h{layer}/attn/probs"] for layer in layers])
 
 
-def lens(x: Array, params: Params) -> Array:
+def lens(x: Any, params: Params) -> Any:
     """The logits of a residual stream, by the last line of gpt2.gpt2. [n_seq, n_embd] -> [n_seq, n_vocab]"""
     return gpt2.layer_norm(x, **params["ln_f"]) @ np.transpose(params["wte"])
 
@@ -99,7 +100,7 @@ def likeliest(probs: Array, top: int) -> Array:
 
 def distributions(logits: Array, ids: Sequence[int], settings: Settings) -> list[Array]:
     """What generation would draw from after each token. logits [n_seq, n_vocab] -> n_seq of [n_vocab]"""
-    return [gpt2.token_probs(row, ids[: i + 1], *settings) for i, row in enumerate(logits)]
+    return [np.asarray(gpt2.token_probs(row, ids[: i + 1], *settings)) for i, row in enumerate(logits)]
 
 
 def chosen(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from picogpt.explain_numbers import Inside, layer_name
 from picogpt.explain_text import visible_merges
 
 if TYPE_CHECKING:
-    from gpt2 import Array
+    from picogpt.trace import Array
 
 TEMPLATE = Path(__file__).with_name("explain.html")
 MAX_ATTENTION = 12_000_000  # bytes of base64: a page larger than that takes a phone too long

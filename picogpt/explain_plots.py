@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from gpt2 import Array
+    from picogpt.trace import Array
 
 DPI = 150
 BLUE, ORANGE = "#3b6fb6", "#b8541a"  # told apart by all kinds of colour-blind eyes

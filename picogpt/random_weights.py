@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 from encoder import BYTE_TO_CHAR
-from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
+from picogpt.checkpoint import initial_params, write_checkpoint, write_tokenizer
+from picogpt.files import new_folder
 from utils import SIZES, TOKENIZER_FILES, Parser, number
 
 SHAPES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}

@@ -14,16 +14,15 @@ a layer norm, say) never has a name in that module and is not recorded.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 import gpt2
 from encoder import get_encoder
+from picogpt.files import new_file
 from utils import HPARAMS, Parser, UsageError, load_hparams_and_params, provide, read_prompt
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -310,23 +309,6 @@ def table(rows: Array) -> str:
     lines = [[str(field) for field in row] for row in rows.tolist()]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that gets its name only when it is complete. Raises OSError where it can't be made."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file to write")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def encode(prompt: str, model_size: str, models_dir: str, n_ctx: int) -> list[int]:

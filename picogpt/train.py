@@ -25,7 +25,8 @@ import numpy as np
 
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
-from picogpt.checkpoint import initial_params, new_folder, write_checkpoint, write_tokenizer
+from picogpt.checkpoint import initial_params, write_checkpoint, write_tokenizer
+from picogpt.files import new_folder
 from utils import HPARAMS, Parser, UsageError, number, read_text, say
 
 if TYPE_CHECKING:

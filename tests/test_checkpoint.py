@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import utils
-from picogpt.checkpoint import flatten, initial_params, new_folder, write_checkpoint
+from picogpt.checkpoint import flatten, initial_params, write_checkpoint
+from picogpt.files import new_folder
 from utils import Entry, NotPlainError, crc32c, load_gpt2_params_from_tf_ckpt, load_hparams_and_params, read_index
 
 tf = pytest.importorskip("tensorflow")
@@ -411,7 +412,7 @@ def test_a_failure_takes_the_parents_it_made_with_it(tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from picogpt.checkpoint import new_folder
+from picogpt.files import new_folder
 from picogpt.random_weights import write_random_model
 from utils import run
 

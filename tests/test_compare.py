@@ -166,6 +166,67 @@ def test_it_turns_red_on_the_numbers_of_a_model_as_well(monkeypatch, tiny, name,
     assert red == set(parts)
 
 
+def forgetful_rows(function):
+    """n_logits as the first rows."""
+
+    def gpt2_(*args, n_logits=None, **kwargs):
+        logits = function(*args, **kwargs)
+        return logits if n_logits is None else logits[:n_logits]
+
+    return gpt2_
+
+
+def forgetful_chunks(inputs, params, n_head, cache, n_past):
+    """Every chunk of a prompt at its beginning."""
+    for start in range(0, len(inputs), gpt2.N_CHUNK):
+        logits = gpt2.gpt2(inputs[start : start + gpt2.N_CHUNK], **params, n_head=n_head, cache=cache, n_past=n_past)
+    return logits[-1]
+
+
+def one_pass_norm(x, g, b, eps=1e-5):
+    """E[x²] - E[x]²."""
+    mean, square = x.mean(-1, keepdims=True), (x * x).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(np.maximum(square - mean * mean, 0) + eps) * g + b
+
+
+def linear_of_what_is_not_tiny(x, w, b):
+    return np.where(abs(x) < np.finfo(x.dtype).smallest_normal * 1e8, 0, x) @ w + b
+
+
+def gelu_of_what_is_normal(x):
+    return np.where(abs(x) < np.finfo(x.dtype).smallest_normal, -3 * x, gelu(x))
+
+
+def probs_at_another_temperature(function):
+    return lambda logits, ids, temperature, *rest: function(logits, ids, temperature if temperature > 0.3 else 1, *rest)
+
+
+gelu = gpt2.gelu
+SUBTLE = [
+    ("gpt2", forgetful_rows(gpt2.gpt2), "cached steps"),
+    ("next_logits", forgetful_chunks, "cached steps"),
+    ("layer_norm", one_pass_norm, "layer_norm"),
+    ("linear", linear_of_what_is_not_tiny, "linear"),
+    ("gelu", gelu_of_what_is_normal, "gelu"),
+    ("token_probs", probs_at_another_temperature(gpt2.token_probs), "sampling filters"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "part"), SUBTLE, ids=lambda value: getattr(value, "__name__", None))
+def test_errors_that_an_earlier_comparison_let_pass_turn_it_red(monkeypatch, name, wrong, part):
+    monkeypatch.setattr(gpt2, name, wrong)
+    rows = rows_of(part)
+    assert [row.verdict[:4] for row in rows] == ["FAIL"] * len(rows)
+
+
+def test_filters_are_compared_also_where_logits_are_equal_somewhere():
+    x = np.repeat(np.random.default_rng(0).standard_normal(500), 2).astype(np.float32)
+    kept = [args[3] for args in compare.filtered(x)]
+    assert kept.count(0) > 10  # about half of the cuts part no pair
+    assert 7 not in kept  # would part the fourth pair
+    assert 20 in kept
+
+
 def longest_match(symbols, ranks):
     """The longest token that fits, from the left: not BPE."""
     tokens, out = {pair.replace(" ", "") for pair in ranks}, []

@@ -603,6 +603,53 @@ def test_an_interruption_leaves_nothing(command, source, tmp_path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+LIMITED = """
+import resource, signal, sys
+from picogpt.convert import main
+from utils import run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+sys.exit(run(main))
+"""
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A limit on the size of files stands for it: safetensors' own writer fails."""
+    pytest.importorskip("resource", reason="limits on files are POSIX's")
+    words = [sys.executable, "-c", LIMITED, "--to-hf", str(TINY), str(tmp_path / "x")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"-c: safetensors can't write {tmp_path / 'x'}: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+TERMINATED = """
+import os, signal, sys
+import safetensors.numpy
+from picogpt.convert import main
+from utils import run
+safetensors.numpy.save_file = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(run(main))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without telling it")
+def test_being_terminated_leaves_nothing(tmp_path):
+    words = [sys.executable, "-c", TERMINATED, "--to-hf", str(TINY), str(tmp_path / "x")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_somebody_else_made_in_the_meantime_stays(source, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(convert, "write_checkpoint", lambda *args: (tmp_path / "x").mkdir())
+    status, _, err = command(source, tmp_path / "x")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.rstrip().endswith("x exists already: remove it, or choose another name")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 OFFLINE = [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}]
 
 

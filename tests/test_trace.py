@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_model import SMALL, random_params, transformers_model
 
 import gpt2
 from picogpt import trace as tracing
+from picogpt.files import new_file
 from picogpt.trace import HOOKS, meanings, trace
 from utils import UsageError, load_hparams_and_params
 
@@ -341,3 +343,40 @@ def test_gpt2_has_no_line_of_it():
     assert "trace" not in (ROOT / "gpt2.py").read_text(encoding="utf-8")
     code = "import gpt2, sys; assert not any('trace' in name and 'picogpt' in name for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX's kinds of files")
+def test_only_files_are_replaced(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    for name in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(FileExistsError, match="is a device or a pipe"), new_file(Path(name)):
+            pass
+    with new_file(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+NEW_FILE = """
+import sys, time
+from pathlib import Path
+from picogpt.files import new_file
+with new_file(Path(sys.argv[1])) as file:
+    for _ in range(30):
+        file.write(sys.argv[2].encode() * 1000)
+        file.flush()
+        time.sleep(0.01)
+"""
+
+
+def test_two_at_once_leave_one_whole_file(tmp_path):
+    command = [sys.executable, "-c", NEW_FILE, str(tmp_path / "file")]
+    both = [subprocess.Popen([*command, letter], cwd=ROOT) for letter in "ab"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "file").read_text() in ("a" * 30_000, "b" * 30_000)
+    assert len(list(tmp_path.iterdir())) == 1
