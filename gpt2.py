@@ -16,14 +16,17 @@ The dimensions, with their names in the signatures and their values for the smal
     n_past                  positions before them, whose keys and values are in the cache already
              Keys           n_past + n_seq
              Room           positions that a cache has room for
+             Picked         entries that were picked out of others
 
 `Matrix[Seq, Embd]` is an array of n_seq rows of n_embd numbers, `Vector[Embd]` one such row, `Heads[Seq, DHead]` n_head
-matrices; `KV` is two of those, the keys and the values of one layer, and `Cache` n_layer KVs. In, Out and Value stand
-for any width, the same one throughout a signature, Array for any array, Some for any size. mypy and pyright check all
-this before anything runs (picogpt/shapes.py); what they can't see is called believed where it stands.
+matrices; `KV` is two of those, the keys and the values of one layer, and `Cache` n_layer KVs; IdsLike are token ids in
+any sequence. In, Out and Value stand for any width, the same one throughout a signature, Array for any array, Some for
+any size. The parameters keep the checkpoint's own names and nesting, so that `**params` makes every signature the
+schema of what it is given: `Linear[In, Out]` has w and b, Norm g and b, and Mlp, Attn, Block and Params have as keys
+what `ffn`, `mha`, `transformer_block` and `gpt2` name. mypy and pyright check all this before anything runs
+(picogpt/shapes.py), except how many rows a slice keeps and what sizes a new array gets: these are believed.
 
-Every function takes arrays and returns an array of the same dtype; leading axes (a batch) pass through. The parameters
-keep the checkpoint's own names and nesting, so `**params` makes every signature the schema of what it is given.
+Every function of the model returns an array of its arguments' dtype; leading axes (a batch) pass through.
 
 The model: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which refers back to
 Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
@@ -124,29 +127,28 @@ def causal_attention(q: Heads[Seq, DHead], k: Heads[Keys, DHead], v: Heads[Keys,
         stop = min(start + N_BLOCK, n_q)
         seen = n_past + stop
         visible = np.tri(stop - start, seen, n_past + start, dtype=bool)
-        mask = np.where(visible, 0, -math.inf).astype(q.dtype)
+        mask: Matrix[Seq, Keys] = np.where(visible, 0, -math.inf).astype(q.dtype)
         rows.append(attention(q[..., start:stop, :], k[..., :seen, :], v[..., :seen, :], mask))
     return np.concatenate(rows, axis=-2)
 
 
 def split_heads(x: Matrix[Seq, QKV], n_head: int) -> Heads[Seq, DHead]:
     """Every head gets its own d_head columns."""
-    # Believed: the sizes that a reshape makes are numbers, and a checker does not divide.
+    # Believed: the sizes that a reshape makes, for a checker does not divide.
     return np.swapaxes(np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head)), -2, -3)
 
 
 def merge_heads(x: Heads[Seq, DHead]) -> Matrix[Seq, Embd]:
     """The heads side by side again: the inverse of `split_heads`."""
     # Believed, likewise.
-    x = np.swapaxes(x, -2, -3)
-    return np.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+    rows = np.swapaxes(x, -2, -3)
+    return np.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
 
 
 def remember(
     k: Heads[Seq, DHead], v: Heads[Seq, DHead], cache: KV[Room, DHead], n_past: int
 ) -> tuple[Heads[Keys, DHead], Heads[Keys, DHead]]:
     """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views."""
-    # Believed: what a slice holds, here, in `mha` and in `causal_attention`, all but its width.
     n = n_past + k.shape[-2]
     cache[0, ..., n_past:n, :] = k
     cache[1, ..., n_past:n, :] = v

@@ -41,6 +41,7 @@ QKV = NewType("QKV", int)  # 3 n_embd, 2304: the queries, keys and values of all
 Hidden = NewType("Hidden", int)  # 4 n_embd, 3072: numbers for one position inside the feed-forward network
 Seq = NewType("Seq", int)  # n_seq: positions in this call
 Keys = NewType("Keys", int)  # n_past + n_seq: positions whose keys and values there are
+Picked = NewType("Picked", int)  # entries that were picked out of others
 Room = NewType("Room", int)  # positions that a cache has room for
 
 # Any dimension or array, the same one wherever the name stands in a signature. mypy (2.4; not pyright) forgets that the

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from picogpt import shapes
-from picogpt.shapes import QKV, DHead, Embd, Head, Hidden, Layer
+from picogpt.shapes import QKV, DHead, Embd, Head, Hidden, Keys, Layer, Seq
 
 N, R, C = TypeVar("N"), TypeVar("R"), TypeVar("C")
 
@@ -64,6 +64,7 @@ class Call:
 
     def __init__(self, function: str, arguments: dict[str, Any]):
         self.function, self.sizes, self.lead, self.dtype = function, {}, (), None
+        self.n_past = arguments.get("n_past")
         if "n_head" in arguments:
             self.sizes[Head] = arguments["n_head"]
 
@@ -83,6 +84,8 @@ class Call:
         """Leading axes are those at a place, 0 but in caches, that the annotation does not name."""
         if whole_numbers and isinstance(value, collections.abc.Sequence):
             value = np.asarray(value)
+        if not hasattr(value, "shape"):
+            raise self.error(name, f"is a {type(value).__name__}, not an array")
         shape = tuple(value.shape)
         end = at + len(shape) - len(axes)
         if end < at:
@@ -90,6 +93,8 @@ class Call:
         for dimension, size in zip(axes, shape[:at] + shape[end:]):
             self.bind(name, dimension, size)
         lead = shape[at:end]
+        if lead and (name == "mask" or (len(axes) == 1 and not whole_numbers)):
+            raise self.error(name, f"has the leading axes {lead}, which NumPy would align with other axes")
         if (lead and self.lead not in ((), lead)) or (name == "result" and lead != self.lead):
             raise self.error(name, f"has the leading axes {lead} where others have {self.lead}")
         self.lead = self.lead or lead
@@ -111,6 +116,7 @@ class Call:
             (get(Hidden), "Hidden is 4 Embd", 4 * get(Embd, 0)),
             (get(QKV), "QKV is 3 Embd", 3 * get(Embd, 0)),
             (get(Embd), "Embd is Head times DHead", get(Head, 0) * get(DHead, 0)),
+            (get(Keys), "Keys is n_past + Seq", self.n_past is not None and self.n_past + get(Seq, 0)),
         ):
             if left and right and left != right:
                 raise ShapeError(f"gpt2.{self.function}: {text}, but {left} is not {right}")
@@ -148,6 +154,7 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
         )
     assert origin in (typing.Union, types.UnionType), hint
     (check,), plain = filter(None, checks), tuple(arg for arg, check in zip(args, checks) if not check)
+    plain += (int,) if float in plain else ()
     return lambda call, name, value: None if isinstance(value, plain) else check(call, name, value)
 
 

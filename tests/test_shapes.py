@@ -78,6 +78,19 @@ MISTAKES = {
     ),
     "merged heads in the cache": ("cache[0, ..., n_past:n, :] = k", "cache[0, ..., n_past:n, :] = merge_heads(k)"),
     "all logits where the last row belongs": ("    return logits[-1]", "    return logits"),
+    "columns of the queries where rows belong": ("q[..., start:stop, :], k", "q[..., :, start:stop], k"),
+    "columns of the cache where rows belong": ("cache[1, ..., :n, :]", "cache[1, ..., :, :n]"),
+    "keys against queries in a block": (
+        "attention(q[..., start:stop, :], k[..., :seen, :], v",
+        "attention(k[..., start:stop, :], q[..., :seen, :], v",
+    ),
+    "the mask transposed": ("v[..., :seen, :], mask))", "v[..., :seen, :], np.transpose(mask)))"),
+    "heads split without changing the axes": (
+        "return np.swapaxes(np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head)), -2, -3)",
+        "return np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head))",
+    ),
+    "heads merged without changing the axes": ("return np.reshape(rows, (", "return np.reshape(x, ("),
+    "the picked logits where all belong": ("    return penalized\n", "    return penalized[seen]\n"),
     "a sum that loses its axis": ("exp_x.sum(axis=-1, keepdims=True)", "exp_x.sum(axis=-1)"),
     "a function of NumPy whose shapes nobody wrote down": ("x @ w + b", "np.add(x @ w, b)"),
 }
@@ -85,13 +98,13 @@ MISTAKES = {
 OPERATORS = """
 from gpt2 import attention, ffn, layer_norm, linear, softmax
 from picogpt import shaped_numpy as np
-from picogpt.shaped_numpy import Heads, Matrix, Vector
+from picogpt.shaped_numpy import Heads, Ids, Matrix, Vector
 from picogpt.shapes import DHead, Embd, Hidden, Keys, Linear, Seq, Vocab
 
 def check(
     x: Matrix[Seq, Embd], y: Matrix[Seq, Vocab], w: Matrix[Embd, Hidden], b: Vector[Embd], c: Vector[Hidden],
     q: Heads[Seq, DHead], k: Heads[Keys, DHead], m: Matrix[Seq, Keys],
-    up: Linear[Embd, Hidden], down: Linear[Hidden, Embd],
+    up: Linear[Embd, Hidden], down: Linear[Hidden, Embd], i: Ids[Seq],
 ) -> None:
     x + x - x * b / 2
     x + y  # refused
@@ -117,6 +130,9 @@ def check(
     q @ k  # refused
     k @ np.swapaxes(q, -1, -2) + m  # refused
     x.mean()  # refused
+    np.where(x, x, y) + x  # refused
+    np.cumsum(x)  # refused
+    i / 2  # refused
 """
 
 Errors = dict[str, set[int]]  # by the name of a file's mistake: the lines with errors
@@ -247,6 +263,17 @@ WRONG_CALLS: dict[str, Callable[[], Any]] = {
     "attention: v has the leading axes (1,) where others have (7,)": lambda: gpt2.attention(
         zeros(7, 2, 3, 4), zeros(7, 2, 5, 4), zeros(1, 2, 5, 4), 0.0
     ),
+    "layer_norm: g has the leading axes (4,), which NumPy": lambda: gpt2.layer_norm(
+        zeros(4, 4, 2), zeros(4, 2), zeros(4, 2)
+    ),
+    "attention: mask has the leading axes (2,), which NumPy": lambda: gpt2.attention(
+        zeros(2, 2, 3, 4), zeros(2, 2, 5, 4), zeros(2, 2, 5, 4), zeros(2, 3, 5)
+    ),
+    "greedy: logits has the leading axes (4,), which NumPy": lambda: gpt2.greedy(zeros(4, 2), []),
+    "attention: q is a list, not an array": lambda: gpt2.attention([[1.0]], *HEADS[1:], 0.0),
+    "remember: Keys is n_past + Seq, but 9 is not 3": lambda: shaped_like(
+        "remember", lambda k, v, cache, n_past: (cache[0], cache[1])
+    )(zeros(2, 1, 4), zeros(2, 1, 4), zeros(2, 2, 9, 4), 2),
     "remember: cache has 3, not 2": lambda: gpt2.remember(zeros(2, 1, 4), zeros(2, 1, 4), zeros(3, 2, 9, 4), 0),
     "merge_heads: Embd is Head times DHead, but": lambda: shaped_like("merge_heads", lambda x: zeros(3, 9))(HEADS[0]),
     "gelu: result has (3,) where Array is (4,)": lambda: shaped_like("gelu", lambda x: x[1:])(zeros(4)),
@@ -313,7 +340,8 @@ def test_the_legend_of_gpt2_is_the_vocabulary():
         rows[name] = (text or meaning.split(",")[0], value)
     assert rows.pop("") == ("n_past", "")
     assert rows.pop("Room") == ("positions that a cache has room for", "")
-    assert rows == {name: (text, value) for name, text, value in DIMENSIONS if name != "Room"}
+    assert rows.pop("Picked") == ("entries that were picked out of others", "")
+    assert rows == {name: (text, value) for name, text, value in DIMENSIONS if name not in ("Room", "Picked")}
 
 
 def test_the_values_of_the_vocabulary_are_those_of_124m():
