@@ -139,7 +139,7 @@ def describe(settings: Settings) -> list[str]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[None]:
+def picture_folder(path: Path) -> Iterator[None]:
     """A folder to write to, made if it is missing; where nothing came, nothing stays. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, not a folder to write pictures to")
@@ -163,16 +163,16 @@ def pictures(folder: Path) -> list[Path]:
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """The files to write, by name, open before the work begins. They get their names when all are complete."""
+    paths = {path.stem: path for path in pictures(png)} if png else {}
+    if html and html.resolve() in [path.resolve() for path in paths.values()]:
+        raise UsageError(f"--html {html} is the name of a picture of --png {png}: choose another one")
     with contextlib.ExitStack() as stack:
-        files = {}
-        if html:
-            files["page"] = stack.enter_context(new_file(html))
         if png:
             need_matplotlib()
-            stack.enter_context(new_folder(png))
-            for path in pictures(png):
-                files[path.stem] = stack.enter_context(new_file(path))
-        yield files
+            stack.enter_context(picture_folder(png))  # first: the page may go there, too
+        if html:
+            paths["page"] = html
+        yield {name: stack.enter_context(new_file(path)) for name, path in paths.items()}
 
 
 # --------------------------------------------------------------------------------------------------- the command line

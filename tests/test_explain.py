@@ -337,6 +337,31 @@ def test_where_files_can_not_go_is_said_before_the_work(tmp_path, monkeypatch, o
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("html", "png", "error", "message"),
+    [
+        ("new", "new", OSError, "is a folder, not a file"),
+        ("new/lens.png", "new", UsageError, "is the name of a picture"),
+        ("other/../lens.png", "link", UsageError, "is the name of a picture"),
+    ],
+)
+def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, html, png, error, message):
+    monkeypatch.setattr(explain, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(explain, "need_matplotlib", lambda: None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(error, match=message):
+        run("x", "--html", tmp_path / html, "--png", tmp_path / png)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "other"]
+
+
+def test_page_and_pictures_go_to_one_new_folder(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    printed(capsys, "x", "--html", tmp_path / "new" / "x.html", "--png", tmp_path / "new")
+    names = ["attention.png", "lens.png", "probabilities.png", "residual.png", "x.html"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+
+
 def test_without_matplotlib_it_is_said_what_to_install_before_the_work(tmp_path, monkeypatch, inside):
     monkeypatch.setattr(explain, "load_encoder_hparams_and_params", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
