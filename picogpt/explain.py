@@ -22,7 +22,7 @@ from picogpt.chat import may_colour
 from picogpt.explain_numbers import Inside, Settings, examine, layer_name, prompt_ids
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
-from picogpt.explain_text import fit, n_columns, visible_merges
+from picogpt.explain_text import decimals, fit, n_columns, visible_merges
 from picogpt.files import new_file
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
 
@@ -79,7 +79,8 @@ def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
             yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
             others = before + wrapped(preferred(inside, i), indent, width)
-            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {bits:6.2f}  {rank:6}   {others}".rstrip()
+            place = rank if p else "-"
+            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}   {others}".rstrip()
     yield f"{'next':>{INDEX - 1}} {wrapped(preferred(inside, len(inside.ids)), INDEX, width)}"
 
 
@@ -112,13 +113,13 @@ def attention_lines(inside: Inside, layer: int, head: int, top: int, width: int,
         yield f"{i:{INDEX - 1}} {token} {wrapped(seen, INDEX + TOKEN + 1, width)}"
 
 
-def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iterator[str]:
+def report(inside: Inside, args: argparse.Namespace) -> Iterator[str]:
     """All that is shown in the terminal, line by line."""
     colour, width = may_colour(), shutil.get_terminal_size().columns
     known = inside.bits[1:]
-    total = f", {known.sum():.2f} bits, {known.mean():.2f} a token" if len(known) else ""
+    total = f", {decimals(known.sum(), 2)} bits, {decimals(known.mean(), 2)} a token" if len(known) else ""
     yield f"{args.model_size}: {len(inside.ids)} token{'s' * (len(inside.ids) > 1)}{total}"
-    yield wrapped(["probabilities:", *describe(settings), "(a space is ·)"], 15, width)
+    yield wrapped(["probabilities:", *whose(inside), "(a space is ·)"], 15, width)
     yield from token_table(inside, width, colour)
     if args.merges:
         yield "\nmerges: how each token was made from bytes"
@@ -129,10 +130,9 @@ def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iter
     yield from attention_lines(inside, args.layer, args.head, args.top, width, colour)
 
 
-def describe(settings: Settings) -> list[str]:
+def whose(inside: Inside) -> list[str]:
     """Whose probabilities they are: the model's own, or after what was changed about them."""
-    default = Settings()._asdict()
-    return [f"{name} {x:g}" for name, x in settings._asdict().items() if x != default[name]] or ["the model's own"]
+    return inside.settings.changed() or ["the model's own"]
 
 
 # ---------------------------------------------------------------------------------------------------- where files go
@@ -217,16 +217,17 @@ def check_layer_and_head(args: argparse.Namespace, hparams: dict[str, int]) -> N
             raise UsageError(f"--{name} {value}: {args.model_size} has {name}s 0 to {n - 1}")
 
 
-def look(args: argparse.Namespace, settings: Settings) -> Inside:
+def look(args: argparse.Namespace) -> Inside:
     """Load the model, check what only it can tell, and run it."""
     prompt = read_prompt(args.prompt)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     check_layer_and_head(args, hparams)
     ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
+    settings = Settings(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
     return examine(ids, encoder, params, hparams["n_head"], args.top, settings)
 
 
-def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace, settings: Settings) -> None:
+def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
     """Write the page and the pictures that were asked for."""
     for name, file in files.items():
         if name != "page":
@@ -235,17 +236,16 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace,
         layers = layers_that_fit(inside, args.layer)
         if len(layers) < len(inside.attention):
             say(f"[{args.html} holds the attention of layer {args.layer} only: with all layers it would be too large]")
-        title = f"{args.model_size}, probabilities: {', '.join(describe(settings))}"
+        title = f"{args.model_size}, probabilities: {', '.join(whose(inside))}"
         file.write(page(inside, title, args.layer, args.head, layers).encode())
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    settings = Settings(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
     with outputs(args.html, args.png) as files:
-        inside = look(args, settings)
-        write(files, inside, args, settings)
-    for line in report(inside, args, settings):
+        inside = look(args)
+        write(files, inside, args)
+    for line in report(inside, args):
         print(line)
     for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
         print(f"{path}: {path.stat().st_size:,} bytes")

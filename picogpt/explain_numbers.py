@@ -37,6 +37,10 @@ class Settings(NamedTuple):
     top_p: float = 1.0
     repetition_penalty: float = 1.0
 
+    def changed(self) -> list[str]:
+        """What is not the default: ["top_k 40"], or nothing where the probabilities are the model's own."""
+        return [f"{name} {x:g}" for name, x in self._asdict().items() if x != self._field_defaults[name]]
+
 
 @dataclass(frozen=True, eq=False)
 class Inside:
@@ -49,11 +53,12 @@ class Inside:
     encoder: Encoder
     ids: Array  # [n_seq]
     probs: Array  # [n_seq] of each token after those before it; nan for the first
-    ranks: Array  # [n_seq] 1 where the token was the likeliest; 0 for the first
+    ranks: Array  # [n_seq] 1 where the token was the likeliest; 0 for the first; says nothing where probs is 0
     lens_ids: Array  # [n_layer + 1, n_seq, top] the likeliest tokens, the likeliest first
     lens_probs: Array  # [n_layer + 1, n_seq, top]
     attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i looks at each token; sums to 1
     residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of the residual stream's vectors
+    settings: Settings  # whose probabilities they are
 
     @functools.cached_property
     def bits(self) -> Array:
@@ -116,11 +121,12 @@ def examine(
     """Run the model over ids once and keep what there is to see. Only the top tokens of the lens are kept."""
     from tqdm import tqdm
 
+    settings = settings or Settings()
     stream, attention = forward(ids, params, n_head)
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
     for x in tqdm(stream, desc="logit lens", leave=False, disable=None):
-        probs = distributions(lens(x, params), ids, settings or Settings())
+        probs = distributions(lens(x, params), ids, settings)
         lens_ids.append([likeliest(row, top) for row in probs])
         lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     return Inside(
@@ -131,6 +137,7 @@ def examine(
         np.array(lens_probs),
         attention,
         np.stack([np.linalg.norm(x, axis=-1) for x in stream]),
+        settings,
     )
 
 

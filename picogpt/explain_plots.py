@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from picogpt.explain_numbers import Inside, layer_name
-from picogpt.explain_text import escaped, fit
+from picogpt.explain_text import decimals, escaped, fit
 from utils import UsageError
 
 if TYPE_CHECKING:
@@ -79,12 +79,15 @@ def shown(n_seq: int) -> range:
     return range(max(0, n_seq - N_ROWS), n_seq)
 
 
-def of_all(tokens: range, n_seq: int) -> str:
-    return "" if len(tokens) == n_seq else f" (the last {len(tokens)} of {n_seq} tokens)"
-
-
 def set_title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=10, **style())
+
+
+def title_of(text: str, tokens: range, inside: Inside) -> str:
+    """A title that says which tokens are shown, where not all, and whose probabilities, where not the model's own."""
+    part = "" if len(tokens) == len(inside.ids) else f" (the last {len(tokens)} of {len(inside.ids)} tokens)"
+    changed = inside.settings.changed()
+    return text + part + ("\nwith " + ", ".join(changed) if changed else "")
 
 
 def set_ticks(axis: Any, names: list[str], **settings: Any) -> None:
@@ -148,7 +151,7 @@ def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
     set_ticks(axes.yaxis, [label(inside.texts[token]) for token in tokens])
     axes.set_ylabel("after", fontsize=9)
     which = "each layer" if step == 1 else f"every {step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} layer"
-    set_title(axes, f"Logit lens: what {which} would have said next{of_all(tokens, len(inside.ids))}")
+    set_title(axes, title_of(f"Logit lens: what {which} would have said next", tokens, inside))
     colour_bar(figure, image, axes, "probability")
     return axes
 
@@ -172,11 +175,11 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     for row, token in enumerate(tokens):
-        bits = f"{inside.bits[token]:.1f} bits" if token else "comes first"
+        bits = f"{decimals(inside.bits[token], 1)} bits" if token else "comes first"
         axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    set_title(axes, f"How likely each token was{of_all(tokens, len(inside.ids))}")
+    set_title(axes, title_of("How likely each token was", tokens, inside))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return axes
 

@@ -256,6 +256,15 @@ def test_settings_are_named_and_used(capsys, monkeypatch):
     assert f"tiny: 19 tokens, {expected:.2f} bits" in out
 
 
+def test_what_settings_rule_out_has_infinite_bits_and_no_rank(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = printed(capsys, PROMPT, "--temperature", 0).out
+    probs = look_inside(PROMPT, "tiny", MODELS, settings=Settings(0)).probs
+    assert out.startswith("tiny: 19 tokens, ∞ bits, ∞ a token\n")
+    assert len(re.findall(r"^ *\d+ \S+ +0\.0 %       ∞       -   ", out, re.M)) == np.sum(probs == 0) > 5
+    assert len(re.findall(r"^ *\d+ \S+ +100\.0 %    0\.00       1", out, re.M)) == np.sum(probs == 1) > 4
+
+
 def test_without_merges_there_are_none(capsys):
     assert "ROM+EO" not in printed(capsys, PROMPT).out
 
@@ -457,6 +466,16 @@ def test_the_probability_picture(inside, figure):
     beaten = [i for i in range(1, 19) if inside.ranks[i] > 1]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), inside.lens_probs[-1, np.array(beaten) - 1, 0])
     assert texts(axes.texts)[: len(beaten)] == [inside.text(inside.lens_ids[-1, i - 1, 0]) for i in beaten]
+
+
+def test_pictures_of_probabilities_say_whose_they_are(inside, figure):
+    seen = look_inside(PROMPT, "tiny", MODELS, settings=Settings(top_k=1, repetition_penalty=1.3))
+    for plot in (picogpt.plot_lens, picogpt.plot_probabilities):
+        assert plot(seen, figure).get_title("left").endswith("\nwith top_k 1, repetition_penalty 1.3")
+        figure.clear()
+        assert "with" not in plot(inside, figure).get_title("left")
+        figure.clear()
+    assert "∞ bits" in texts(picogpt.plot_probabilities(seen, figure).texts)
 
 
 def test_the_residual_picture(inside, figure):
