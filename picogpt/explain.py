@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -169,6 +170,7 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
     with contextlib.ExitStack() as stack:
         if png:
             need_matplotlib()
+            os.environ["MPLBACKEND"] = "agg"  # no window: one that is set for notebooks may not even be there
             stack.enter_context(picture_folder(png))  # first: the page may go there, too
         if html:
             paths["page"] = html

@@ -48,7 +48,9 @@ def new_figure(width: float, height: float, figure: Figure | None) -> Figure:
     if figure is None:
         import matplotlib.pyplot as plt
 
-        figure = plt.figure(layout="constrained")
+        figure = plt.figure()
+    if figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
     figure.set_size_inches(width, height)
     return figure
 
@@ -71,7 +73,7 @@ def label(text: str, width: int = 14) -> str:
 
 def style() -> dict[str, Any]:
     """How every text of a picture is set."""
-    return {"family": fonts()[0], "parse_math": False}
+    return {"family": fonts()[0], "parse_math": False, "usetex": False}
 
 
 def shown(n_seq: int) -> range:
@@ -163,9 +165,8 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes = figure.subplots()
     axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="the token")
     rows, ids, probs = alternatives(inside, tokens)
-    axes.plot(
-        probs, rows, "o", markersize=5, markerfacecolor="none", markeredgecolor=ORANGE, label="the likeliest instead"
-    )
+    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="the likeliest instead")
+    rings[0].set(markerfacecolor="none", clip_on=False)  # whole at 0 % and 100 %, too
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")
         text = axes.annotate(label(inside.text(id)), (p, row), side, textcoords="offset points", **style())
@@ -227,8 +228,10 @@ FIGURES: dict[str, Callable[[Inside, int, Figure], Any]] = {
 
 def save(name: str, inside: Inside, layer: int, file: IO[bytes]) -> None:
     """Draw one of FIGURES and write it as PNG, without pyplot: no window, and nothing global."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained")
-    FIGURES[name](inside, layer, figure)
-    figure.savefig(file, format="png", dpi=DPI)
+    with rc_context({"text.usetex": False}):  # the numbers, too
+        figure = Figure()
+        FIGURES[name](inside, layer, figure)
+        figure.savefig(file, format="png", dpi=DPI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -483,15 +484,34 @@ def test_the_residual_picture(inside, figure):
     np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.residual.T)
 
 
-def test_mathematics_in_a_token_is_text_and_what_fonts_lack_is_escaped(figure):
+def test_mathematics_in_a_token_is_text_and_what_fonts_lack_is_escaped(figure, monkeypatch):
+    monkeypatch.setitem(pytest.importorskip("matplotlib").rcParams, "text.usetex", True)
     seen = look_inside("a $x^2$ \U0001faf8 \ue000", "tiny", MODELS)
     labels = picogpt.plot_probabilities(seen, figure).get_yticklabels()
     assert texts(labels)[0] == "a"
-    assert not any(label.get_parse_math() for label in labels)
+    assert not any(label.get_parse_math() or label.get_usetex() for label in labels)
     from picogpt.explain_plots import label
 
     assert label("a\U0010fffd") == "a\\U0010fffd"
     assert label("x" * 30) == "x" * 13 + "…"
+
+
+def test_pictures_depend_on_no_setting_of_the_user(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    words = [sys.executable, "-m", "picogpt", "explain", "a $x_1", "--model_size", "tiny", "--png", tmp_path / "new"]
+    env = os.environ | {"MPLBACKEND": "nothing", "MATPLOTLIBRC": str(tmp_path), "PATH": ""}
+    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len([*(tmp_path / "new").iterdir()]) == 4
+
+
+def test_a_figure_without_a_layout_engine_gets_one_and_rings_are_whole():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = picogpt.plot_probabilities(look_inside("ROMEO: what", "tiny", MODELS), figure)
+    figure.draw_without_rendering()
+    assert not figure.legends[0].get_window_extent().overlaps(axes.get_tightbbox())
+    assert not axes.lines[0].get_clip_on()
 
 
 def test_long_texts_and_many_layers_are_cut_to_what_can_be_read(tiny, figure):
