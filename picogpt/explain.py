@@ -70,7 +70,7 @@ def preferred(inside: Inside, i: int) -> list[str]:
 
 def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
     """Every token, its probability, surprisal and rank, and what the model preferred."""
-    indent, before = INDEX + TOKEN + 27, ""
+    indent, before = INDEX + TOKEN + 27, "   "
     if width - indent < 24:  # too narrow a column: on lines of their own
         indent, before = INDEX, "\n" + " " * INDEX
     yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}   preferred"
@@ -79,9 +79,8 @@ def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
         if i == 0:
             yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
-            others = before + wrapped(preferred(inside, i), indent, width)
-            place = rank if p else "-"
-            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}   {others}".rstrip()
+            place, others = rank if p else "-", before + wrapped(preferred(inside, i), indent, width)
+            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}{others}".rstrip()
     yield f"{'next':>{INDEX - 1}} {wrapped(preferred(inside, len(inside.ids)), INDEX, width)}"
 
 
@@ -161,6 +160,16 @@ def pictures(folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in FIGURES]
 
 
+def opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
+    """A new file, closed with the stack. An error names it, not the temporary name that it begins with."""
+    try:
+        return stack.enter_context(new_file(path))
+    except OSError as error:
+        if error.filename:
+            error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """The files to write, by name, open before the work begins. They get their names when all are complete."""
@@ -174,10 +183,17 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
             stack.enter_context(picture_folder(png))  # first: the page may go there, too
         if html:
             paths["page"] = html
-        yield {name: stack.enter_context(new_file(path)) for name, path in paths.items()}
+        yield {name: opened(stack, path) for name, path in paths.items()}
 
 
 # --------------------------------------------------------------------------------------------------- the command line
+
+
+def path(text: str) -> Path:
+    """An empty one would be the current folder, which nobody means."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -198,8 +214,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--head", type=whole, default=0, metavar="H", help="which of its heads, from 0 (default: 0)")
     add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="how many alternatives (default: 5)")
     add("--merges", action="store_true", help="show how each token was merged from bytes")
-    add("--html", type=Path, metavar="FILE.html", help="write a page that opens without network")
-    add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (matplotlib)")
+    add("--html", type=path, metavar="FILE.html", help="write a page that opens without network")
+    add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (matplotlib)")
     add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
     add("--models_dir", default="models", help="where the models are, or go (default: models)")
     add("--temperature", type=number(0), default=1.0, metavar="T", help="as in gpt2.py (default: 1, the model's own)")

@@ -11,6 +11,7 @@ layer norm and the embedding make scores of it. Of the last layer, these are the
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class Settings(NamedTuple):
     def changed(self) -> list[str]:
         """What is not the default: ["top_k 40"], or nothing where the probabilities are the model's own."""
         return [f"{name} {x:g}" for name, x in self._asdict().items() if x != self._field_defaults[name]]
+
+
+def check(top: int, settings: Settings) -> None:
+    """Raise UsageError for numbers that mean nothing: the command line refuses them when it reads them."""
+    limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
+    for name, value, (low, high) in zip(("top", *Settings._fields), (top, *settings), limits):
+        if not low <= value <= high:
+            raise UsageError(f"{name} {value} is not from {low} to {high}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,5 +168,7 @@ def look_inside(
     settings: Settings | None = None,
 ) -> Inside:
     """What a model computes for a prompt. Raises OSError or ValueError in one line, as the command line would."""
+    settings = settings or Settings()
+    check(top, settings)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     return examine(prompt_ids(encoder, prompt, hparams["n_ctx"]), encoder, params, hparams["n_head"], top, settings)

@@ -48,7 +48,7 @@ def new_figure(width: float, height: float, figure: Figure | None) -> Figure:
     if figure is None:
         import matplotlib.pyplot as plt
 
-        figure = plt.figure()
+        figure = plt.figure(layout="constrained")
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
     figure.set_size_inches(width, height)
@@ -232,6 +232,6 @@ def save(name: str, inside: Inside, layer: int, file: IO[bytes]) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"text.usetex": False}):  # the numbers, too
-        figure = Figure()
+        figure = Figure(layout="constrained")
         FIGURES[name](inside, layer, figure)
         figure.savefig(file, format="png", dpi=DPI)

@@ -276,6 +276,7 @@ def test_lines_fit_the_terminal(capsys, monkeypatch, width):
     lines = printed(capsys, PROMPT + " 中文 😀", "--merges").out.splitlines()
     assert max(map(n_columns, lines)) <= width
     assert max(map(n_columns, lines)) > width - 20
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_colours_only_on_a_terminal_and_never_with_no_color(capsys, monkeypatch):
@@ -370,6 +371,36 @@ def test_page_and_pictures_go_to_one_new_folder(tmp_path, capsys):
     printed(capsys, "x", "--html", tmp_path / "new" / "x.html", "--png", tmp_path / "new")
     names = ["attention.png", "lens.png", "probabilities.png", "residual.png", "x.html"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path, monkeypatch):
+    name = "x" * 250 + ".html"  # with what is added to it too long; a read-only folder would not stop root
+    with pytest.raises(OSError, match=f"/{name}'$"):
+        run("x", "--html", tmp_path / name)
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_an_empty_name_is_refused(capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        run("x", option, "")
+    assert capsys.readouterr().err == f"picogpt explain: argument {option}: the name is empty\n"
+
+
+def test_a_notebook_is_told_what_means_nothing(inside, monkeypatch):
+    monkeypatch.setattr("picogpt.explain_numbers.load_encoder_hparams_and_params", None)
+    for top in (0, -1):
+        with pytest.raises(UsageError, match=f"top {top}"):
+            look_inside("x", "tiny", MODELS, top)
+    wrong = {"temperature": [-1, np.nan], "top_k": [-3], "top_p": [-0.1, 2], "repetition_penalty": [0, 101]}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(UsageError, match=f"{name} {value} is not from"):
+                look_inside("x", "tiny", MODELS, settings=Settings(**{name: value}))
+    for layer, head in [(4, 0), (-1, 0), (0, 5), (0, -1)]:
+        with pytest.raises(ValueError, match=f"no layer {layer}, head {head}"):
+            picogpt.page(inside, "tiny", layer, head)
+    with pytest.raises(ValueError, match="no layer 0"):
+        picogpt.page(inside, "tiny", layers=[2])
 
 
 def test_without_matplotlib_it_is_said_what_to_install_before_the_work(tmp_path, monkeypatch, inside):
