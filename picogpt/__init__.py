@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     from picogpt.explain_page import page
     from picogpt.explain_plots import plot_attention, plot_lens, plot_probabilities, plot_residual
 
-HOMES = {
-    "Inside": "explain_numbers",
-    "Settings": "explain_numbers",
-    "look_inside": "explain_numbers",
-    "page": "explain_page",
-    "plot_attention": "explain_plots",
-    "plot_lens": "explain_plots",
-    "plot_probabilities": "explain_plots",
-    "plot_residual": "explain_plots",
-}
 __all__ = [
     "Inside",
     "Settings",
@@ -35,6 +25,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    home = "page" if name == "page" else "plots" if name.startswith("plot_") else "numbers"
+    return getattr(import_module(f"{__name__}.explain_{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from picogpt.chat import may_colour
 from picogpt.explain_numbers import Inside, Settings, examine, layer_name, prompt_ids
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
-from picogpt.explain_text import fit, n_columns, visible_merges
+from picogpt.explain_text import decimals, fit, n_columns, visible_merges
 from picogpt.files import new_file
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
 
@@ -69,7 +70,7 @@ def preferred(inside: Inside, i: int) -> list[str]:
 
 def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
     """Every token, its probability, surprisal and rank, and what the model preferred."""
-    indent, before = INDEX + TOKEN + 27, ""
+    indent, before = INDEX + TOKEN + 27, "   "
     if width - indent < 24:  # too narrow a column: on lines of their own
         indent, before = INDEX, "\n" + " " * INDEX
     yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}   preferred"
@@ -78,8 +79,8 @@ def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
         if i == 0:
             yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
-            others = before + wrapped(preferred(inside, i), indent, width)
-            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {bits:6.2f}  {rank:6}   {others}".rstrip()
+            place, others = rank if p else "-", before + wrapped(preferred(inside, i), indent, width)
+            yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}{others}".rstrip()
     yield f"{'next':>{INDEX - 1}} {wrapped(preferred(inside, len(inside.ids)), INDEX, width)}"
 
 
@@ -112,13 +113,13 @@ def attention_lines(inside: Inside, layer: int, head: int, top: int, width: int,
         yield f"{i:{INDEX - 1}} {token} {wrapped(seen, INDEX + TOKEN + 1, width)}"
 
 
-def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iterator[str]:
+def report(inside: Inside, args: argparse.Namespace) -> Iterator[str]:
     """All that is shown in the terminal, line by line."""
     colour, width = may_colour(), shutil.get_terminal_size().columns
     known = inside.bits[1:]
-    total = f", {known.sum():.2f} bits, {known.mean():.2f} a token" if len(known) else ""
+    total = f", {decimals(known.sum(), 2)} bits, {decimals(known.mean(), 2)} a token" if len(known) else ""
     yield f"{args.model_size}: {len(inside.ids)} token{'s' * (len(inside.ids) > 1)}{total}"
-    yield wrapped(["probabilities:", *describe(settings), "(a space is ·)"], 15, width)
+    yield wrapped(["probabilities:", *whose(inside), "(a space is ·)"], 15, width)
     yield from token_table(inside, width, colour)
     if args.merges:
         yield "\nmerges: how each token was made from bytes"
@@ -129,17 +130,16 @@ def report(inside: Inside, args: argparse.Namespace, settings: Settings) -> Iter
     yield from attention_lines(inside, args.layer, args.head, args.top, width, colour)
 
 
-def describe(settings: Settings) -> list[str]:
+def whose(inside: Inside) -> list[str]:
     """Whose probabilities they are: the model's own, or after what was changed about them."""
-    default = Settings()._asdict()
-    return [f"{name} {x:g}" for name, x in settings._asdict().items() if x != default[name]] or ["the model's own"]
+    return inside.settings.changed() or ["the model's own"]
 
 
 # ---------------------------------------------------------------------------------------------------- where files go
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[None]:
+def picture_folder(path: Path) -> Iterator[None]:
     """A folder to write to, made if it is missing; where nothing came, nothing stays. Raises OSError."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file, not a folder to write pictures to")
@@ -160,22 +160,40 @@ def pictures(folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in FIGURES]
 
 
+def opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
+    """A new file, closed with the stack. An error names it, not the temporary name that it begins with."""
+    try:
+        return stack.enter_context(new_file(path))
+    except OSError as error:
+        if error.filename:
+            error.filename = str(path)
+        raise
+
+
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """The files to write, by name, open before the work begins. They get their names when all are complete."""
+    paths = {path.stem: path for path in pictures(png)} if png else {}
+    if html and html.resolve() in [path.resolve() for path in paths.values()]:
+        raise UsageError(f"--html {html} is the name of a picture of --png {png}: choose another one")
     with contextlib.ExitStack() as stack:
-        files = {}
-        if html:
-            files["page"] = stack.enter_context(new_file(html))
         if png:
             need_matplotlib()
-            stack.enter_context(new_folder(png))
-            for path in pictures(png):
-                files[path.stem] = stack.enter_context(new_file(path))
-        yield files
+            os.environ["MPLBACKEND"] = "agg"  # no window: one that is set for notebooks may not even be there
+            stack.enter_context(picture_folder(png))  # first: the page may go there, too
+        if html:
+            paths["page"] = html
+        yield {name: opened(stack, path) for name, path in paths.items()}
 
 
 # --------------------------------------------------------------------------------------------------- the command line
+
+
+def path(text: str) -> Path:
+    """An empty one would be the current folder, which nobody means."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -196,8 +214,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--head", type=whole, default=0, metavar="H", help="which of its heads, from 0 (default: 0)")
     add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="how many alternatives (default: 5)")
     add("--merges", action="store_true", help="show how each token was merged from bytes")
-    add("--html", type=Path, metavar="FILE.html", help="write a page that opens without network")
-    add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (matplotlib)")
+    add("--html", type=path, metavar="FILE.html", help="write a page that opens without network")
+    add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (matplotlib)")
     add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
     add("--models_dir", default="models", help="where the models are, or go (default: models)")
     add("--temperature", type=number(0), default=1.0, metavar="T", help="as in gpt2.py (default: 1, the model's own)")
@@ -217,16 +235,17 @@ def check_layer_and_head(args: argparse.Namespace, hparams: dict[str, int]) -> N
             raise UsageError(f"--{name} {value}: {args.model_size} has {name}s 0 to {n - 1}")
 
 
-def look(args: argparse.Namespace, settings: Settings) -> Inside:
+def look(args: argparse.Namespace) -> Inside:
     """Load the model, check what only it can tell, and run it."""
     prompt = read_prompt(args.prompt)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     check_layer_and_head(args, hparams)
     ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
+    settings = Settings(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
     return examine(ids, encoder, params, hparams["n_head"], args.top, settings)
 
 
-def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace, settings: Settings) -> None:
+def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
     """Write the page and the pictures that were asked for."""
     for name, file in files.items():
         if name != "page":
@@ -235,17 +254,16 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace,
         layers = layers_that_fit(inside, args.layer)
         if len(layers) < len(inside.attention):
             say(f"[{args.html} holds the attention of layer {args.layer} only: with all layers it would be too large]")
-        title = f"{args.model_size}, probabilities: {', '.join(describe(settings))}"
+        title = f"{args.model_size}, probabilities: {', '.join(whose(inside))}"
         file.write(page(inside, title, args.layer, args.head, layers).encode())
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    settings = Settings(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
     with outputs(args.html, args.png) as files:
-        inside = look(args, settings)
-        write(files, inside, args, settings)
-    for line in report(inside, args, settings):
+        inside = look(args)
+        write(files, inside, args)
+    for line in report(inside, args):
         print(line)
     for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
         print(f"{path}: {path.stat().st_size:,} bytes")

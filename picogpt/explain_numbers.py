@@ -11,6 +11,7 @@ layer norm and the embedding make scores of it. Of the last layer, these are the
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,18 @@ class Settings(NamedTuple):
     top_p: float = 1.0
     repetition_penalty: float = 1.0
 
+    def changed(self) -> list[str]:
+        """What is not the default: ["top_k 40"], or nothing where the probabilities are the model's own."""
+        return [f"{name} {x:g}" for name, x in self._asdict().items() if x != self._field_defaults[name]]
+
+
+def check(top: int, settings: Settings) -> None:
+    """Raise UsageError for numbers that mean nothing: the command line refuses them when it reads them."""
+    limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
+    for name, value, (low, high) in zip(("top", *Settings._fields), (top, *settings), limits):
+        if not low <= value <= high:
+            raise UsageError(f"{name} {value} is not from {low} to {high}")
+
 
 @dataclass(frozen=True, eq=False)
 class Inside:
@@ -49,11 +62,12 @@ class Inside:
     encoder: Encoder
     ids: Array  # [n_seq]
     probs: Array  # [n_seq] of each token after those before it; nan for the first
-    ranks: Array  # [n_seq] 1 where the token was the likeliest; 0 for the first
+    ranks: Array  # [n_seq] 1 where the token was the likeliest; 0 for the first; says nothing where probs is 0
     lens_ids: Array  # [n_layer + 1, n_seq, top] the likeliest tokens, the likeliest first
     lens_probs: Array  # [n_layer + 1, n_seq, top]
     attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i looks at each token; sums to 1
     residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of the residual stream's vectors
+    settings: Settings  # whose probabilities they are
 
     @functools.cached_property
     def bits(self) -> Array:
@@ -116,11 +130,12 @@ def examine(
     """Run the model over ids once and keep what there is to see. Only the top tokens of the lens are kept."""
     from tqdm import tqdm
 
+    settings = settings or Settings()
     stream, attention = forward(ids, params, n_head)
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
     for x in tqdm(stream, desc="logit lens", leave=False, disable=None):
-        probs = distributions(lens(x, params), ids, settings or Settings())
+        probs = distributions(lens(x, params), ids, settings)
         lens_ids.append([likeliest(row, top) for row in probs])
         lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     return Inside(
@@ -131,6 +146,7 @@ def examine(
         np.array(lens_probs),
         attention,
         np.stack([np.linalg.norm(x, axis=-1) for x in stream]),
+        settings,
     )
 
 
@@ -152,5 +168,7 @@ def look_inside(
     settings: Settings | None = None,
 ) -> Inside:
     """What a model computes for a prompt. Raises OSError or ValueError in one line, as the command line would."""
+    settings = settings or Settings()
+    check(top, settings)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     return examine(prompt_ids(encoder, prompt, hparams["n_ctx"]), encoder, params, hparams["n_head"], top, settings)

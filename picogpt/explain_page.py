@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from picogpt.trace import Array
 
 TEMPLATE = Path(__file__).with_name("explain.html")
-MAX_ATTENTION = 12_000_000  # bytes of base64: a page larger than that takes a phone too long
+MAX_ATTENTION = (
+    12_000_000  # bytes of base64 for all layers: with more, the page takes a phone long, and holds one layer
+)
 
 
 def as_json(value: Any) -> str:
@@ -43,7 +45,10 @@ def packed(attention: Array) -> str:
 
 
 def layers_that_fit(inside: Inside, layer: int) -> list[int]:
-    """All layers whose attention a page can hold: the one that is chosen, where all would be too large."""
+    """The layers whose attention the page holds: all, or where they take more than MAX_ATTENTION, the chosen one.
+
+    That one may take more, too: 17 MB for the 1023 tokens that 124M can read.
+    """
     n_layer, n_head, n_seq, _ = inside.attention.shape
     size = n_layer * n_head * n_seq * (n_seq + 1) * 4 // 3
     return list(range(n_layer)) if size <= MAX_ATTENTION else [layer]
@@ -73,5 +78,7 @@ def content(inside: Inside, title: str, layer: int, head: int, layers: list[int]
 def page(inside: Inside, title: str, layer: int = 0, head: int = 0, layers: list[int] | None = None) -> str:
     """The whole page; layers are those whose attention it holds (all), layer and head those that it shows at first."""
     layers = list(range(len(inside.attention))) if layers is None else layers
+    if layer not in layers or head not in range(inside.attention.shape[1]):
+        raise ValueError(f"the page has no layer {layer}, head {head}")
     template = TEMPLATE.read_text(encoding="utf-8")
     return template.replace("DATA_OF_THE_PAGE", as_json(content(inside, title, layer, head, layers)))

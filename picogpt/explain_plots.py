@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from picogpt.explain_numbers import Inside, layer_name
-from picogpt.explain_text import escaped, fit
+from picogpt.explain_text import decimals, escaped, fit
 from utils import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def new_figure(width: float, height: float, figure: Figure | None) -> Figure:
         import matplotlib.pyplot as plt
 
         figure = plt.figure(layout="constrained")
+    if figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
     figure.set_size_inches(width, height)
     return figure
 
@@ -71,7 +73,7 @@ def label(text: str, width: int = 14) -> str:
 
 def style() -> dict[str, Any]:
     """How every text of a picture is set."""
-    return {"family": fonts()[0], "parse_math": False}
+    return {"family": fonts()[0], "parse_math": False, "usetex": False}
 
 
 def shown(n_seq: int) -> range:
@@ -79,12 +81,15 @@ def shown(n_seq: int) -> range:
     return range(max(0, n_seq - N_ROWS), n_seq)
 
 
-def of_all(tokens: range, n_seq: int) -> str:
-    return "" if len(tokens) == n_seq else f" (the last {len(tokens)} of {n_seq} tokens)"
-
-
 def set_title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=10, **style())
+
+
+def title_of(text: str, tokens: range, inside: Inside) -> str:
+    """A title that says which tokens are shown, where not all, and whose probabilities, where not the model's own."""
+    part = "" if len(tokens) == len(inside.ids) else f" (the last {len(tokens)} of {len(inside.ids)} tokens)"
+    changed = inside.settings.changed()
+    return text + part + ("\nwith " + ", ".join(changed) if changed else "")
 
 
 def set_ticks(axis: Any, names: list[str], **settings: Any) -> None:
@@ -148,7 +153,7 @@ def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
     set_ticks(axes.yaxis, [label(inside.texts[token]) for token in tokens])
     axes.set_ylabel("after", fontsize=9)
     which = "each layer" if step == 1 else f"every {step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} layer"
-    set_title(axes, f"Logit lens: what {which} would have said next{of_all(tokens, len(inside.ids))}")
+    set_title(axes, title_of(f"Logit lens: what {which} would have said next", tokens, inside))
     colour_bar(figure, image, axes, "probability")
     return axes
 
@@ -160,9 +165,8 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes = figure.subplots()
     axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="the token")
     rows, ids, probs = alternatives(inside, tokens)
-    axes.plot(
-        probs, rows, "o", markersize=5, markerfacecolor="none", markeredgecolor=ORANGE, label="the likeliest instead"
-    )
+    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="the likeliest instead")
+    rings[0].set(markerfacecolor="none", clip_on=False)  # whole at 0 % and 100 %, too
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")
         text = axes.annotate(label(inside.text(id)), (p, row), side, textcoords="offset points", **style())
@@ -172,11 +176,11 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     for row, token in enumerate(tokens):
-        bits = f"{inside.bits[token]:.1f} bits" if token else "comes first"
+        bits = f"{decimals(inside.bits[token], 1)} bits" if token else "comes first"
         axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    set_title(axes, f"How likely each token was{of_all(tokens, len(inside.ids))}")
+    set_title(axes, title_of("How likely each token was", tokens, inside))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return axes
 
@@ -224,8 +228,10 @@ FIGURES: dict[str, Callable[[Inside, int, Figure], Any]] = {
 
 def save(name: str, inside: Inside, layer: int, file: IO[bytes]) -> None:
     """Draw one of FIGURES and write it as PNG, without pyplot: no window, and nothing global."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained")
-    FIGURES[name](inside, layer, figure)
-    figure.savefig(file, format="png", dpi=DPI)
+    with rc_context({"text.usetex": False}):  # the numbers, too
+        figure = Figure(layout="constrained")
+        FIGURES[name](inside, layer, figure)
+        figure.savefig(file, format="png", dpi=DPI)

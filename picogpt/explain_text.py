@@ -35,6 +35,11 @@ def escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}"
 
 
+def decimals(x: float, digits: int) -> str:
+    """decimals(1.25, 1) = "1.2"; decimals(math.inf, 1) = "∞" """
+    return f"{x:.{digits}f}".replace("inf", "∞")
+
+
 def n_columns(text: str) -> int:
     """How many columns of a terminal a text takes: Chinese and emoji two, marks none."""
     widths = {"W": 2, "F": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -256,6 +257,15 @@ def test_settings_are_named_and_used(capsys, monkeypatch):
     assert f"tiny: 19 tokens, {expected:.2f} bits" in out
 
 
+def test_what_settings_rule_out_has_infinite_bits_and_no_rank(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = printed(capsys, PROMPT, "--temperature", 0).out
+    probs = look_inside(PROMPT, "tiny", MODELS, settings=Settings(0)).probs
+    assert out.startswith("tiny: 19 tokens, ∞ bits, ∞ a token\n")
+    assert len(re.findall(r"^ *\d+ \S+ +0\.0 %       ∞       -   ", out, re.M)) == np.sum(probs == 0) > 5
+    assert len(re.findall(r"^ *\d+ \S+ +100\.0 %    0\.00       1", out, re.M)) == np.sum(probs == 1) > 4
+
+
 def test_without_merges_there_are_none(capsys):
     assert "ROM+EO" not in printed(capsys, PROMPT).out
 
@@ -266,6 +276,7 @@ def test_lines_fit_the_terminal(capsys, monkeypatch, width):
     lines = printed(capsys, PROMPT + " 中文 😀", "--merges").out.splitlines()
     assert max(map(n_columns, lines)) <= width
     assert max(map(n_columns, lines)) > width - 20
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_colours_only_on_a_terminal_and_never_with_no_color(capsys, monkeypatch):
@@ -335,6 +346,61 @@ def test_where_files_can_not_go_is_said_before_the_work(tmp_path, monkeypatch, o
     with pytest.raises(OSError, match=message):
         run("x", option, tmp_path / path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("html", "png", "error", "message"),
+    [
+        ("new", "new", OSError, "is a folder, not a file"),
+        ("new/lens.png", "new", UsageError, "is the name of a picture"),
+        ("other/../lens.png", "link", UsageError, "is the name of a picture"),
+    ],
+)
+def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, html, png, error, message):
+    monkeypatch.setattr(explain, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(explain, "need_matplotlib", lambda: None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(error, match=message):
+        run("x", "--html", tmp_path / html, "--png", tmp_path / png)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "other"]
+
+
+def test_page_and_pictures_go_to_one_new_folder(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    printed(capsys, "x", "--html", tmp_path / "new" / "x.html", "--png", tmp_path / "new")
+    names = ["attention.png", "lens.png", "probabilities.png", "residual.png", "x.html"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path, monkeypatch):
+    name = "x" * 250 + ".html"  # with what is added to it too long; a read-only folder would not stop root
+    with pytest.raises(OSError, match=f"/{name}'$"):
+        run("x", "--html", tmp_path / name)
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_an_empty_name_is_refused(capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        run("x", option, "")
+    assert capsys.readouterr().err == f"picogpt explain: argument {option}: the name is empty\n"
+
+
+def test_a_notebook_is_told_what_means_nothing(inside, monkeypatch):
+    monkeypatch.setattr("picogpt.explain_numbers.load_encoder_hparams_and_params", None)
+    for top in (0, -1):
+        with pytest.raises(UsageError, match=f"top {top}"):
+            look_inside("x", "tiny", MODELS, top)
+    wrong = {"temperature": [-1, np.nan], "top_k": [-3], "top_p": [-0.1, 2], "repetition_penalty": [0, 101]}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(UsageError, match=f"{name} {value} is not from"):
+                look_inside("x", "tiny", MODELS, settings=Settings(**{name: value}))
+    for layer, head in [(4, 0), (-1, 0), (0, 5), (0, -1)]:
+        with pytest.raises(ValueError, match=f"no layer {layer}, head {head}"):
+            picogpt.page(inside, "tiny", layer, head)
+    with pytest.raises(ValueError, match="no layer 0"):
+        picogpt.page(inside, "tiny", layers=[2])
 
 
 def test_without_matplotlib_it_is_said_what_to_install_before_the_work(tmp_path, monkeypatch, inside):
@@ -434,20 +500,49 @@ def test_the_probability_picture(inside, figure):
     assert texts(axes.texts)[: len(beaten)] == [inside.text(inside.lens_ids[-1, i - 1, 0]) for i in beaten]
 
 
+def test_pictures_of_probabilities_say_whose_they_are(inside, figure):
+    seen = look_inside(PROMPT, "tiny", MODELS, settings=Settings(top_k=1, repetition_penalty=1.3))
+    for plot in (picogpt.plot_lens, picogpt.plot_probabilities):
+        assert plot(seen, figure).get_title("left").endswith("\nwith top_k 1, repetition_penalty 1.3")
+        figure.clear()
+        assert "with" not in plot(inside, figure).get_title("left")
+        figure.clear()
+    assert "∞ bits" in texts(picogpt.plot_probabilities(seen, figure).texts)
+
+
 def test_the_residual_picture(inside, figure):
     axes = picogpt.plot_residual(inside, figure)
     np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.residual.T)
 
 
-def test_mathematics_in_a_token_is_text_and_what_fonts_lack_is_escaped(figure):
+def test_mathematics_in_a_token_is_text_and_what_fonts_lack_is_escaped(figure, monkeypatch):
+    monkeypatch.setitem(pytest.importorskip("matplotlib").rcParams, "text.usetex", True)
     seen = look_inside("a $x^2$ \U0001faf8 \ue000", "tiny", MODELS)
     labels = picogpt.plot_probabilities(seen, figure).get_yticklabels()
     assert texts(labels)[0] == "a"
-    assert not any(label.get_parse_math() for label in labels)
+    assert not any(label.get_parse_math() or label.get_usetex() for label in labels)
     from picogpt.explain_plots import label
 
     assert label("a\U0010fffd") == "a\\U0010fffd"
     assert label("x" * 30) == "x" * 13 + "…"
+
+
+def test_pictures_depend_on_no_setting_of_the_user(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    words = [sys.executable, "-m", "picogpt", "explain", "a $x_1", "--model_size", "tiny", "--png", tmp_path / "new"]
+    env = os.environ | {"MPLBACKEND": "nothing", "MATPLOTLIBRC": str(tmp_path), "PATH": ""}
+    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len([*(tmp_path / "new").iterdir()]) == 4
+
+
+def test_a_figure_without_a_layout_engine_gets_one_and_rings_are_whole():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = picogpt.plot_probabilities(look_inside("ROMEO: what", "tiny", MODELS), figure)
+    figure.draw_without_rendering()
+    assert not figure.legends[0].get_window_extent().overlaps(axes.get_tightbbox())
+    assert not axes.lines[0].get_clip_on()
 
 
 def test_long_texts_and_many_layers_are_cut_to_what_can_be_read(tiny, figure):
@@ -505,6 +600,6 @@ def test_every_option_that_needs_a_word_has_it_in_the_readme(capsys):
 def test_picogpt_exports_its_names_and_nothing_else():
     for name in picogpt.__all__:
         assert getattr(picogpt, name).__name__ == name
-    assert picogpt.HOMES.keys() == {*picogpt.__all__}
+    assert dir(picogpt) == sorted(picogpt.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = picogpt.nothing

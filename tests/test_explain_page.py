@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_explain import ODD, PROMPT
 
 from picogpt import explain_page, look_inside, page
+from picogpt.explain_numbers import Settings
 from picogpt.explain_page import as_json, layers_that_fit, packed
 
 MODELS = ROOT / "models"
@@ -269,6 +270,84 @@ def test_the_lens_is_a_table_whose_cells_show_their_alternatives(reader, inside)
     assert reader.text("#said-title") == "h1 after ·th"
     reader.press("HOME", "ARROW_UP")
     assert reader.text("#said-title") == "embedding after ROMEO"
+
+
+def test_keys_with_a_modifier_are_the_browser_s(reader):
+    script = """arguments[0].focus(); return ["altKey", "ctrlKey", "metaKey", "shiftKey"].map((name) => {
+        const event = new KeyboardEvent("keydown", {key: "End", bubbles: true, cancelable: true, [name]: true});
+        return arguments[0].dispatchEvent(event); })"""
+    assert reader(script, reader.find("#tokens button")[3]) == [True, True, True, False]
+
+
+def test_the_readout_is_that_of_the_focus_when_the_pointer_has_left(reader):
+    cells, buttons = reader.find("#lens td"), reader.find("#tokens button")
+    cells[7 * 5 + 2].click()
+    said = "h1 after r"
+    assert reader.text("#said-title") == said
+    reader.hover(cells[8 * 5 + 4])
+    assert reader.text("#said-title") == "h3 after ough"
+    reader.hover(reader.find("#lens th")[0])
+    reader.hover(reader.find("h2")[-1])
+    assert reader.text("#said-title") == said
+    reader.hover(buttons[3])
+    reader.hover(reader.find("h1")[0])
+    assert reader.text("#said-title") == said
+    assert reader("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert reader("return document.querySelector('#readout').ariaLive") == "polite"
+    reader("document.activeElement.blur()")
+    assert reader.text("#said-title") == "h3 after :"
+    buttons[3].click()
+    assert reader("return ['details', 'readout'].map((id) => document.getElementById(id).ariaLive)") == [
+        "polite",
+        "off",
+    ]
+
+
+def test_the_tab_key_begins_with_the_token_that_is_shown(reader):
+    reader.press("TAB")
+    assert reader.text("#chosen") == reader("return document.activeElement.textContent") == ":"
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_what_the_pointer_or_the_focus_is_on_is_seen_with_what_is_said_of_it(chromium, tmp_path, width):
+    seen = look_inside("\n".join([PROMPT] * 3) + " 中文 😀", "tiny", MODELS)
+    assert len(seen.ids) > 60
+    (tmp_path / "long.html").write_text(page(seen, "tiny"), encoding="utf-8")
+    reader = Reader(chromium, tmp_path / "long.html")
+    reader.size(width, 700)
+    in_view = """const box = arguments[0].getBoundingClientRect(), x = Math.max(box.left, 0) + 20;
+        return [box.top + 4, box.bottom - 4].every((y) => arguments[0].contains(document.elementFromPoint(x, y)))"""
+    details, readout = reader.find("#details")[0], reader.find("#readout")[0]
+    for button in reader.find("#tokens button")[::5]:
+        reader("arguments[0].focus()", button)
+        assert reader(in_view, button)
+        assert reader(in_view, details)
+    cells = reader.find("#lens td")
+    top = "return arguments[0].getBoundingClientRect().top"
+    for cell in cells[::47]:
+        reader("arguments[0].focus()", cell)
+        assert reader(in_view, cell)
+        assert reader(in_view, readout)
+    reader("arguments[0].scrollIntoView({block: 'center'})", cells[-1])
+    before = reader(top, cells[-1])
+    for cell in cells[-5:]:
+        reader.hover(cell)
+        assert reader(top, cells[-1]) == before
+    heights = "return arguments[0].map((cell) => (readOut(cell), document.querySelector('#readout').offsetHeight))"
+    assert len({*reader(heights, [*range(len(cells))])}) == 1
+    assert reader("return document.documentElement.scrollWidth") <= width
+
+
+def test_a_token_that_was_ruled_out_has_no_rank(chromium, tmp_path):
+    seen = look_inside(PROMPT, "tiny", MODELS, settings=Settings(temperature=0))
+    (tmp_path / "greedy.html").write_text(page(seen, "tiny"), encoding="utf-8")
+    reader = Reader(chromium, tmp_path / "greedy.html")
+    facts = []
+    for button in reader.find("#tokens button")[1:-1]:
+        button.click()
+        facts.append("rank–" in reader.text("#facts"))
+    assert facts == (seen.probs[1:] == 0).tolist()
+    assert {*facts} == {True, False}
 
 
 @pytest.mark.parametrize("width", [320, 360, 1000])
