@@ -2,8 +2,8 @@
 
     python -m picogpt bench --model_size 124M --peers --plot growth.png
 
-A machine's speed drifts, so each figure is measured in turn with its limit and its peers, several rounds, and a share
-or ratio is the median of the rounds'. The limits: a decoded token reads every weight once, at the speed of one large
+A machine's speed drifts, so each figure is measured in turn with its limit, and once more in turn with its peers, for
+several rounds; a share or ratio is the median of the rounds'. The limits: a decoded token reads every weight once, at the speed of one large
 matrix-vector product; a prompt multiplies at the speed of one large matrix product; a process starts Python and NumPy
 and then reads the weights once a token; a tokenizer splits by the regular expression, a detokenizer joins strings.
 """
@@ -56,7 +56,7 @@ def measure_model(machine: Machine, other: Transformers | None, rounds: int, tic
     multiplying: list[float] = []
     for n in [n for n in (10, 500, 1000) if n < machine.n_ctx] or [machine.n_ctx - 1]:
         peers = other.decoding(machine, n) | {"without a cache": without_a_cache(machine, n)} if other else {}
-        found, times = measure(machine.decode(n, peers), rounds if other else 3 * rounds)
+        found, times = measure(machine.decode(n, peers), 3 * rounds)
         rows += found
         reading += times[LIMIT]
         tick()
@@ -140,7 +140,7 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
     rows = []
     for name, sample in (("English", text), ("mixed languages", mixed_languages())):
         amount, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
-        fresh = [load() for _ in range(rounds + 1)]
+        fresh = [load() for _ in range(2 * (rounds + 1))]
         encode, split = partial(encode_by_next, fresh, sample), partial(encoder.pieces.findall, sample)
         others = other_tokenizers(encoder, sample) if peers else {}
         work = Work(f"tokenizer, {name}", "MB/s", amount, encode, split, "the split", peers=others)
