@@ -3,9 +3,10 @@
     python -m picogpt bench --model_size 124M --peers --plot growth.png
 
 A machine's speed drifts, so each figure is measured in turn with its limit, and once more in turn with its peers, for
-several rounds; a share or ratio is the median of the rounds'. The limits: a decoded token reads every weight once, at the speed of one large
-matrix-vector product; a prompt multiplies at the speed of one large matrix product; a process starts Python and NumPy
-and then reads the weights once a token; a tokenizer splits by the regular expression, a detokenizer joins strings.
+several rounds; a share or ratio is the median of the rounds'. The limits: a decoded token reads every weight once, at
+the speed of one large matrix-vector product; a prompt multiplies at the speed of one large matrix product; a process
+starts Python and NumPy and then reads the weights once a token; a tokenizer splits by the regular expression, a
+detokenizer joins strings.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def measure_model(machine: Machine, other: Transformers | None, rounds: int, tic
     multiplying: list[float] = []
     for n in [n for n in (10, 500, 1000) if n < machine.n_ctx] or [machine.n_ctx - 1]:
         peers = other.decoding(machine, n) | {"without a cache": without_a_cache(machine, n)} if other else {}
-        found, times = measure(machine.decode(n, peers), 3 * rounds)
+        found, times = measure(machine.decode(n, peers), rounds)
         rows += found
         reading += times[LIMIT]
         tick()

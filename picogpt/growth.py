@@ -14,7 +14,7 @@ import numpy as np
 
 import gpt2
 from picogpt.random_weights import SHAPES, hparams_of
-from picogpt.timing import LIMIT, Machine, Times, measure
+from picogpt.timing import LIMIT, Machine, Times, Work, measure
 from utils import expected_shapes, nest
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ def milliseconds(times: Times, factors: dict[str, float]) -> dict[str, float]:
     return {name: 1e3 * factors.get(name, 1) * statistics.median(values) for name, values in times.items()}
 
 
+def a_token(work: Work, rounds: int) -> dict[str, float]:
+    """Milliseconds for each of the tokens that a work decodes."""
+    whole = milliseconds(measure(work, rounds)[1], {LIMIT: work.part})
+    return {name: value / work.amount for name, value in whole.items()}
+
+
 def draw(
     machine: Machine, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Callable[[], Any]
 ) -> None:
@@ -124,7 +130,7 @@ def draw_decoding(axes: Any, machine: Machine, other: Any, counts: list[int], ro
     found = []
     for n in counts:
         work = machine.decode(n, other.decoding(machine, n) if other else {})
-        found.append(milliseconds(measure(work, 2 * rounds)[1], {LIMIT: work.part}))
+        found.append(a_token(work, 2 * rounds))
         tick()
     lines(axes, counts, found, "limit: reading the weights")
     axes.set(title="one more token", xlabel="tokens before it")
@@ -150,7 +156,7 @@ def draw_sizes(axes: Any, rounds: int, tick: Any) -> None:
     found, sizes = [], shapes_that_fit()
     for size in sizes:
         work = Machine(made_up(size), SHAPES[size][1]).decode(10)
-        found.append(milliseconds(measure(work, 2 * rounds)[1], {LIMIT: work.part}))
+        found.append(a_token(work, rounds))
         tick()
     lines(axes, [n_bytes_of(size) / 1e9 for size in sizes], found, "limit: reading the weights")
     axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(sizes))

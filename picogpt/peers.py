@@ -98,7 +98,7 @@ model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, str
 """
 
 
-# Answers lines [ids before, ids] with the seconds that a pass of ids took, which the ids before are cached for.
+# Answers lines [ids before, ids] with the seconds that a pass of ids took, or one for each behind those before.
 SERVER = """
 import json, sys, time
 import torch
@@ -114,7 +114,8 @@ for line in sys.stdin:
     if before and kept[0] != before:
         kept = before, forward(before).past_key_values
     start = time.perf_counter()
-    forward(ids, kept[1] if before else None)
+    for part in [[id] for id in ids] if before else [ids]:
+        forward(part, kept[1] if before else None)
     print(time.perf_counter() - start, flush=True)
     if before:
         kept[1].crop(-len(ids))
@@ -122,9 +123,9 @@ for line in sys.stdin:
 
 
 def without_a_cache(machine: Machine, n: int) -> Callable[[], float]:
-    """All tokens again for one more, and a row of logits for each: GPT-2 in its plainest form."""
+    """All tokens again for one more, and a row of logits for each: GPT-2 in its plainest form. Timed once, for each."""
     whole = partial(gpt2.gpt2, machine.ids[: n + 1], **machine.params, n_head=machine.n_head)
-    return partial(seconds, whole)
+    return lambda: len(machine.coming(n)) * seconds(whole)
 
 
 class Transformers:
@@ -160,7 +161,7 @@ class Transformers:
         return {"transformers": partial(run_process, theirs), "without a cache": partial(run_process, ours)}
 
     def ask(self, before: list[int], ids: list[int]) -> float:
-        """Seconds for a pass of ids, with `before` in the cache."""
+        """Seconds for a pass of ids; behind `before`, if there are any, for a pass of each."""
         if self.server is None:
             command = [sys.executable, "-c", SERVER, str(self.folder)]
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
@@ -176,7 +177,7 @@ class Transformers:
             raise OSError("--peers: the process with transformers has ended") from None
 
     def decoding(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
-        return {"transformers": partial(self.ask, machine.ids[:n], machine.ids[n : n + 1])}
+        return {"transformers": partial(self.ask, machine.ids[:n], machine.coming(n))}
 
     def prompt(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
         return {"transformers": partial(self.ask, [], machine.ids[:n])}
