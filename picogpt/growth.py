@@ -92,7 +92,7 @@ def draw(
     n_ctx = machine.n_ctx
     counts = lengths(n_ctx)
     draw_prompts(panels[0, 0], machine, other, counts, rounds, tick)
-    draw_decoding(panels[0, 1], machine, other, [n - 1 for n in counts], rounds, tick)
+    draw_decoding(panels[0, 1], machine, other, [n - 8 for n in counts], rounds, tick)
     draw_memory(panels[1, 0], machine, counts, tick)
     draw_sizes(panels[1, 1], rounds, tick)
     figure.suptitle(f"picogpt, {name}, {os.cpu_count()} processors, float32")
