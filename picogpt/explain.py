@@ -20,11 +20,12 @@ from typing import IO
 import numpy as np
 
 from picogpt.chat import may_colour
-from picogpt.explain_numbers import Inside, Settings, examine, layer_name, prompt_ids
+from picogpt.explain_numbers import Inside, Settings, examine, layer_name
 from picogpt.explain_page import layers_that_fit, page
 from picogpt.explain_plots import FIGURES, need_matplotlib, save
 from picogpt.explain_text import decimals, fit, n_columns, visible_merges
 from picogpt.files import new_file
+from picogpt.trace import prompt_ids
 from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
 
 # From improbable to probable: text and background, of the 256 colours that terminals have, in viridis' order. Both are

@@ -22,7 +22,7 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.explain_text import visible
-from picogpt.trace import trace
+from picogpt.trace import prompt_ids, trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
@@ -148,16 +148,6 @@ def examine(
         np.stack([np.linalg.norm(x, axis=-1) for x in stream]),
         settings,
     )
-
-
-def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
-    """The prompt's ids. Raises UsageError unless the model can read them all and say what comes next."""
-    ids = encoder.encode(prompt)
-    try:
-        gpt2.check_lengths(len(ids), 1, n_ctx)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return ids
 
 
 def look_inside(

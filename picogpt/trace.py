@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import gpt2
-from encoder import get_encoder
+from encoder import Encoder, get_encoder
 from picogpt.files import new_file
 from utils import HPARAMS, Parser, UsageError, load_hparams_and_params, provide, read_prompt
 
@@ -311,9 +311,9 @@ def table(rows: Array) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def encode(prompt: str, model_size: str, models_dir: str, n_ctx: int) -> list[int]:
+def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
     """The prompt's ids. Raises UsageError when there are none, or more than the model has positions."""
-    ids = get_encoder(model_size, models_dir).encode(prompt)
+    ids = encoder.encode(prompt)
     if not ids:
         raise UsageError("the prompt is empty")
     if len(ids) > n_ctx:
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     with new_file(args.out) as file:
         folder = provide(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
-        ids = encode(prompt, args.model_size, args.models_dir, hparams["n_ctx"])
+        ids = prompt_ids(get_encoder(args.model_size, args.models_dir), prompt, hparams["n_ctx"])
         with trace() as t:
             gpt2.gpt2(ids, **params, n_head=hparams["n_head"])
         rows = contents(t.passes[0], hparams["n_layer"])

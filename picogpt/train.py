@@ -26,7 +26,7 @@ import numpy as np
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
 from picogpt.checkpoint import initial_params, write_checkpoint, write_tokenizer
-from picogpt.files import new_folder
+from picogpt.files import new_file, new_folder
 from utils import HPARAMS, Parser, UsageError, number, read_text, say
 
 if TYPE_CHECKING:
@@ -304,9 +304,8 @@ def plot(history: History, path: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(partial, dpi=150)
-    os.replace(partial, path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -302,7 +302,7 @@ def test_what_is_in_the_prompt_does_not_reach_the_terminal_raw(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["word " * 300], "exceed the context of 256: the prompt alone is"),
+        (["word " * 300], "but the model's context is n_ctx = 256"),
         ([""], "the prompt is empty"),
         (["x", "--layer", "4"], "--layer 4: tiny has layers 0 to 3"),
         (["x", "--head", "5"], "--head 5: tiny has heads 0 to 4"),
@@ -322,7 +322,7 @@ def test_the_context_can_be_filled_and_not_by_one_more(capsys):
     text = encoder.decode(ids[:256])
     assert len(encoder.encode(text)) == 256
     assert "tiny: 256 tokens" in printed(capsys, text).out
-    with pytest.raises(UsageError, match="257 prompt tokens .* the prompt alone is 1 too long"):
+    with pytest.raises(UsageError, match="the prompt has 257 tokens, but the model's context is n_ctx = 256"):
         run(encoder.decode(ids[:257]))
 
 
