@@ -71,13 +71,15 @@ def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     return symbols
 
 
-def wait(i: int, a: str, b: str, ranks: dict[str, int], waiting: dict[int, list[int]], heap: list[Pair]) -> None:
+def push_pair(
+    i: int, a: str, b: str, ranks: dict[str, int], positions_by_rank: dict[int, list[int]], heap: list[Pair]
+) -> None:
     """Put the pair of symbols a, b at position i into the list of its rank, if it has one; the heap orders ranks."""
     rank = ranks.get(f"{a} {b}")
-    if rank in waiting:
-        waiting[rank].append(i)
+    if rank in positions_by_rank:
+        positions_by_rank[rank].append(i)
     elif rank is not None:
-        waiting[rank] = [i]
+        positions_by_rank[rank] = [i]
         heapq.heappush(heap, (rank, a, b))
 
 
@@ -87,12 +89,12 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     Positions wait in one list per rank, the ranks in a heap; left and right link each symbol to its neighbours.
     """
     n, heap = len(symbols), list[Pair]()
-    left, right, waiting = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
+    left, right, positions_by_rank = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
     for i, (a, b) in enumerate(pairwise(symbols)):
-        wait(i, a, b, ranks, waiting, heap)
+        push_pair(i, a, b, ranks, positions_by_rank, heap)
     while heap:
         rank, a, b = heapq.heappop(heap)
-        for i in sorted(waiting.pop(rank)):
+        for i in sorted(positions_by_rank.pop(rank)):
             j = right[i]
             if j == n or symbols[i] != a or symbols[j] != b:
                 continue  # one of the two has been joined to its other neighbour in the meantime
@@ -100,9 +102,9 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
             k = right[i] = right[j]
             left[k] = i
             if left[i] >= 0:
-                wait(left[i], symbols[left[i]], a + b, ranks, waiting, heap)
+                push_pair(left[i], symbols[left[i]], a + b, ranks, positions_by_rank, heap)
             if k < n:
-                wait(i, a + b, symbols[k], ranks, waiting, heap)
+                push_pair(i, a + b, symbols[k], ranks, positions_by_rank, heap)
     return [symbol for symbol in symbols if symbol]
 
 
@@ -114,11 +116,11 @@ class PieceCache(dict[str, list[int]]):
         self.encoder, self.ranks = encoder, ranks
         digest = hashlib.sha256("\n".join(ranks).encode("utf-8")).hexdigest()
         known = digest == OPENAI_MERGES and len(encoder) == len(ranks) + 257 and END_OF_TEXT in encoder
-        self.whole: Collection[str] = encoder if known else ()
+        self.known_tokens: Collection[str] = encoder if known else ()
 
     def __missing__(self, piece: str) -> list[int]:
         symbols = piece.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)
-        if symbols in self.whole:
+        if symbols in self.known_tokens:
             merged = [symbols]
         else:
             merged = (merge if len(symbols) < LONG_SYMBOLS else merge_long)(list(symbols), self.ranks)
@@ -228,7 +230,7 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tokens of a text, one a line: id, and the bytes it stands for."""
-    from utils import TOKENIZER_FILES, Parser, provide, read_prompt
+    from utils import TOKENIZER_FILES, Parser, ensure_downloaded, read_prompt
 
     parser = Parser(
         description="Show how GPT-2 cuts a text into tokens.",
@@ -239,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models_dir", default="models", help="where the models are (default: %(default)s)")
     args = parser.parse_args(argv)
     text = read_prompt(args.text)
-    provide(args.model_size, args.models_dir, TOKENIZER_FILES)
+    ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
     encoder = get_encoder(args.model_size, args.models_dir)
     for id in encoder.encode(text):
         token = encoder.token_bytes(id)

@@ -44,11 +44,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from picogpt import shaped_numpy as np  # the same functions, with shapes
-    from picogpt.shaped_numpy import Cache, Heads, IdsLike, KV, Matrix, Vector
-    from picogpt.shapes import Ctx, DHead, Embd, Hidden, Keys, QKV, Room, Seq, Some, Vocab
-    from picogpt.shapes import Array, In, Out, Value
-    from picogpt.shapes import Attn, Block, Choose, Linear, Mlp, Norm, Params
+    from picogpt.typing import shaped_numpy as np  # the same functions, with shapes
+    from picogpt.typing.shaped_numpy import Cache, Heads, IdsLike, KV, Matrix, Vector
+    from picogpt.typing.shapes import Ctx, DHead, Embd, Hidden, Keys, QKV, Room, Seq, Some, Vocab
+    from picogpt.typing.shapes import Array, In, Out, Value
+    from picogpt.typing.shapes import Attn, Block, Choose, Linear, Mlp, Norm, Params
 else:
     import numpy as np
 

@@ -31,7 +31,7 @@ import numpy as np
 from encoder import Encoder, get_encoder
 
 if TYPE_CHECKING:
-    from picogpt.shapes import Params
+    from picogpt.typing.shapes import Params
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,7 +54,7 @@ class UsageError(ValueError):
     """What the user typed can't be done: exit status 2, where other errors are 1."""
 
 
-class NotPlainError(ValueError):
+class NeedsTensorFlow(ValueError):
     """A checkpoint that TensorFlow can read and this file can't."""
 
 
@@ -180,7 +180,7 @@ def block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     if crc32c(content) != unmask(int.from_bytes(trailer, "little")):
         raise ValueError(f"is damaged: checksum of the block at byte {offset}")
     if content[-1] != 0:
-        raise NotPlainError("has compressed blocks")
+        raise NeedsTensorFlow("has compressed blocks")
     end = size - 4 - 4 * int.from_bytes(content[size - 4 : size], "little")
     at, key = 0, b""
     while at < end:
@@ -199,7 +199,7 @@ def parse_entry(message: bytes) -> Entry:
     found: dict[int, Any] = {}
     for number, value in fields(message):
         if number == 7:
-            raise NotPlainError("has tensors in slices")
+            raise NeedsTensorFlow("has tensors in slices")
         found[number] = value
     dims = [dict(fields(dim)).get(1, 0) for number, dim in fields(found.get(2, b"")) if number == 2]
     numbers = [found.get(number, 0) for number in (1, 3, 4, 5, 6)]
@@ -212,7 +212,7 @@ def parse_entry(message: bytes) -> Entry:
 def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
     """The tensors that an index file lists, by name, and the number of data files (shards).
 
-    Every block's checksum is checked. Raises OSError, ValueError naming the file and its fault, or NotPlainError.
+    Every block's checksum is checked. Raises OSError, ValueError naming the file and its fault, or NeedsTensorFlow.
     """
     table = Path(path).read_bytes()
     try:
@@ -226,12 +226,12 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
         entries = dict(pair for _, inner in block(table, handle) for pair in block(table, inner))
         header = dict(fields(entries.pop(b"", b"")))
         if header.get(2, 0) != 0:
-            raise NotPlainError("is big-endian")
+            raise NeedsTensorFlow("is big-endian")
         if not isinstance(n_shards := header.get(1, 1), int):
             raise ValueError("holds a broken protocol buffer")
         return {name.decode(): parse_entry(entry) for name, entry in entries.items()}, n_shards
-    except NotPlainError as error:
-        raise NotPlainError(f"{path} {error}") from None
+    except NeedsTensorFlow as error:
+        raise NeedsTensorFlow(f"{path} {error}") from None
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
     except TypeError:
@@ -261,14 +261,14 @@ def map_file(path: Path, inside: list[Entry]) -> mmap.mmap | bytes:
     return mapped
 
 
-def of_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
+def entries_in_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.shard == shard}
 
 
 def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
-    """A tensor as an array that reads from the mapped file. Raises ValueError, or NotPlainError for its dtype."""
+    """A tensor as an array that reads from the mapped file. Raises ValueError, or NeedsTensorFlow for its dtype."""
     if entry.dtype not in DTYPES:
-        raise NotPlainError(f"has a tensor of TensorFlow's dtype {entry.dtype}")
+        raise NeedsTensorFlow(f"has a tensor of TensorFlow's dtype {entry.dtype}")
     dtype = np.dtype(DTYPES[entry.dtype])
     if not 0 <= entry.shard < len(maps) or entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError(f"shape {entry.shape} does not fit {entry.size} bytes in shard {entry.shard} of {len(maps)}")
@@ -306,24 +306,25 @@ def nest(tensors: dict[str, Array], n_layer: int) -> dict[str, Any]:
 def read_plain(prefix: Path) -> dict[str, Array]:
     """All tensors of a plain V2 checkpoint, as read-only views of its data files."""
     if not prefix.with_name(prefix.name + ".index").exists() and prefix.exists():
-        raise NotPlainError(f"{prefix} is a V1 checkpoint")
+        raise NeedsTensorFlow(f"{prefix} is a V1 checkpoint")
     entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
     maps = [
-        map_file(data_path(prefix, shard, n_shards), [*of_shard(entries, shard).values()]) for shard in range(n_shards)
+        map_file(data_path(prefix, shard, n_shards), [*entries_in_shard(entries, shard).values()])
+        for shard in range(n_shards)
     ]
     tensors = {}
     for name, entry in entries.items():
         try:
             tensors[name] = view(entry, maps)
-        except NotPlainError as error:
+        except NeedsTensorFlow as error:
             if name.startswith("model/"):
-                raise NotPlainError(f"{prefix} {error}: {name}") from None
+                raise NeedsTensorFlow(f"{prefix} {error}: {name}") from None
         except ValueError as error:
             raise ValueError(f"{prefix}.index: {name}: {error}") from None
     return tensors
 
 
-def read_by_tensorflow(prefix: Path, reason: NotPlainError) -> dict[str, Array]:
+def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array]:
     """All tensors of any checkpoint, copied by TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -346,7 +347,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     prefix = Path(tf_ckpt_path)
     try:
         tensors = read_plain(prefix)
-    except NotPlainError as reason:
+    except NeedsTensorFlow as reason:
         tensors = read_by_tensorflow(prefix, reason)
     found = {name[len("model/") :]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
     if hparams["n_layer"] > len(found):
@@ -412,7 +413,7 @@ def load_encoder_hparams_and_params(
 
     Raises OSError (files, network) or ValueError (contents), each naming what is wrong in one line.
     """
-    folder = provide(model_size, models_dir)
+    folder = ensure_downloaded(model_size, models_dir)
     encoder = get_encoder(model_size, models_dir)
     hparams, params = load_hparams_and_params(folder)
     if len(encoder.encoder) != hparams["n_vocab"]:
@@ -422,7 +423,7 @@ def load_encoder_hparams_and_params(
     return encoder, hparams, params
 
 
-def provide(model_size: str, models_dir: str | Path, files: tuple[str, ...] = FILES) -> Path:
+def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str, ...] = FILES) -> Path:
     """The folder of a model, after downloading those of its files that are missing, if it is one of SIZES.
 
     Any other folder may hold a checkpoint of another name and has to be there. Raises OSError saying what there is.
@@ -447,7 +448,7 @@ class DownloadError(OSError):
     """A download that can't be completed, and what to do instead."""
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -461,7 +462,7 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 lock(file.fileno(), wait=False)
             except OSError:
-                say(f"waiting for another process that is downloading to {folder}")
+                log(f"waiting for another process that is downloading to {folder}")
                 lock(file.fileno(), wait=True)
             if not is_still(file.fileno(), path):
                 continue  # whoever had the lock has removed its file, and newcomers lock another
@@ -504,7 +505,7 @@ def receive(url: str, partial: Path) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        have, total = answer(response, url, partial, have)
+        have, total = parse_range(response, url, partial, have)
         if have and have == total:
             return
         bar = tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024)
@@ -516,7 +517,7 @@ def receive(url: str, partial: Path) -> None:
         raise requests.ConnectionError(f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes")
 
 
-def answer(response: Any, url: str, partial: Path, have: int) -> tuple[int, int | None]:
+def parse_range(response: Any, url: str, partial: Path, have: int) -> tuple[int, int | None]:
     """From which byte on an answer to "all from byte `have` on" is, and how long the file is, if it says so."""
     import requests
 
@@ -566,7 +567,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
             raise DownloadError(f"can't download {url}: {reason(error)}")
         pause = PAUSES[failures]
         failures += 1
-        say(f"{path.name}: {reason(error)}; attempt {failures + 1} in {pause} s")
+        log(f"{path.name}: {reason(error)}; attempt {failures + 1} in {pause} s")
         time.sleep(pause)
 
 
@@ -603,7 +604,7 @@ def verify_data(paths: list[Path], entries: dict[str, Entry]) -> None:
     from tqdm import tqdm
 
     for shard, path in enumerate(paths):
-        inside = of_shard(entries, shard)
+        inside = entries_in_shard(entries, shard)
         data = np.frombuffer(map_file(path, [*inside.values()]), np.uint8)
         bar = tqdm(desc=f"checking {path.name}", total=len(data), unit="B", unit_scale=True, disable=None)
         with bar:
@@ -618,7 +619,7 @@ def verify(prefix: Path) -> str:
     """Check every byte of a checkpoint's data and say what was checked. Raises ValueError for a damaged file."""
     try:
         entries, n_shards = read_index(prefix.with_name(prefix.name + ".index"))
-    except (NotPlainError, FileNotFoundError):
+    except (NeedsTensorFlow, FileNotFoundError):
         return f"{prefix.name} was read by TensorFlow, which checks it as it reads"
     verify_data([data_path(prefix, shard, n_shards) for shard in range(n_shards)], entries)
     count = sum(math.prod(entry.shape) for entry in entries.values())
@@ -734,7 +735,7 @@ def run(main: Callable[[], int]) -> int:
         status = 141
     except (OSError, ValueError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        say(f"{Path(sys.argv[0]).name}: {text}")
+        log(f"{Path(sys.argv[0]).name}: {text}")
         status = 2 if isinstance(error, UsageError) else 1
     try:
         sys.stdout.flush()
@@ -762,7 +763,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model_size", help=f"one of {', '.join(SIZES)}, or a folder of --models_dir")
     parser.add_argument("--models_dir", default="models", help="where the models are (default: %(default)s)")
     args = parser.parse_args(argv)
-    folder = provide(args.model_size, args.models_dir)
+    folder = ensure_downloaded(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     for name in FILES[:-1]:  # the data file comes last, and takes longest
         if (folder / name).exists() and (args.model_size in SIZES or name not in SHA256):

@@ -1,17 +1,27 @@
-"""What is built around gpt2.py, encoder.py and utils.py. It imports them, never the other way round.
+"""The tools built around gpt2.py, encoder.py and utils.py. This package imports those files, never the reverse.
 
-For notebooks, `from picogpt import look_inside, plot_lens` and so on: what a model computes for a text, as arrays and
-as axes of matplotlib. A name is imported from its module when it is first used: no tool waits for another one's parts.
+In a notebook: `from picogpt import look_inside, plot_lens`. A name's module is imported when the name is first used, so
+no tool waits for the libraries of another.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from picogpt.explain_numbers import Inside, Settings, look_inside
-    from picogpt.explain_page import page
-    from picogpt.explain_plots import plot_attention, plot_lens, plot_probabilities, plot_residual
+    from picogpt.explain.numbers import Inside, Settings, look_inside
+    from picogpt.explain.page import page
+    from picogpt.explain.plots import plot_attention, plot_lens, plot_probabilities, plot_residual
 
+MODULES = {
+    "Inside": "picogpt.explain.numbers",
+    "Settings": "picogpt.explain.numbers",
+    "look_inside": "picogpt.explain.numbers",
+    "page": "picogpt.explain.page",
+    "plot_attention": "picogpt.explain.plots",
+    "plot_lens": "picogpt.explain.plots",
+    "plot_probabilities": "picogpt.explain.plots",
+    "plot_residual": "picogpt.explain.plots",
+}
 __all__ = [
     "Inside",
     "Settings",
@@ -25,10 +35,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "page" if name == "page" else "plots" if name.startswith("plot_") else "numbers"
-    return getattr(import_module(f"{__name__}.explain_{home}"), name)
+    return getattr(import_module(MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

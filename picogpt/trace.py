@@ -23,7 +23,7 @@ import numpy as np
 import gpt2
 from encoder import Encoder, get_encoder
 from picogpt.files import new_file
-from utils import HPARAMS, Parser, UsageError, load_hparams_and_params, provide, read_prompt
+from utils import HPARAMS, Parser, UsageError, ensure_downloaded, load_hparams_and_params, read_prompt
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Change = Callable[[Array], Array]
@@ -344,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
     with new_file(args.out) as file:
-        folder = provide(args.model_size, args.models_dir)
+        folder = ensure_downloaded(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
         ids = prompt_ids(get_encoder(args.model_size, args.models_dir), prompt, hparams["n_ctx"])
         with trace() as t:

@@ -25,12 +25,12 @@ import numpy as np
 
 import gpt2
 from encoder import END_OF_TEXT, Encoder, get_encoder
-from picogpt.checkpoint import initial_params, write_checkpoint, write_tokenizer
+from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_tokenizer
 from picogpt.files import new_file, new_folder
-from utils import HPARAMS, Parser, UsageError, number, read_text, say
+from utils import HPARAMS, Parser, UsageError, log, number, read_text
 
 if TYPE_CHECKING:
-    from picogpt.shapes import Params
+    from picogpt.typing.shapes import Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
@@ -247,7 +247,7 @@ def train(args: argparse.Namespace, work: Path, texts: tuple[str, str]) -> tuple
     with tqdm(total=args.steps, initial=first, unit="step", desc=args.out.name) as bar:
         for step in range(first, args.steps):
             if not recent and stalled(history, args.patience):
-                say(f"stopped after step {step}: no better held-out loss in {args.patience} evaluations")
+                log(f"stopped after step {step}: no better held-out loss in {args.patience} evaluations")
                 break
             inputs, targets = batch(ids, args.n_ctx, args.batch_size, args.seed, step)
             tree["params"], tree["state"], tree["mean"], loss = trainer.step(
@@ -401,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         params, history = train(args, work, texts)
     except KeyboardInterrupt:
-        say(f"\ninterrupted; --resume goes on from {work}")
+        log(f"\ninterrupted; --resume goes on from {work}")
         return 130
     with new_folder(args.out) as folder:
         for name in ("encoder.json", "vocab.bpe"):

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from picogpt import shapes
-from picogpt.shapes import QKV, DHead, Embd, Head, Hidden, Keys, Layer, Seq
+from picogpt.typing import shapes
+from picogpt.typing.shapes import QKV, DHead, Embd, Head, Hidden, Keys, Layer, Seq
 
 N, R, C = TypeVar("N"), TypeVar("R"), TypeVar("C")
 

@@ -1,39 +1,32 @@
-"""What several test files share: where reference data may be, and small models made on the spot."""
+"""The fixtures that several test files share."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from check_shapes import watch
+from helpers import ODD, SHARED
 
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"  # reference files that a stranger's clone does not have
-sys.path.insert(0, str(ROOT))
+import gpt2
+from picogpt import train
+from picogpt.checkpoints.random_weights import hparams_of, write_random_model
+
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from check_shapes import watch  # noqa: E402
 
-import gpt2  # noqa: E402
-from picogpt import train  # noqa: E402
-from picogpt.random_weights import hparams_of, write_random_model  # noqa: E402
-
-watch(gpt2)  # before a test file takes a function out of it
-load_gpt2_in_jax = train.gpt2_in_jax
-train.gpt2_in_jax = lambda: watch(load_gpt2_in_jax())
-
-ODD = {"n_vocab": 300, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}  # with the 256 bytes as its tokens
-
-
-def shared(name: str) -> Path:
-    """A file or folder of the reference data; the test is skipped, saying so, where it is not there."""
-    if not (SHARED / name).exists():
-        pytest.skip(f"needs ../shared/{name}")
-    return SHARED / name
+@pytest.fixture
+def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check every call of gpt2.py's functions, and of their copies in JAX, against the shapes in their signatures."""
+    for name, function in list(vars(gpt2).items()):
+        monkeypatch.setattr(gpt2, name, function)  # put back what `watch` replaces
+    watch(gpt2)
+    load = train.gpt2_in_jax
+    monkeypatch.setattr(train, "gpt2_in_jax", lambda: watch(load()))
 
 
 @pytest.fixture(scope="session")

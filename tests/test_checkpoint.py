@@ -13,14 +13,14 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-from conftest import ODD, ROOT, shared
+from helpers import ODD, ROOT, shared
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import utils
-from picogpt.checkpoint import flatten, initial_params, write_checkpoint
+from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint
 from picogpt.files import new_folder
-from utils import Entry, NotPlainError, crc32c, load_gpt2_params_from_tf_ckpt, load_hparams_and_params, read_index
+from utils import Entry, NeedsTensorFlow, crc32c, load_gpt2_params_from_tf_ckpt, load_hparams_and_params, read_index
 
 tf = pytest.importorskip("tensorflow")
 
@@ -242,7 +242,7 @@ def test_an_index_we_wrote_is_read_by_us_and_by_tensorflow(rewritten):
 def test_compressed_blocks_go_through_tensorflow(rewritten):
     _, write = rewritten
     folder = write(snappy=True)
-    with pytest.raises(NotPlainError, match="compressed"):
+    with pytest.raises(NeedsTensorFlow, match="compressed"):
         read_index(folder / "model.ckpt.index")
     assert_same_as_tensorflow(folder / "model.ckpt", load_hparams_and_params(folder)[1])
 
@@ -283,7 +283,7 @@ def test_what_only_tensorflow_reads_is_an_error_without_it(rewritten, header, mo
 def test_tensors_in_slices_are_not_plain(rewritten):
     entries, write = rewritten
     folder = write(extra={b"model/wte": entry_bytes(entries["model/wte"], extra=field(7, b"")) + b""})
-    with pytest.raises(NotPlainError, match="slices"):
+    with pytest.raises(NeedsTensorFlow, match="slices"):
         read_index(folder / "model.ckpt.index")
 
 
@@ -413,7 +413,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from picogpt.files import new_folder
-from picogpt.random_weights import write_random_model
+from picogpt.checkpoints.random_weights import write_random_model
 from utils import run
 
 def write():

@@ -21,10 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ODD, ROOT
+from helpers import ODD, ROOT
 
 import utils
-from picogpt.random_weights import write_random_model
+from picogpt.checkpoints.random_weights import write_random_model
 from utils import DATA, FILES, INDEX, TOKENIZER_FILES, DownloadError, download_gpt2_files
 
 META = "model.ckpt.meta"
@@ -313,7 +313,7 @@ def test_one_file_missing(server: Server, folder: Path, missing: str) -> None:
     put(folder, server.files, others)
     for name in others:
         os.utime(folder / name, ns=(10**18, 10**18))
-    utils.provide("124M", folder.parent)
+    utils.ensure_downloaded("124M", folder.parent)
     assert found(folder) == digests(server.files)
     assert server.requests == [(missing, None)]
     assert {(folder / name).stat().st_mtime_ns for name in others} == {10**18}
@@ -322,13 +322,13 @@ def test_one_file_missing(server: Server, folder: Path, missing: str) -> None:
 def test_nothing_missing(server: Server, folder: Path) -> None:
     put(folder, server.files, FILES)
     (folder / "checkpoint").write_bytes(b'model_checkpoint_path: "model-1000"\n')  # the user's own stays
-    utils.provide("124M", folder.parent)
+    utils.ensure_downloaded("124M", folder.parent)
     assert server.requests == []
     assert found(folder) == digests(server.files | {"checkpoint": b'model_checkpoint_path: "model-1000"\n'})
 
 
 def test_some_files_only(server: Server, folder: Path) -> None:
-    utils.provide("124M", folder.parent, TOKENIZER_FILES)
+    utils.ensure_downloaded("124M", folder.parent, TOKENIZER_FILES)
     assert found(folder) == digests(server.files, TOKENIZER_FILES)
 
 

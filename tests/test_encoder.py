@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from conftest import SHARED, shared
+from helpers import SHARED, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,65 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import SMALL, as_dtype, random_params, relative, their_logits, transformers_model
 
 import gpt2
-from picogpt.checkpoint import initial_params
-from picogpt.random_weights import hparams_of
-from utils import DATA, expected_shapes, load_hparams_and_params, nest
+from picogpt.checkpoints.random_weights import hparams_of
+from picogpt.checkpoints.writing import initial_params
+from utils import DATA, load_hparams_and_params
 
-SMALL = {"n_vocab": 101, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 3}
-
-
-def random_params(
-    hparams: dict[str, int], dtype: Any = np.float32, seed: int = 0, scale: float = 0.3
-) -> dict[str, Any]:
-    """Every number random and large enough to matter, biases and gains too."""
-    rng = np.random.default_rng(seed)
-    tensors = {name: rng.standard_normal(shape) * scale for name, shape in expected_shapes(hparams).items()}
-    return nest({name: tensor.astype(dtype) for name, tensor in tensors.items()}, hparams["n_layer"])
-
-
-def transformers_model(params: dict[str, Any], hparams: dict[str, int], dtype: str) -> Any:
-    """Hugging Face's GPT-2 with our parameters. Its Conv1D stores weights as [in, out], as the checkpoint does."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    names = {
-        "n_vocab": "vocab_size",
-        "n_ctx": "n_positions",
-        "n_embd": "n_embd",
-        "n_head": "n_head",
-        "n_layer": "n_layer",
-    }
-    config = transformers.GPT2Config(**{names[k]: v for k, v in hparams.items()}, attn_implementation="eager")
-    model = transformers.GPT2LMHeadModel(config).to(getattr(torch, dtype)).eval()
-    state = {"transformer.wte.weight": params["wte"], "transformer.wpe.weight": params["wpe"]}
-    state |= {f"transformer.ln_f.{k}": params["ln_f"][k[0].replace("w", "g")] for k in ("weight", "bias")}
-    for layer, block in enumerate(params["blocks"]):
-        for part, group in block.items():
-            for name, values in group.items() if part in ("attn", "mlp") else [("", group)]:
-                path = f"transformer.h.{layer}.{part}.{name}".rstrip(".")
-                state[f"{path}.weight"] = values["w" if "w" in values else "g"]
-                state[f"{path}.bias"] = values["b"]
-    tensors = {name: torch.tensor(np.asarray(array)) for name, array in state.items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert set(missing) <= {"lm_head.weight"}, missing
-    assert not unexpected
-    return model
-
-
-def their_logits(model: Any, ids: Any) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor(np.asarray(ids)[None])).logits[0].numpy()
-
-
-def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number."""
-    assert ours.dtype == theirs.dtype
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
+pytestmark = pytest.mark.usefixtures("checked_shapes")
 
 # ------------------------------------------------------------------------------------------- against transformers
 
@@ -91,12 +40,6 @@ def test_full_124m_shape_equals_transformers(full_size, dtype, tolerance):
     cache = gpt2.empty_cache(params, 12, 150)
     cached = gpt2.next_logits(list(ids), params, 12, cache, 0)
     assert relative(cached, theirs[-1]) < tolerance
-
-
-def as_dtype(tree: Any, dtype: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: as_dtype(value, dtype) for key, value in tree.items()}
-    return [as_dtype(value, dtype) for value in tree] if isinstance(tree, list) else tree.astype(dtype)
 
 
 def test_greedy_ids_equal_transformers():

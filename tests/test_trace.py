@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_model import SMALL, random_params, transformers_model
+from helpers import ROOT, SMALL, random_params, transformers_model
 
 import gpt2
 from picogpt import trace as tracing
@@ -332,7 +331,7 @@ def test_a_prompt_that_can_not_be_traced_leaves_the_old_file(tmp_path, prompt, m
 
 
 def test_where_the_file_can_not_go_is_said_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracing, "provide", None)
+    monkeypatch.setattr(tracing, "ensure_downloaded", None)
     with pytest.raises(FileNotFoundError, match="is no folder to write a.npz to"):
         run("x", "--out", str(tmp_path / "missing" / "a.npz"))
     with pytest.raises(IsADirectoryError, match="is a folder"):

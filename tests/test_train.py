@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, shared
-from test_model import SMALL, random_params, relative, transformers_model
+from helpers import ROOT, SMALL, random_params, relative, shared, transformers_model
 
 import gpt2
 from encoder import BYTE_TO_CHAR, merge
 from utils import FILES, load_encoder_hparams_and_params
+
+pytestmark = pytest.mark.usefixtures("checked_shapes")
 
 TINY = ROOT / "models" / "tiny"
 SHAPE = ["--n_vocab", "280", "--n_ctx", "16", "--n_embd", "12", "--n_head", "3", "--n_layer", "2"]
@@ -119,7 +120,7 @@ def test_three_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, ca
     assert hparams == {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
     assert {path.name for path in out.iterdir()} == set(FILES)
     assert not out.with_name("new.training").exists()
-    from picogpt.checkpoint import initial_params
+    from picogpt.checkpoints.writing import initial_params
 
     _, held_out = train.split(text.read_text(encoding="utf-8"), 0.1)
     before = train.loss_per_char(held_out, encoder, initial_params(hparams, 0), hparams)

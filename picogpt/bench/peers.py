@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import gpt2
 from encoder import Encoder
-from picogpt.convert import to_hf
-from picogpt.others import TOKENIZERS
-from picogpt.timing import Machine, seconds
+from picogpt.bench.timing import Workload, seconds
+from picogpt.checkpoints.convert import to_hf
+from picogpt.compare.references import TOKENIZERS
 
 ROOT = Path(gpt2.__file__).parent
 PROMPT = "Alan Turing theorized that computers would one day become"
@@ -122,7 +122,7 @@ for line in sys.stdin:
 """
 
 
-def without_a_cache(machine: Machine, n: int) -> Callable[[], float]:
+def without_a_cache(machine: Workload, n: int) -> Callable[[], float]:
     """All tokens again for one more, and a row of logits for each: GPT-2 in its plainest form. Timed once, for each."""
     whole = partial(gpt2.gpt2, machine.ids[: n + 1], **machine.params, n_head=machine.n_head)
     return lambda: len(machine.coming(n)) * seconds(whole)
@@ -176,10 +176,10 @@ class Transformers:
         except (ValueError, OSError):
             raise OSError("--peers: the process with transformers has ended") from None
 
-    def decoding(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
+    def decoding(self, machine: Workload, n: int) -> dict[str, Callable[[], float]]:
         return {"transformers": partial(self.ask, machine.ids[:n], machine.coming(n))}
 
-    def prompt(self, machine: Machine, n: int) -> dict[str, Callable[[], float]]:
+    def prompt(self, machine: Workload, n: int) -> dict[str, Callable[[], float]]:
         return {"transformers": partial(self.ask, [], machine.ids[:n])}
 
 

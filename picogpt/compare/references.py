@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
-from picogpt.checkpoint import tensorflow
+from picogpt.checkpoints.writing import tensorflow
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Params = dict[str, Any]

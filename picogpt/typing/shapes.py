@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
-    from picogpt.shaped_numpy import Matrix, Shaped, Vector
+    from picogpt.typing.shaped_numpy import Matrix, Shaped, Vector
 else:
 
     class TypedDict:

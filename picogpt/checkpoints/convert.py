@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, get_encoder
-from picogpt.checkpoint import flatten, write_checkpoint, write_merges
+from picogpt.checkpoints.writing import flatten, write_checkpoint, write_merges
 from picogpt.files import new_folder
 from utils import (
     HPARAMS,
@@ -30,9 +30,9 @@ from utils import (
     UsageError,
     expected_shapes,
     load_hparams_and_params,
+    log,
     nest,
     read_json,
-    say,
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -286,7 +286,7 @@ def with_added(folder: Path, vocab: dict[str, int]) -> dict[str, int]:
         if not token or any(BYTE_TO_CHAR.get(ord(char)) != char for char in token) or not token.isascii():
             raise ValueError(f"{folder}: the added token {token!r} is not of visible ASCII, as encoder.json needs it")
     if new := [token for token in added if token not in vocab and token != END_OF_TEXT]:
-        say(f"{len(new)} added tokens, such as {new[0]!r}: in a text they are text unless allowed_special has them")
+        log(f"{len(new)} added tokens, such as {new[0]!r}: in a text they are text unless allowed_special has them")
     return vocab | added
 
 

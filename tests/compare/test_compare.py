@@ -9,11 +9,11 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import encoder
 import gpt2
-from picogpt import compare
+from picogpt.compare import table as compare
 from utils import load_encoder_hparams_and_params
 
 pytest.importorskip("torch")

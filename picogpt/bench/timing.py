@@ -128,7 +128,7 @@ class Limits:
         return self.square @ self.square
 
 
-class Machine:
+class Workload:
     """A model's parameters with a full cache, ready to decode a token behind any number of others, or take a prompt."""
 
     def __init__(self, params: Any, n_head: int):

@@ -17,7 +17,7 @@ from numpy import ndarray
 from numpy import random as random
 from typing_extensions import Never, Self
 
-from picogpt.shapes import Picked, Some
+from picogpt.typing.shapes import Picked, Some
 
 _N = TypeVar("_N")
 _R = TypeVar("_R")

@@ -21,13 +21,13 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
-from picogpt.explain_text import visible
+from picogpt.explain.text import visible
 from picogpt.trace import prompt_ids, trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
-    from picogpt.shapes import Params
     from picogpt.trace import Array
+    from picogpt.typing.shapes import Params
 
 
 class Settings(NamedTuple):

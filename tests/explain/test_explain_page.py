@@ -11,14 +11,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ODD, ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_explain import ODD, PROMPT
+from test_explain import PROMPT
 
-from picogpt import explain_page, look_inside, page
-from picogpt.explain_numbers import Settings
-from picogpt.explain_page import as_json, layers_that_fit, packed
+from picogpt import look_inside, page
+from picogpt.explain import page as explain_page
+from picogpt.explain.numbers import Settings
+from picogpt.explain.page import as_json, layers_that_fit, packed
 
 MODELS = ROOT / "models"
 
@@ -71,7 +72,7 @@ def test_an_odd_prompt_adds_no_element_to_the_page(inside):
 
 
 def test_a_page_that_would_be_too_large_holds_the_chosen_layer(inside, tmp_path, monkeypatch, capsys):
-    from picogpt import explain
+    from picogpt.explain import command as explain
 
     assert layers_that_fit(inside, 2) == [0, 1, 2, 3]
     size = len(packed(inside.attention))

@@ -13,12 +13,12 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from picogpt.random_weights import SHAPES, hparams_of
-from picogpt.timing import LIMIT, Machine, Times, Work, measure
+from picogpt.bench.timing import LIMIT, Times, Work, Workload, measure
+from picogpt.checkpoints.random_weights import SHAPES, hparams_of
 from utils import expected_shapes, nest
 
 if TYPE_CHECKING:
-    from picogpt.peers import Transformers
+    from picogpt.bench.peers import Transformers
 
 OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#0072b2", "#555555", "#d55e00"  # told apart by the colour-blind
 
@@ -80,7 +80,7 @@ def a_token(work: Work, rounds: int) -> dict[str, float]:
 
 
 def draw(
-    machine: Machine, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Callable[[], Any]
+    machine: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Callable[[], Any]
 ) -> None:
     """Measure and draw four panels."""
     import matplotlib
@@ -116,7 +116,7 @@ def lines(axes: Any, x: list[Any], found: list[dict[str, float]], limit: str) ->
     axes.set_ylabel("milliseconds")
 
 
-def draw_prompts(axes: Any, machine: Machine, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
+def draw_prompts(axes: Any, machine: Workload, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
     found = []
     for n in counts:
         work = machine.prompt(n, other.prompt(machine, n) if other else {})
@@ -126,7 +126,7 @@ def draw_prompts(axes: Any, machine: Machine, other: Any, counts: list[int], rou
     axes.set(title="a prompt, to its first token", xlabel="prompt tokens", xscale="log", yscale="log")
 
 
-def draw_decoding(axes: Any, machine: Machine, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
+def draw_decoding(axes: Any, machine: Workload, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
     found = []
     for n in counts:
         work = machine.decode(n, other.decoding(machine, n) if other else {})
@@ -137,7 +137,7 @@ def draw_decoding(axes: Any, machine: Machine, other: Any, counts: list[int], ro
     axes.set_ylim(bottom=0)
 
 
-def draw_memory(axes: Any, machine: Machine, counts: list[int], tick: Any) -> None:
+def draw_memory(axes: Any, machine: Workload, counts: list[int], tick: Any) -> None:
     """Beyond the weights, which are mapped: the cache for a prompt and one token more, and what its pass needs."""
 
     peaks = []
@@ -155,7 +155,7 @@ def draw_memory(axes: Any, machine: Machine, counts: list[int], tick: Any) -> No
 def draw_sizes(axes: Any, rounds: int, tick: Any) -> None:
     found, sizes = [], shapes_that_fit()
     for size in sizes:
-        work = Machine(made_up(size), SHAPES[size][1]).decode(10)
+        work = Workload(made_up(size), SHAPES[size][1]).decode(10)
         found.append(a_token(work, rounds))
         tick()
     lines(axes, [n_bytes_of(size) / 1e9 for size in sizes], found, "limit: reading the weights")

@@ -19,14 +19,14 @@ from typing import IO
 
 import numpy as np
 
-from picogpt.chat import may_colour
-from picogpt.explain_numbers import Inside, Settings, examine, layer_name
-from picogpt.explain_page import layers_that_fit, page
-from picogpt.explain_plots import FIGURES, need_matplotlib, save
-from picogpt.explain_text import decimals, fit, n_columns, visible_merges
+from picogpt.chat.terminal import may_colour
+from picogpt.explain.numbers import Inside, Settings, examine, layer_name
+from picogpt.explain.page import layers_that_fit, page
+from picogpt.explain.plots import FIGURES, need_matplotlib, save
+from picogpt.explain.text import decimals, fit, n_columns, visible_merges
 from picogpt.files import new_file
 from picogpt.trace import prompt_ids
-from utils import Parser, UsageError, load_encoder_hparams_and_params, number, read_prompt, say
+from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number, read_prompt
 
 # From improbable to probable: text and background, of the 256 colours that terminals have, in viridis' order. Both are
 # set, so that a token can be read on any theme.
@@ -254,7 +254,7 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
             continue
         layers = layers_that_fit(inside, args.layer)
         if len(layers) < len(inside.attention):
-            say(f"[{args.html} holds the attention of layer {args.layer} only: with all layers it would be too large]")
+            log(f"[{args.html} holds the attention of layer {args.layer} only: with all layers it would be too large]")
         title = f"{args.model_size}, probabilities: {', '.join(whose(inside))}"
         file.write(page(inside, title, args.layer, args.head, layers).encode())
 

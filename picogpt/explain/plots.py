@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from picogpt.explain_numbers import Inside, layer_name
-from picogpt.explain_text import decimals, escaped, fit
+from picogpt.explain.numbers import Inside, layer_name
+from picogpt.explain.text import decimals, escaped, fit
 from utils import UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from encoder import BYTE_TO_CHAR
-from picogpt.checkpoint import initial_params, write_checkpoint, write_tokenizer
+from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_tokenizer
 from picogpt.files import new_folder
 from utils import SIZES, TOKENIZER_FILES, Parser, number
 

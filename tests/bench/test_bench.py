@@ -8,11 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-from picogpt import bench, growth, peers, timing
-from picogpt.checkpoint import initial_params
-from picogpt.random_weights import SHAPES, hparams_of
+from picogpt.bench import command as bench
+from picogpt.bench import growth, peers, timing
+from picogpt.checkpoints.random_weights import SHAPES, hparams_of
+from picogpt.checkpoints.writing import initial_params
 
 
 @pytest.mark.parametrize(("size", "megabytes"), [("124M", 494), ("1558M", 6219)])

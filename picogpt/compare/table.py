@@ -28,10 +28,10 @@ import numpy as np
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from picogpt.others import OTHERS, TOKENIZERS
-from picogpt.random_weights import made_up_merges
+from picogpt.checkpoints.random_weights import made_up_merges
+from picogpt.compare.references import OTHERS, TOKENIZERS
 from picogpt.trace import trace
-from utils import Parser, expected_shapes, load_encoder_hparams_and_params, nest, provide
+from utils import Parser, ensure_downloaded, expected_shapes, load_encoder_hparams_and_params, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Params = Any
@@ -692,7 +692,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    folder = provide(args.model_size, args.models_dir)
+    folder = ensure_downloaded(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     model = Model(Path(folder).name, encoder, params, hparams["n_head"])
     print(HEAD)

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ODD, ROOT, shared
-from test_model import random_params, transformers_model
+from helpers import ODD, ROOT, random_params, shared, transformers_model
 
 import gpt2
 import utils
@@ -28,7 +27,7 @@ for module in ("torch", "transformers", "safetensors", "tensorflow", "huggingfac
 from safetensors import safe_open  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
-from picogpt import convert  # noqa: E402
+from picogpt.checkpoints import convert  # noqa: E402
 
 TINY = ROOT / "models" / "tiny"
 TRICKY = [
@@ -605,7 +604,7 @@ def test_an_interruption_leaves_nothing(command, source, tmp_path, monkeypatch, 
 
 LIMITED = """
 import resource, signal, sys
-from picogpt.convert import main
+from picogpt.checkpoints.convert import main
 from utils import run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
@@ -627,7 +626,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 TERMINATED = """
 import os, signal, sys
 import safetensors.numpy
-from picogpt.convert import main
+from picogpt.checkpoints.convert import main
 from utils import run
 safetensors.numpy.save_file = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(run(main))
@@ -655,7 +654,7 @@ OFFLINE = [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HU
 
 @pytest.mark.parametrize("network", OFFLINE)
 def test_a_hub_name_without_network_is_one_line(tmp_path, network):
-    program = "import sys; from utils import run; from picogpt.convert import main; sys.exit(run(main))"
+    program = "import sys; from utils import run; from picogpt.checkpoints.convert import main; sys.exit(run(main))"
     words = [sys.executable, "-c", program, "openai-community/gpt2", str(tmp_path / "x")]
     env = os.environ | {"HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)} | network
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, timeout=120)

@@ -32,11 +32,11 @@ import numpy as np
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from utils import Parser, UsageError, load_encoder_hparams_and_params, number, say
+from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number
 
 if TYPE_CHECKING:
-    from picogpt.shaped_numpy import Vector
-    from picogpt.shapes import Choose, Params, Vocab
+    from picogpt.typing.shaped_numpy import Vector
+    from picogpt.typing.shapes import Choose, Params, Vocab
 
 NAMES = ("Alice", "Bob")  # the user, the model
 PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
@@ -320,7 +320,7 @@ def answer(chat: Chat, screen: Screen) -> None:
 
 def say_notes(chat: Chat) -> None:
     while chat.notes:
-        say(chat.notes.pop(0))
+        log(chat.notes.pop(0))
 
 
 def save(path: str, text: str) -> None:
@@ -344,16 +344,16 @@ def obey(line: str, chat: Chat, screen: Screen) -> None:
     name, _, rest = line.strip().partition(" ")
     if name == "/save":
         save(rest.strip(), chat.transcript(screen.names))
-        say(f"[saved to {rest.strip()}]")
+        log(f"[saved to {rest.strip()}]")
     elif rest.strip() or name not in ("/reset", "/undo", "/retry", "/help"):
         raise UsageError(f"{line.strip()!r} is not a command: /help lists them")
     elif name == "/reset":
         chat.reset()
-        say("[everything but the persona is forgotten]")
+        log("[everything but the persona is forgotten]")
     elif name == "/undo":
-        say(f"[taken back: {chat.undo()}]")
+        log(f"[taken back: {chat.undo()}]")
     elif name == "/help":
-        say(HELP)
+        log(HELP)
     elif not chat.turns:
         raise UsageError("nothing has been said yet")
     else:
@@ -414,15 +414,15 @@ def attempt(line: str, chat: Chat, screen: Screen) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # /save
-        say(f"{error.filename}: {error.strerror}")
+        log(f"{error.filename}: {error.strerror}")
     except (UsageError, UnicodeError) as error:
-        say(str(error))
+        log(str(error))
 
 
 def talk(chat: Chat, screen: Screen) -> int:
     """Ask and answer until Ctrl-D. Ctrl-C at the prompt clears the line, as in a shell."""
     ask = asking(screen)
-    say("Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands.")
+    log("Ctrl-C stops a reply, Ctrl-D leaves, /help lists the commands.")
     while True:
         try:
             attempt(ask(), chat, screen)
@@ -432,7 +432,7 @@ def talk(chat: Chat, screen: Screen) -> int:
             print(flush=True)
             return 0
         except UnicodeDecodeError as error:
-            say(f"the line is not {error.encoding}: byte 0x{error.object[error.start]:02x}")
+            log(f"the line is not {error.encoding}: byte 0x{error.object[error.start]:02x}")
 
 
 # --------------------------------------------------------------------------------------------------- the command line

@@ -17,15 +17,17 @@ import check_shapes
 import numpy as np
 import pytest
 from check_shapes import ShapeError
-from conftest import ODD, ROOT
+from helpers import ODD, ROOT
 
 import gpt2
-from picogpt.checkpoint import initial_params
-from picogpt.random_weights import hparams_of
+from picogpt.checkpoints.random_weights import hparams_of
+from picogpt.checkpoints.writing import initial_params
+
+pytestmark = pytest.mark.usefixtures("checked_shapes")
 
 SOURCE = (ROOT / "gpt2.py").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VOCABULARY = (ROOT / "picogpt" / "shapes.py").read_text(encoding="utf-8")
+VOCABULARY = (ROOT / "picogpt" / "typing" / "shapes.py").read_text(encoding="utf-8")
 
 # What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other.
 MISTAKES = {
@@ -97,9 +99,9 @@ MISTAKES = {
 # A mistake in gpt2.py may be refused for what it leads to. These are refused for what they are, or accepted.
 OPERATORS = """
 from gpt2 import attention, ffn, layer_norm, linear, softmax
-from picogpt import shaped_numpy as np
-from picogpt.shaped_numpy import Heads, Ids, Matrix, Vector
-from picogpt.shapes import DHead, Embd, Hidden, Keys, Linear, Seq, Vocab
+from picogpt.typing import shaped_numpy as np
+from picogpt.typing.shaped_numpy import Heads, Ids, Matrix, Vector
+from picogpt.typing.shapes import DHead, Embd, Hidden, Keys, Linear, Seq, Vocab
 
 def check(
     x: Matrix[Seq, Embd], y: Matrix[Seq, Vocab], w: Matrix[Embd, Hidden], b: Vector[Embd], c: Vector[Hidden],

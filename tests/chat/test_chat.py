@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from picogpt import chat as module
-from picogpt.chat import NAMES, PERSONA, Chat, Screen, cut, dialogpt, main, n_shared, one_line, plain, spoken
+from picogpt.chat import terminal as module
+from picogpt.chat.terminal import NAMES, PERSONA, Chat, Screen, cut, dialogpt, main, n_shared, one_line, plain, spoken
 from utils import UsageError, load_encoder_hparams_and_params
 
 TINY = ["--model_size", "tiny", "--models_dir", str(ROOT / "models")]
 ENCODER, HPARAMS, PARAMS = load_encoder_hparams_and_params("tiny", ROOT / "models")
 N_CTX, END = HPARAMS["n_ctx"], ENCODER.encoder[END_OF_TEXT]
 SHORT = "A talk.\n"
-RUN = "import sys; from picogpt.chat import main; from utils import run; sys.exit(run(main))"
+RUN = "import sys; from picogpt.chat.terminal import main; from utils import run; sys.exit(run(main))"
 NAME_OF_FORMAT = ["plain", "dialogpt"]
 
 
@@ -519,7 +519,7 @@ def test_a_closed_standard_input(monkeypatch):
 SCRIPTED = """
 import sys, time, gpt2
 from encoder import get_encoder
-from picogpt.chat import Chat, main
+from picogpt.chat.terminal import Chat, main
 from utils import run
 encoder = get_encoder("tiny", "models")
 replies = iter([" Hi, I am Bob.\\n", " la" * 900, " Still here.\\n", " Yes.\\n"])

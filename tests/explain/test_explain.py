@@ -11,17 +11,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import ROOT, shared
+from helpers import ROOT, as_dtype, shared, transformers_model
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_model import as_dtype, transformers_model
 
 import gpt2
 import picogpt
 from encoder import get_encoder
-from picogpt import explain
-from picogpt.explain_numbers import Settings, examine, forward, lens, likeliest, look_inside
-from picogpt.explain_text import fit, merges_of, n_columns, visible, visible_merges
+from picogpt.explain import command as explain
+from picogpt.explain.numbers import Settings, examine, forward, lens, likeliest, look_inside
+from picogpt.explain.text import fit, merges_of, n_columns, visible, visible_merges
 from utils import UsageError, load_encoder_hparams_and_params, load_hparams_and_params
 
 MODELS = ROOT / "models"
@@ -387,7 +386,7 @@ def test_an_empty_name_is_refused(capsys, option):
 
 
 def test_a_notebook_is_told_what_means_nothing(inside, monkeypatch):
-    monkeypatch.setattr("picogpt.explain_numbers.load_encoder_hparams_and_params", None)
+    monkeypatch.setattr("picogpt.explain.numbers.load_encoder_hparams_and_params", None)
     for top in (0, -1):
         with pytest.raises(UsageError, match=f"top {top}"):
             look_inside("x", "tiny", MODELS, top)
@@ -422,9 +421,7 @@ def test_an_error_on_the_command_line_is_one_line():
 
 
 def test_standard_input_and_no_matplotlib_without_pictures():
-    code = (
-        "import sys; from picogpt import explain; explain.main(); print('matplotlib' in sys.modules, file=sys.stderr)"
-    )
+    code = "import sys; from picogpt.explain import command; command.main(); print('matplotlib' in sys.modules, file=sys.stderr)"
     words = [sys.executable, "-c", code, "-", "--model_size", "tiny", "--top", "1"]
     done = subprocess.run(words, capture_output=True, cwd=ROOT, input="ROMEO:é\n".encode())
     assert done.stderr.decode().strip() == "False"
@@ -521,7 +518,7 @@ def test_mathematics_in_a_token_is_text_and_what_fonts_lack_is_escaped(figure, m
     labels = picogpt.plot_probabilities(seen, figure).get_yticklabels()
     assert texts(labels)[0] == "a"
     assert not any(label.get_parse_math() or label.get_usetex() for label in labels)
-    from picogpt.explain_plots import label
+    from picogpt.explain.plots import label
 
     assert label("a\U0010fffd") == "a\\U0010fffd"
     assert label("x" * 30) == "x" * 13 + "…"

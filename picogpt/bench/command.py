@@ -28,29 +28,29 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder, get_encoder
-from picogpt.files import new_file
-from picogpt.growth import check_matplotlib, draw, steps
-from picogpt.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
-from picogpt.random_weights import SHAPES, hparams_of, write_random_model
-from picogpt.timing import (
+from picogpt.bench.growth import check_matplotlib, draw, steps
+from picogpt.bench.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
+from picogpt.bench.timing import (
     LIMIT,
     OURS,
     SIDE,
     Limits,
-    Machine,
     Row,
     Tick,
     Times,
     Work,
+    Workload,
     measure,
     rows_of,
     seconds,
     summary,
 )
-from utils import SIZES, Parser, checkpoint_prefix, load_hparams_and_params, number, provide, read_text
+from picogpt.checkpoints.random_weights import SHAPES, hparams_of, write_random_model
+from picogpt.files import new_file
+from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
 
 
-def measure_model(machine: Machine, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
+def measure_model(machine: Workload, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
     """Decoding and prompts, in this process."""
     rows: list[Row] = []
     reading: list[float] = []
@@ -179,7 +179,7 @@ def bench(folder: Path, text: str, rounds: int, peers: bool, plot: Path | None) 
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, desc="measuring", unit="step", file=sys.stderr, disable=None))
         other = stack.enter_context(Transformers(folder)) if peers else None
-        machine = Machine(params, hparams["n_head"])
+        machine = Workload(params, hparams["n_head"])
         rows = measure_command(folder, machine.limits, other, rounds, bar.update)
         rows += measure_model(machine, other, rounds, bar.update)
         rows += measure_tokenizer(lambda: get_encoder(folder.name, folder.parent), text, peers, rounds, bar.update)
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
             there = tokenizer if (tokenizer / "encoder.json").exists() else None
             write_random_model(folder, hparams_of(args.shape), 0, there)
         else:
-            folder = provide(args.model_size, args.models_dir)
+            folder = ensure_downloaded(args.model_size, args.models_dir)
         rows = bench(folder, text, args.rounds, args.peers, args.plot)
     print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}, NumPy {np.__version__}, {args.rounds} rounds")
     print(table(rows))

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from picogpt.explain_numbers import Inside, layer_name
-from picogpt.explain_text import visible_merges
+from picogpt.explain.numbers import Inside, layer_name
+from picogpt.explain.text import visible_merges
 
 if TYPE_CHECKING:
     from picogpt.trace import Array
 
-TEMPLATE = Path(__file__).with_name("explain.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 MAX_ATTENTION = (
     12_000_000  # bytes of base64 for all layers: with more, the page takes a phone long, and holds one layer
 )

@@ -1,0 +1,89 @@
+"""The command-line options that several tools share, and the objects that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import gpt2
+from encoder import Encoder
+from utils import UsageError, number
+
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Choose
+
+
+def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
+    """Add --model_size and --models_dir."""
+    sizes = "124M, 355M, 774M, 1558M, or the name of a folder in --models_dir (default: %(default)s)"
+    parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
+    parser.add_argument(
+        "--models_dir", default="models", metavar="FOLDER", help="the folder that holds the models (default: models)"
+    )
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """Add the prompt, which `utils.read_prompt` reads."""
+    parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
+
+
+def add_sampling_options(
+    parser: argparse.ArgumentParser, temperature: float = 1.0, top_p: float = 1.0, repetition_penalty: float = 1.0
+) -> None:
+    """Add --temperature, --top_k, --top_p and --repetition_penalty with these defaults."""
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--temperature", type=number(0), default=temperature, metavar="T", help=f"0: the likeliest token {default}")
+    add(
+        "--top_k",
+        type=number(0, kind=int),
+        default=0,
+        metavar="K",
+        help="keep the K likeliest tokens; 0: all (default)",
+    )
+    add("--top_p", type=number(0, 1), default=top_p, metavar="P", help=f"keep the likeliest that reach P {default}")
+    add(
+        "--repetition_penalty",
+        type=number(0.01, 100),
+        default=repetition_penalty,
+        metavar="R",
+        help=f"above 1: repeat less {default}",
+    )
+
+
+def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
+    """Return the four sampling options by name, as `gpt2.sample` and `gpt2.token_probs` take them."""
+    return {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+
+
+def sampler(args: argparse.Namespace) -> Choose:
+    """Return the function that chooses each token as the sampling options and --seed say."""
+    rng = np.random.default_rng(args.seed)
+    return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
+
+
+def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
+    """Encode a prompt. Raises UsageError if it has no token, or more tokens than the model has positions."""
+    ids = encoder.encode(prompt)
+    if not ids:
+        raise UsageError("the prompt is empty")
+    if len(ids) > n_ctx:
+        raise UsageError(f"the prompt has {len(ids)} tokens, but the model's context is n_ctx = {n_ctx}")
+    return ids
+
+
+def require(*modules: str) -> None:
+    """Raise OSError naming the first of these modules that is not installed, and the command that installs it."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise OSError(f"{name} is not installed: pip install {name}")
+
+
+def may_colour() -> bool:
+    """Return whether to colour output: only on a terminal, and never with NO_COLOR set (no-color.org)."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
