@@ -1,246 +1,203 @@
-"""GPT-2 in NumPy: one forward pass, read from the bottom up, and a command line that continues a prompt.
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "regex", "requests", "tqdm"]
+# ///
+"""GPT-2 in NumPy: the model, read from the bottom up, and a command line that continues a text.
 
     python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
 
-The dimensions, with their names in the signatures and their values for the smallest model (124M):
+Read it from top to bottom. Each function uses only those above it, from `gelu` to `gpt2`, which turns token ids into
+scores for the next token. Choosing a token comes next, then generating text, then the command line.
 
-    n_vocab  Vocab   50257  tokens in the vocabulary
-    n_ctx    Ctx      1024  positions the model can look back on
-    n_embd   Embd      768  numbers that stand for one token on its way through the model
-             Hidden   3072  4 n_embd, the width inside the feed-forward network
-             QKV      2304  3 n_embd, the queries, keys and values of all heads side by side
-    n_head   Head       12  attention heads
-    d_head   DHead      64  n_embd / n_head, the width of one head
-    n_layer  Layer      12  transformer blocks
-    n_seq    Seq            positions in this call
-    n_past                  positions before them, whose keys and values are in the cache already
-             Keys           n_past + n_seq
-             Room           positions that a cache has room for
-             Picked         entries that were picked out of others
+The comment under each `def` gives the shapes. Matrix[n_seq, n_embd] is an array of n_seq rows and n_embd columns: one
+row for each token of the input. Heads[n_seq, d_head] is one such matrix for each attention head. Type checkers read
+these comments (picogpt/typing/shapes.py). Further axes in front, such as a batch, pass through every function of the
+model, and every result has the dtype of the parameters.
 
-`Matrix[Seq, Embd]` is an array of n_seq rows of n_embd numbers, `Vector[Embd]` one such row, `Heads[Seq, DHead]` n_head
-matrices; `KV` is two of those, the keys and the values of one layer, and `Cache` n_layer KVs; IdsLike are token ids in
-any sequence. In, Out and Value stand for any width, the same one throughout a signature, Array for any array, Some for
-any size. The parameters keep the checkpoint's own names and nesting, so that `**params` makes every signature the
-schema of what it is given: `Linear[In, Out]` has w and b, Norm g and b, and Mlp, Attn, Block and Params have as keys
-what `ffn`, `mha`, `transformer_block` and `gpt2` name. mypy and pyright check all this before anything runs
-(picogpt/shapes.py), except how many rows a slice keeps and what sizes a new array gets: these are believed.
-
-Every function of the model returns an array of its arguments' dtype; leading axes (a batch) pass through.
-
-The model: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which refers back to
-Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
+The model is described in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which
+builds on Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
 """
-
-from __future__ import annotations
 
 import functools
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import argparse
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit("gpt2.py needs Python 3.10 or newer, but this is Python " + sys.version.split()[0])
 
-    from picogpt.typing import shaped_numpy as np  # the same functions, with shapes
-    from picogpt.typing.shaped_numpy import Cache, Heads, IdsLike, KV, Matrix, Vector
-    from picogpt.typing.shapes import Ctx, DHead, Embd, Hidden, Keys, QKV, Room, Seq, Some, Vocab
-    from picogpt.typing.shapes import Array, In, Out, Value
-    from picogpt.typing.shapes import Attn, Block, Choose, Linear, Mlp, Norm, Params
+if TYPE_CHECKING:
+    from picogpt.typing import shaped_numpy as np  # NumPy's functions, with the shapes of what they take and return
+    from picogpt.typing.shapes import *  # noqa: F403  (the names in the comments under `def`)
 else:
     import numpy as np
 
-# Measured on a 960-token prompt: larger chunks amortize the packing of the weights that a matrix product begins with,
-# smaller blocks of queries compute less of the triangle that the mask throws away, and keep the scores in the cache.
-N_CHUNK = 480
-N_BLOCK = 96
+# -------------------------------------------------------------------------------------------- the model, bottom up
 
 
-# ---------------------------------------------------------------------------------------------- the model, bottom up
+def gelu(x):
+    # type: (Matrix[n_seq, n_hidden]) -> Matrix[n_seq, n_hidden]
+    """Gaussian error linear unit: a smooth ReLU, in the tanh form GPT-2 was trained with (Hendrycks & Gimpel 2016).
 
-
-def gelu(x: Matrix[Seq, Hidden]) -> Matrix[Seq, Hidden]:
-    """Gaussian error linear unit, in the tanh form that GPT-2 was trained with (Hendrycks & Gimpel 2016, section 2).
-
-    0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), with x taken out of the bracket: one pass over memory fewer.
-    Any shape does, this is the one it meets: gelu([-1, 0, 1]) = [-0.1588, 0, 0.8412]
+    >>> gelu(np.array([-1, 0, 1])).round(4).tolist()
+    [-0.1588, 0.0, 0.8412]
     """
-    c = math.sqrt(2 / math.pi)  # a Python float: a NumPy scalar would turn float32 into float64
+    c = math.sqrt(2 / math.pi)  # a Python float, because a NumPy scalar would turn float32 into float64
     return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))
 
 
-def softmax(x: Array) -> Array:
-    """Positive numbers that sum to 1 along the last axis, in the ratios e^x.
+def softmax(x):
+    # type: (Array) -> Array
+    """Turn scores into probabilities: positive numbers that sum to 1 along the last axis.
 
-    The largest x is subtracted first: the ratios stay, and nothing overflows. softmax([0, log 3]) = [0.25, 0.75]
+    >>> softmax(np.array([0, math.log(3)])).round(4).tolist()
+    [0.25, 0.75]
     """
-    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))
+    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))  # the largest becomes exp(0), so that nothing overflows
     return exp_x / exp_x.sum(axis=-1, keepdims=True)
 
 
-def layer_norm(x: Matrix[Seq, Embd], g: Vector[Embd], b: Vector[Embd], eps: float = 1e-5) -> Matrix[Seq, Embd]:
-    """Each position to mean 0 and variance 1, then scaled by g and moved by b (Ba et al. 2016).
-
-    The variance divides by n_embd, not n_embd - 1.
-    """
+def layer_norm(x, g, b, eps=1e-5):
+    # type: (Matrix[n_seq, n_embd], Vector[n_embd], Vector[n_embd], float) -> Matrix[n_seq, n_embd]
+    """Give each row mean 0 and variance 1, then scale it by g and shift it by b (Ba et al. 2016)."""
     n_embd = x.shape[-1]
     centred = x - x.sum(axis=-1, keepdims=True) / n_embd
-    variance = (centred * centred).sum(axis=-1, keepdims=True) / n_embd
+    variance = (centred * centred).sum(axis=-1, keepdims=True) / n_embd  # [n_seq, 1]
     return centred / np.sqrt(variance + eps) * g + b
 
 
-def linear(x: Matrix[Seq, In], w: Matrix[In, Out], b: Vector[Out]) -> Matrix[Seq, Out]:
-    """Every row of x times w, plus b: the checkpoint stores w this way round."""
+def linear(x, w, b):
+    # type: (Matrix[n_seq, n_in], Matrix[n_in, n_out], Vector[n_out]) -> Matrix[n_seq, n_out]
     return x @ w + b
 
 
-def ffn(x: Matrix[Seq, Embd], c_fc: Linear[Embd, Hidden], c_proj: Linear[Hidden, Embd]) -> Matrix[Seq, Embd]:
-    """The feed-forward network: each position on its own, to 4 n_embd and back."""
-    return linear(gelu(linear(x, **c_fc)), **c_proj)
+def ffn(x, c_fc, c_proj):
+    # type: (Matrix[n_seq, n_embd], Linear[n_embd, n_hidden], Linear[n_hidden, n_embd]) -> Matrix[n_seq, n_embd]
+    """Feed-forward network: each position by itself, widened to 4 n_embd and back."""
+    return linear(gelu(linear(x, **c_fc)), **c_proj)  # [n_seq, n_embd] -> [n_seq, n_hidden] -> [n_seq, n_embd]
 
 
-def attention(
-    q: Heads[Seq, DHead], k: Heads[Keys, DHead], v: Heads[Keys, Value], mask: Matrix[Seq, Keys] | float
-) -> Heads[Seq, Value]:
-    """Each query takes the average of the values, weighted by how well the keys match (Vaswani et al. 2017, eq. 1).
+def attention(q, k, v, mask):
+    # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head], Matrix[n_seq, n_keys] | float) -> Heads[n_seq, d_head]
+    """Average the values v for each query in q, weighted by how well the keys k match it (Vaswani et al. 2017, eq. 1).
 
-    mask is 0 where a query may look, -inf where not. All heads at once: a stack of matrices is multiplied matrix by
-    matrix.
+    The mask is added to the scores: 0 where a query may look, -inf where it may not. All heads are computed at once.
     """
-    return softmax(q / math.sqrt(q.shape[-1]) @ np.swapaxes(k, -1, -2) + mask) @ v
+    # [n_head, n_seq, d_head] @ [n_head, d_head, n_keys] -> [n_head, n_seq, n_keys], then back to d_head
+    return softmax((q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2) + mask) @ v
 
 
-def causal_attention(q: Heads[Seq, DHead], k: Heads[Keys, DHead], v: Heads[Keys, Value]) -> Heads[Seq, Value]:
-    """Attention in which a position sees itself and what came before.
+def causal_mask(q, k):
+    # type: (Heads[n_seq, d_head], Heads[n_keys, d_head]) -> Matrix[n_seq, n_keys]
+    """Let each position see itself and the positions before it: 0 up to the diagonal, -inf above it.
 
-    The queries are those of the last n_q positions that have keys, so query i may look at the keys up to n_past + i:
-    one formula for a prompt (n_past 0), a later chunk of it, and a single decoded token. Blocks of queries skip keys
-    they can't see.
+    The queries belong to the last n_seq of n_keys positions, so this serves a prompt as well as tokens that follow it.
     """
-    n_q, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
-    if n_q == 1:  # the last position sees them all
-        return attention(q, k, v, 0.0)
-    rows: list[Heads[Seq, Value]] = []
-    for start in range(0, n_q, N_BLOCK):
-        stop = min(start + N_BLOCK, n_q)
-        seen = n_past + stop
-        visible = np.tri(stop - start, seen, n_past + start, dtype=bool)
-        mask: Matrix[Seq, Keys] = np.where(visible, 0, -math.inf).astype(q.dtype)
-        rows.append(attention(q[..., start:stop, :], k[..., :seen, :], v[..., :seen, :], mask))
-    return np.concatenate(rows, axis=-2)
+    n_seq, n_keys = q.shape[-2], k.shape[-2]
+    return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)
 
 
-def split_heads(x: Matrix[Seq, QKV], n_head: int) -> Heads[Seq, DHead]:
-    """Every head gets its own d_head columns."""
-    # Believed: the sizes that a reshape makes, for a checker does not divide.
-    return np.swapaxes(np.reshape(x, (*x.shape[:-1], n_head, x.shape[-1] // n_head)), -2, -3)
+def causal_attention(q, k, v):
+    # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head]) -> Heads[n_seq, d_head]
+    return attention(q, k, v, causal_mask(q, k) if q.shape[-2] > 1 else 0.0)  # the last position sees every key
 
 
-def merge_heads(x: Heads[Seq, DHead]) -> Matrix[Seq, Embd]:
-    """The heads side by side again: the inverse of `split_heads`."""
-    # Believed, likewise.
-    rows = np.swapaxes(x, -2, -3)
-    return np.reshape(rows, (*rows.shape[:-2], rows.shape[-2] * rows.shape[-1]))
+def blockwise_attention(q, k, v, n_block=96):
+    # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head], int) -> Heads[n_seq, d_head]
+    """Causal attention with less work: each block of queries leaves out the keys that come after all of them."""
+    n_seq, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    blocks = []
+    for start in range(0, n_seq, n_block):
+        rows, seen = slice(start, start + n_block), slice(n_past + start + n_block)
+        blocks.append(causal_attention(q[..., rows, :], k[..., seen, :], v[..., seen, :]))
+    return np.concatenate(blocks, axis=-2)  # back to [n_head, n_seq, d_head]
 
 
-def remember(
-    k: Heads[Seq, DHead], v: Heads[Seq, DHead], cache: KV[Room, DHead], n_past: int
-) -> tuple[Heads[Keys, DHead], Heads[Keys, DHead]]:
-    """Write the new keys and values behind the n_past old ones, in place; return old and new together, as views."""
-    n = n_past + k.shape[-2]
-    cache[0, ..., n_past:n, :] = k
-    cache[1, ..., n_past:n, :] = v
-    return cache[0, ..., :n, :], cache[1, ..., :n, :]
+def split_heads(x, n_head):
+    # type: (Matrix[n_seq, n_embd], int) -> Heads[n_seq, d_head]
+    split = x.reshape(*x.shape[:-1], n_head, x.shape[-1] // n_head)  # [n_seq, n_embd] -> [n_seq, n_head, d_head]
+    return split.swapaxes(-2, -3)  # -> [n_head, n_seq, d_head]
 
 
-def mha(
-    x: Matrix[Seq, Embd],
-    c_attn: Linear[Embd, QKV],
-    c_proj: Linear[Embd, Embd],
-    n_head: int,
-    cache: KV[Room, DHead] | None = None,
-    n_past: int = 0,
-) -> Matrix[Seq, Embd]:
-    """Multi-head attention: the only place where positions exchange anything."""
-    heads = split_heads(linear(x, **c_attn), 3 * n_head)  # first those of the queries, then keys, then values
-    q, k, v = (heads[..., i * n_head : (i + 1) * n_head, :, :] for i in range(3))
+def merge_heads(x):
+    # type: (Heads[n_seq, d_head]) -> Matrix[n_seq, n_embd]
+    split = x.swapaxes(-2, -3)  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
+    return split.reshape(*split.shape[:-2], split.shape[-2] * split.shape[-1])  # -> [n_seq, n_embd]
+
+
+def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
+    # type: (Matrix[n_seq, n_embd], Linear[n_embd, n_qkv], Linear[n_embd, n_embd], int, KV | None, int) -> Matrix[n_seq, n_embd]
+    """Multi-head attention: the only place where positions exchange information."""
+    qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # [n_seq, n_embd] -> [n_seq, 3 n_embd] -> 3 x [n_seq, n_embd]
+    q, k, v = (split_heads(part, n_head) for part in qkv)  # -> 3 x [n_head, n_seq, d_head]
     if cache is not None:
-        k, v = remember(k, v, cache, n_past)
-    return linear(merge_heads(causal_attention(q, k, v)), **c_proj)
+        n_keys = n_past + x.shape[-2]
+        cache[..., n_past:n_keys, :] = k, v
+        k, v = cache[..., :n_keys, :]  # -> 2 x [n_head, n_keys, d_head]
+    return linear(merge_heads(blockwise_attention(q, k, v)), **c_proj)  # -> [n_seq, n_embd]
 
 
-def transformer_block(
-    x: Matrix[Seq, Embd],
-    mlp: Mlp,
-    attn: Attn,
-    ln_1: Norm,
-    ln_2: Norm,
-    n_head: int,
-    cache: KV[Room, DHead] | None = None,
-    n_past: int = 0,
-) -> Matrix[Seq, Embd]:
-    """Attention, then the feed-forward network, each added to what it was computed from."""
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None, n_past=0):
+    # type: (Matrix[n_seq, n_embd], Mlp, Attn, Norm, Norm, int, KV | None, int) -> Matrix[n_seq, n_embd]
+    """Attention, then the feed-forward network; each adds its result to its input."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def gpt2(
-    inputs: IdsLike[Seq],
-    wte: Matrix[Vocab, Embd],
-    wpe: Matrix[Ctx, Embd],
-    blocks: Sequence[Block],
-    ln_f: Norm,
-    n_head: int,
-    cache: Cache[Room, DHead] | None = None,
-    n_past: int = 0,
-    n_logits: int | None = None,
-) -> Matrix[Some, Vocab]:
-    """The forward pass: from token ids to logits, row i scoring what may follow inputs[: i + 1].
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=None):
+    # type: (IdsLike[n_seq], Matrix[n_vocab, n_embd], Matrix[n_ctx, n_embd], Sequence[Block], Norm, int, Cache | None, int, int | None) -> Matrix[Any, n_vocab]
+    """The forward pass, from token ids to logits: row i scores every token as the one that follows inputs[: i + 1].
 
-    wte embeds the tokens and, transposed, makes scores of the result; wpe embeds the positions. With a cache (see
-    `empty_cache`) the inputs stand at positions n_past, n_past + 1, …, the keys and values of the n_past before them
-    are read from it and their own are written into it. n_logits asks for the last rows only: the vocabulary is the
-    largest matrix. Raises ValueError past n_ctx. Example: gpt2([464, 3290], **params, n_head=12)
+    wte holds the token embeddings and, transposed, also turns the result into scores; wpe holds the position
+    embeddings. With a cache (see `empty_cache`), the inputs follow n_past earlier positions: their keys and values are
+    read from the cache, and the new ones are written behind them. n_logits=1 scores only the last position, which
+    skips most of the largest matrix product. Raises ValueError where there are more than n_ctx positions.
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
     if n_past + n_seq > len(wpe):
         raise ValueError(f"{n_past + n_seq} positions, but the model was trained on n_ctx = {len(wpe)}")
-    x = wte[inputs] + wpe[n_past : n_past + n_seq]
+    x = wte[inputs] + wpe[n_past : n_past + n_seq]  # [n_seq] -> [n_seq, n_embd]
     for layer, block in enumerate(blocks):
         x = transformer_block(x, **block, n_head=n_head, cache=None if cache is None else cache[layer], n_past=n_past)
     if n_logits is not None:
-        x = x[..., max(0, n_seq - n_logits) :, :]
-    return layer_norm(x, **ln_f) @ np.transpose(wte)
+        x = x[..., max(0, n_seq - n_logits) :, :]  # -> [n_logits, n_embd]
+    return layer_norm(x, **ln_f) @ wte.T  # -> [n_logits, n_vocab]
 
 
-# ------------------------------------------------------------------------------------------------- choosing a token
+# ------------------------------------------------------------------------------------------------ choosing a token
 
 
-def penalize(logits: Vector[Vocab], ids: Sequence[int], repetition_penalty: float) -> Vector[Vocab]:
-    """Make tokens that are there already less likely, each once however often it occurs (Keskar et al. 2019, 4.1)."""
-    seen = np.unique(np.asarray(ids, dtype=np.intp))
+def penalize(logits, ids, repetition_penalty):
+    # type: (Vector[n_vocab], Sequence[int], float) -> Vector[n_vocab]
+    """Make the tokens in ids less likely, each of them once however often it occurs (Keskar et al. 2019, 4.1)."""
+    seen = np.unique(np.asarray(ids, dtype=np.intp))  # [n_picked]
     penalized = logits.copy()
     penalized[seen] = np.where(logits[seen] > 0, logits[seen] / repetition_penalty, logits[seen] * repetition_penalty)
     return penalized
 
 
-def keep_top_k(logits: Vector[Vocab], top_k: int) -> Vector[Vocab]:
-    """All but the top_k largest logits to -inf (0 keeps all); of equals the lower id stays."""
+def keep_top_k(logits, top_k):
+    # type: (Vector[n_vocab], int) -> Vector[n_vocab]
+    """Set all but the top_k largest logits to -inf. Ties keep the lower id, and 0 keeps all.
+
+    >>> keep_top_k(np.array([1.0, 3.0, 2.0]), top_k=2).tolist()
+    [-inf, 3.0, 2.0]
+    """
     if not 0 < top_k < len(logits):
         return logits
-    kept = np.argsort(-logits, kind="stable")[:top_k]
+    kept = np.argsort(-logits, kind="stable")[:top_k]  # [n_vocab] -> [top_k]
     filtered = np.full_like(logits, -math.inf)
     filtered[kept] = logits[kept]
     return filtered
 
 
-def keep_top_p(logits: Vector[Vocab], top_p: float) -> Vector[Vocab]:
-    """All to -inf but the smallest set of likeliest tokens whose probabilities reach top_p (Holtzman et al. 2020, 3.1).
+def keep_top_p(logits, top_p):
+    # type: (Vector[n_vocab], float) -> Vector[n_vocab]
+    """Set to -inf all logits outside the smallest set of likeliest tokens that has a probability of at least top_p.
 
-    At least one token stays, also at top_p = 0; 1 keeps all.
+    At least one token stays, even with top_p = 0, and 1 keeps all. (Nucleus sampling, Holtzman et al. 2020, 3.1.)
     """
     if top_p >= 1:
         return logits
@@ -249,15 +206,14 @@ def keep_top_p(logits: Vector[Vocab], top_p: float) -> Vector[Vocab]:
     return keep_top_k(logits, int(np.searchsorted(cumulative, top_p)) + 1)
 
 
-def token_probs(
-    logits: Vector[Vocab], ids: Sequence[int], temperature: float, top_k: int, top_p: float, repetition_penalty: float
-) -> Vector[Vocab]:
-    """The probabilities that the next token is drawn from, in float64.
+def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
+    # type: (Vector[n_vocab], Sequence[int], float, int, float, float) -> Vector[n_vocab]
+    """Compute the probabilities, in float64, from which the token after ids is drawn.
 
-    Temperature 0 puts everything on the largest logit; ties go to the lower id.
+    Temperature 0 gives the largest logit the probability 1. Ties go to the lower id.
     """
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
-    logits = logits - np.max(logits)  # a tiny temperature then divides 0 or a negative number: no inf - inf
+    logits = logits - np.max(logits)  # no logit is above 0, so that a tiny temperature can't make inf - inf
     if temperature == 0:
         return np.where(np.arange(len(logits)) == np.argmax(logits), 1.0, 0.0)
     with np.errstate(over="ignore"):
@@ -265,50 +221,73 @@ def token_probs(
     return softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
 
 
-def sample(
-    logits: Vector[Vocab],
-    ids: Sequence[int],
-    rng: np.random.Generator,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-) -> int:
-    """Draw the id that follows ids. The same generator state gives the same id."""
+def sample(logits, ids, rng, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
+    # type: (Vector[n_vocab], Sequence[int], np.random.Generator, float, int, float, float) -> int
+    """Draw the id that follows ids. A generator rng in the same state draws the same id."""
     probs = token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty)
     return int(rng.choice(len(probs), p=probs))
 
 
-def greedy(logits: Vector[Vocab], ids: Sequence[int]) -> int:
-    """The likeliest id; the lower one of two that tie."""
+def greedy(logits, ids):
+    # type: (Vector[n_vocab], Sequence[int]) -> int
+    """Choose the likeliest id. Ties go to the lower id."""
     return int(np.argmax(logits))
 
 
-# -------------------------------------------------------------------------------------------------------- generating
+# ------------------------------------------------------------------------------------------------------ generating
 
 
-def empty_cache(params: Params, n_head: int, n_ctx: int) -> Cache[Room, DHead]:
-    """Room for the keys and values of n_ctx positions, uninitialized: [n_layer, 2, n_head, n_ctx, d_head].
-
-    What is valid in it is the caller's n_past: going back to an earlier position is passing a smaller one.
-    """
+def empty_cache(params, n_head, n_ctx):
+    # type: (Params, int, int) -> Cache
+    """Make room for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head], not initialized."""
     wpe = params["wpe"]
     return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
 
-def next_logits(
-    inputs: Sequence[int], params: Params, n_head: int, cache: Cache[Room, DHead], n_past: int
-) -> Vector[Vocab]:
-    """Feed inputs through the model, N_CHUNK at a time, and score what follows the last of them."""
-    for start in range(0, len(inputs), N_CHUNK):
-        chunk = inputs[start : start + N_CHUNK]
-        n_logits = int(start + N_CHUNK >= len(inputs))
-        logits = gpt2(chunk, **params, n_head=n_head, cache=cache, n_past=n_past + start, n_logits=n_logits)
-    return logits[-1]
+def n_shared(a, b):
+    # type: (Sequence[int], Sequence[int]) -> int
+    """Count the ids that two sequences have in common before they differ.
+
+    >>> n_shared([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def check_lengths(n_prompt: int, n_tokens_to_generate: int, n_ctx: int) -> None:
-    """Raise ValueError unless that many new tokens fit behind the prompt. The last is never fed back: it fits too."""
+class Context:
+    """Token ids with their keys and values, kept so that no position is computed twice.
+
+    `logits` compares the ids it is given with those it holds and computes only the rest. Going on with a text, going
+    back in it, and starting another one with the same beginning are therefore all one call.
+    """
+
+    def __init__(self, params, n_head, n_ctx=None):
+        # type: (Params, int, int | None) -> None
+        """Make an empty context with room for n_ctx ids (default: as many as the model has positions)."""
+        self.params, self.n_head = params, n_head
+        self.n_ctx = len(params["wpe"]) if n_ctx is None else n_ctx
+        self.cache = empty_cache(params, n_head, self.n_ctx)
+        self.ids = []  # type: list[int]
+
+    def logits(self, ids, n_logits=1):
+        # type: (Sequence[int], int) -> Matrix[Any, n_vocab]
+        """Score the tokens that may follow each of the last n_logits ids, and keep the ids. -> [n_logits, n_vocab]
+
+        Raises ValueError where there are fewer than n_logits ids, or more than the context has room for.
+        """
+        if not 1 <= n_logits <= len(ids) <= self.n_ctx:
+            raise ValueError(f"{len(ids)} ids for {n_logits} rows of logits: the context has room for {self.n_ctx} ids")
+        ids = list(ids)
+        n_past = n_shared(self.ids, ids[: len(ids) - n_logits])
+        self.ids = ids[:n_past]  # an interruption of the next line leaves ids whose keys and values are right
+        new = gpt2(ids[n_past:], **self.params, n_head=self.n_head, cache=self.cache, n_past=n_past, n_logits=n_logits)
+        self.ids = ids
+        return new
+
+
+def check_lengths(n_prompt, n_tokens_to_generate, n_ctx):
+    # type: (int, int, int) -> None
+    """Raise ValueError unless the new tokens fit. The last one needs no room, since it is not fed back."""
     n_fit = n_ctx - n_prompt + 1
     if n_prompt == 0:
         raise ValueError("the prompt is empty, but the model needs at least 1 token to continue")
@@ -321,35 +300,34 @@ def check_lengths(n_prompt: int, n_tokens_to_generate: int, n_ctx: int) -> None:
         )
 
 
-def generate(
-    inputs: Iterable[int], params: Params, n_head: int, n_tokens_to_generate: int, choose: Choose = greedy
-) -> Iterator[int]:
-    """Yield the ids that continue inputs, one after another; inputs itself is left as it is.
+def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
+    # type: (Iterable[int], Params, int, int, Choose | None) -> Iterator[int]
+    """Yield the ids that continue inputs, one by one. inputs itself does not change.
 
-    choose(logits, ids so far) picks each one. Raises ValueError when prompt and new tokens exceed n_ctx, or
-    an id is not in the vocabulary. Example: list(generate([464, 3290], params, n_head=12, n_tokens_to_generate=3))
+    choose(logits, ids so far) picks each id; without it, `greedy` does. Raises ValueError where prompt and new tokens
+    exceed n_ctx, or an id is not in the vocabulary.
     """
     ids, n_vocab = list(inputs), len(params["wte"])
     check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
     if not 0 <= min(ids) <= max(ids) < n_vocab:
         raise ValueError(f"the ids are {min(ids)} to {max(ids)}, but the vocabulary has 0 to {n_vocab - 1}")
-    cache = empty_cache(params, n_head, len(ids) + n_tokens_to_generate - 1)
-    n_past = 0
+    context = Context(params, n_head, len(ids) + n_tokens_to_generate - 1)
     for _ in range(n_tokens_to_generate):
-        logits = next_logits(ids[n_past:], params, n_head, cache, n_past)
-        n_past = len(ids)
-        ids.append(choose(logits, ids))
+        logits = context.logits(ids)[-1]  # [1, n_vocab] -> [n_vocab]
+        ids.append((choose or greedy)(logits, ids))
         yield ids[-1]
 
 
-# ------------------------------------------------------------------------------------------------- the command line
+# ------------------------------------------------------------------------------------------------ the command line
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; --help shows it."""
+def parse_args(argv=None):
+    # type: (list[str] | None) -> Namespace
+    """Read the options; --help lists them."""
     from utils import Parser, number
 
     parser = Parser(
+        prog="python gpt2.py",
         description="Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr.",
         epilog="""examples:
   python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
@@ -357,10 +335,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
   cat story.txt | python gpt2.py - --model_size 355M > continuation.txt""",
     )
     whole, add = number(0, kind=int), parser.add_argument
-    add("prompt", help="the text to continue, or - for standard input (without its last line end)")
+    add("prompt", help="the text to continue, or - to read it from standard input (without its last line end)")
     add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="(default: 40)")
     add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
-    add("--models_dir", default="models", help="where the models are, or go (default: models)")
+    add("--models_dir", default="models", help="the folder that holds the models (default: models)")
     add("--temperature", type=number(0), default=0.0, metavar="T", help="0: the likeliest token (default); 1: sample")
     add("--top_k", type=whole, default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
     add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that reach P")
@@ -373,8 +351,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def stop_before(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
-    """Pass text on until `stop` comes. The end of what came so far waits while it could be the beginning of `stop`."""
+def stop_before(pieces, stop):
+    # type: (Iterable[str], str | None) -> Iterator[str]
+    """Pass pieces of text on until `stop` comes. The end of the text is held back while `stop` may begin in it.
+
+    >>> list(stop_before(["one t", "wo th", "ree"], stop="three"))
+    ['one ', 'two ', '']
+    """
     held = ""
     for piece in pieces:
         held += piece
@@ -387,32 +370,31 @@ def stop_before(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
     yield held
 
 
-def warn(args: argparse.Namespace, prompt: str) -> None:
-    """Say on stderr what is allowed but hardly meant."""
+def warn(args, prompt):
+    # type: (Namespace, str) -> None
+    """Say on stderr which of the inputs are allowed but probably a mistake."""
     if prompt.endswith(" "):
-        print("warning: the prompt ends in a space; GPT-2's words begin with one, so it gets worse", file=sys.stderr)
+        print(
+            "warning: the prompt ends in a space; GPT-2's tokens begin with theirs, so the text gets worse",
+            file=sys.stderr,
+        )
     defaults = {"top_k": 0, "top_p": 1.0, "seed": None}
     unused = [name for name, default in defaults.items() if getattr(args, name) != default]
     if args.temperature == 0 and unused:
         print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
 
 
-def stamp(ids: Iterable[int], times: list[float]) -> Iterator[int]:
-    """Pass ids on, and note when each one came."""
-    for id in ids:
-        times.append(time.perf_counter())
-        yield id
-
-
-def say_speed(n_prompt: int, times: list[float]) -> None:
-    """Say on stderr how fast it was; times are the start and when each id came."""
+def log_speed(n_prompt, times):
+    # type: (int, list[float]) -> None
+    """Say on stderr how fast it was, from the time of the start and the time of each token, in seconds."""
     if len(times) > 1:
         rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
         print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """prompt -> ids -> logits -> id -> text, and again until there is enough of it."""
+def main(argv=None):
+    # type: (list[str] | None) -> int
+    """Turn a prompt into ids, generate the ids that follow, and print their text as it comes."""
     from utils import UsageError, load_encoder_hparams_and_params, read_prompt
 
     args = parse_args(argv)
@@ -427,19 +409,19 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(str(error)) from None
     warn(args, prompt)
     settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    choose: Choose = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
-    if args.temperature == 0 and args.repetition_penalty == 1:
-        choose = greedy
+    drawn = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+    choose = greedy if args.temperature == 0 and args.repetition_penalty == 1 else drawn
+    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)
     times = [time.perf_counter()]
-    new_ids = stamp(generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose), times)
     for text in stop_before(encoder.decode_stream(new_ids), args.stop):
         print(text, end="", flush=True)
+        times.append(time.perf_counter())
     print(flush=True)
-    say_speed(len(ids), times)
+    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop ends with held-back text, without a token
     return 0
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and "__file__" in globals():  # not when the file is pasted into a notebook
     from utils import run
 
     sys.exit(run(main))

@@ -211,7 +211,7 @@ class Trace:
     def merge_heads(self, function: Any, x: Array) -> Any:
         return self.note("attn/merged", function(x))
 
-    def causal_attention(self, function: Any, q: Array, k: Array, v: Array) -> Any:
+    def blockwise_attention(self, function: Any, q: Array, k: Array, v: Array) -> Any:
         """The blocks of queries that it computes one after another are put together to one square each."""
         now = self.now
         assert now is not None
@@ -220,13 +220,9 @@ class Trace:
             self.note(name, x, copy=True) for name, x in (("attn/k", k), ("attn/v", v))
         )  # the cache goes on changing
         now.blocks = {"attn/scores": [], "attn/probs": []}
-        n_block = gpt2.N_BLOCK
-        if any(now.prefix + name in self.replace for name in now.blocks):
-            gpt2.N_BLOCK = max(q.shape[-2], 1)  # all queries at once: the replacement sees the whole square
-        try:
-            heads = function(q, k, v)
-        finally:
-            gpt2.N_BLOCK = n_block
+        replaced = any(now.prefix + name in self.replace for name in now.blocks)
+        # A replacement sees all queries at once, as one block.
+        heads = function(q, k, v, n_block=max(q.shape[-2], 1)) if replaced else function(q, k, v)
         for name, fill in (("attn/scores", -np.inf), ("attn/probs", 0)):
             now.values[now.prefix + name] = assembled(now.blocks[name], k.shape[-2], fill)
         now.blocks = {}
@@ -255,7 +251,7 @@ HOOKS: dict[str, Callable[..., Any]] = {
         "linear",
         "gelu",
         "merge_heads",
-        "causal_attention",
+        "blockwise_attention",
         "softmax",
     )
 }

@@ -1,31 +1,32 @@
-"""gpt2.py's annotations, checked against the real arrays on every call that the tests make (conftest.py turns it on).
+"""Compare the shapes in gpt2.py's type comments with the real arrays, on every call of its functions.
 
-Within a call, a dimension's name stands for one size, leading axes (a batch) are the same, and floats have one dtype,
-the result included. The names come from picogpt/shapes.py; the kinds of arrays, which exist for type checkers only, are
-here once more.
+Within a call, a dimension's name stands for one size, leading axes (a batch) are the same everywhere, and all floats
+have one dtype, the result included. The names come from picogpt/typing/shapes.py. The types of arrays are defined here
+once more, because there they exist for type checkers only.
 """
 
 from __future__ import annotations
 
-import argparse
+import ast
 import collections.abc
 import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from picogpt.typing import shapes
-from picogpt.typing.shapes import QKV, DHead, Embd, Head, Hidden, Keys, Layer, Seq
+from picogpt.typing.shapes import d_head, n_embd, n_head, n_hidden, n_layer, n_qkv, n_room
 
 N, R, C = TypeVar("N"), TypeVar("R"), TypeVar("C")
 
 
 class ShapeError(AssertionError):
-    """An array is not what the annotation says."""
+    """An array does not have the shape in the type comment."""
 
 
 class Vector(Generic[N]):
@@ -41,32 +42,32 @@ class Matrix(Generic[R, C]):
 
 
 class Heads(Generic[R, C]):
-    axes = (Head, R, C)
+    axes = (n_head, R, C)
 
 
-class KV(Generic[R, C]):
-    axes = (2, ..., Head, R, C)
+class KV:
+    axes = (2, ..., n_head, n_room, d_head)
 
 
-class Cache(Generic[R, C]):
-    axes = (Layer, 2, ..., Head, R, C)
+class Cache:
+    axes = (n_layer, 2, ..., n_head, n_room, d_head)
 
 
 KINDS = (Vector, Ids, Matrix, Heads, KV, Cache)
 NAMES = {**vars(collections.abc), **vars(shapes), **{kind.__name__: kind for kind in KINDS}}
-NAMES |= {"IdsLike": Ids, "np": np, "argparse": argparse, "Choose": Callable}
-ANY_SHAPE = {"gelu"}  # its annotation says what the model gives it, its docstring that any array will do
-RESULT_DTYPE = {"token_probs": np.dtype(np.float64)}  # says its docstring; all others return what they were given
+NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable}
+ANY_SHAPE = {"gelu"}  # the comment gives the shape it has in the model, but it takes any
+NO_BATCH = {"causal_mask"}  # its result is the same for all sequences of a batch
+RESULT_DTYPE = {"token_probs": np.dtype(np.float64)}  # all other functions return the dtype they are given
 
 
 class Call:
-    """What the names stand for in one call."""
+    """The sizes that the names stand for in one call."""
 
     def __init__(self, function: str, arguments: dict[str, Any]):
         self.function, self.sizes, self.lead, self.dtype = function, {}, (), None
-        self.n_past = arguments.get("n_past")
         if "n_head" in arguments:
-            self.sizes[Head] = arguments["n_head"]
+            self.sizes[n_head] = arguments["n_head"]
 
     def error(self, name: str, text: str) -> ShapeError:
         return ShapeError(f"gpt2.{self.function}: {name} {text}")
@@ -81,7 +82,7 @@ class Call:
             raise self.error(name, f"has {size} where {dimension.__name__} is {known}")
 
     def array(self, name: str, value: Any, axes: tuple[Any, ...], at: int, whole_numbers: bool) -> None:
-        """Leading axes are those at a place, 0 but in caches, that the annotation does not name."""
+        """Bind the axes of one array. Leading axes, which have no name, begin at place `at`."""
         if whole_numbers and isinstance(value, collections.abc.Sequence):
             value = np.asarray(value)
         if not hasattr(value, "shape"):
@@ -95,7 +96,9 @@ class Call:
         lead = shape[at:end]
         if lead and (name == "mask" or (len(axes) == 1 and not whole_numbers)):
             raise self.error(name, f"has the leading axes {lead}, which NumPy would align with other axes")
-        if (lead and self.lead not in ((), lead)) or (name == "result" and lead != self.lead):
+        if (lead and self.lead not in ((), lead)) or (
+            name == "result" and lead != self.lead and self.function not in NO_BATCH
+        ):
             raise self.error(name, f"has the leading axes {lead} where others have {self.lead}")
         self.lead = self.lead or lead
         self.number_type(name, value.dtype, whole_numbers)
@@ -110,13 +113,12 @@ class Call:
                 raise self.error(name, f"is {dtype} where others are {self.dtype}")
 
     def relations(self) -> None:
-        """What is true of GPT-2's widths, where they are known."""
+        """Check how GPT-2's sizes depend on each other, as far as they are known."""
         get = self.sizes.get
         for left, text, right in (
-            (get(Hidden), "Hidden is 4 Embd", 4 * get(Embd, 0)),
-            (get(QKV), "QKV is 3 Embd", 3 * get(Embd, 0)),
-            (get(Embd), "Embd is Head times DHead", get(Head, 0) * get(DHead, 0)),
-            (get(Keys), "Keys is n_past + Seq", self.n_past is not None and self.n_past + get(Seq, 0)),
+            (get(n_hidden), "n_hidden is 4 n_embd", 4 * get(n_embd, 0)),
+            (get(n_qkv), "n_qkv is 3 n_embd", 3 * get(n_embd, 0)),
+            (get(n_embd), "n_embd is n_head times d_head", get(n_head, 0) * get(d_head, 0)),
         ):
             if left and right and left != right:
                 raise ShapeError(f"gpt2.{self.function}: {text}, but {left} is not {right}")
@@ -126,7 +128,7 @@ Check = Callable[[Call, str, Any], None]
 
 
 def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
-    """What a type says of a value; None where it has no shape in it. given: what type variables stand for."""
+    """Return the check that a type asks for, or None where it has no shape. given: the meanings of type variables."""
     if hint is shapes.Array:
         return lambda call, name, value: (
             call.bind(name, hint, value.shape),
@@ -134,7 +136,7 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
         )
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in KINDS:
-        meant = {axis: given.get(arg, arg) for axis, arg in zip(origin.__parameters__, args)}
+        meant = {axis: given.get(arg, arg) for axis, arg in zip(getattr(origin, "__parameters__", ()), args)}
         axes = tuple(meant.get(axis, axis) for axis in origin.axes if axis is not ...)
         at = origin.axes.index(...) if ... in origin.axes else 0
         return lambda call, name, value: call.array(name, value, axes, at, origin is Ids)
@@ -149,7 +151,7 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
         return lambda call, name, value: [check(call, name, part) for check, part in zip(checks, value)]
     if origin in (list, collections.abc.Sequence):  # the blocks
         return lambda call, name, value: (
-            call.bind(name, Layer, len(value)),
+            call.bind(name, n_layer, len(value)),
             [checks[0](call, f"{name}[{i}]", part) for i, part in enumerate(value)],
         )
     assert origin in (typing.Union, types.UnionType), hint
@@ -158,10 +160,28 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
     return lambda call, name, value: None if isinstance(value, plain) else check(call, name, value)
 
 
-def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with arguments and result checked against its annotations. As it is where they have no shapes."""
+@functools.cache
+def type_comments(file: str) -> dict[str, str]:
+    """Read the type comment of every function of a file: {"gelu": "(Matrix[n_seq, n_hidden]) -> …"}."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"), type_comments=True)
+    return {node.name: node.type_comment for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Evaluate a function's type comment: {parameter: type}, and "return"."""
+    function = inspect.unwrap(function)
+    comment = type_comments(function.__code__.co_filename)[function.__name__]
+    parsed = ast.parse(comment, mode="func_type")
+    names = [*inspect.signature(function).parameters, "return"]
+    texts = [ast.unparse(type) for type in (*parsed.argtypes, parsed.returns)]
+    assert len(names) == len(texts), f"{function.__name__} has {len(names) - 1} parameters: {comment}"
+    return {name: eval(text, NAMES) for name, text in zip(names, texts)}
+
+
+def checked(function: Callable[..., Any], hints: dict[str, Any] | None = None) -> Callable[..., Any]:
+    """Wrap a function so that every call is compared with its type comment. Without shapes, it stays as it is."""
     signature = inspect.signature(function)
-    hints = {name: eval(text, NAMES) for name, text in function.__annotations__.items()}
+    hints = hints_of(function) if hints is None else hints
     if function.__name__ in ANY_SHAPE:
         hints = dict.fromkeys(hints, shapes.Array)
     checks = {name: check for name, hint in hints.items() if (check := check_of(hint, {}))}
@@ -187,7 +207,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def watch(module: types.ModuleType) -> types.ModuleType:
-    """Check every call of the functions of gpt2.py, or of a copy of it, from now on."""
+    """Replace the functions of gpt2.py, or of a copy of it, by checked ones."""
     for name, function in list(vars(module).items()):
         if inspect.isfunction(function) and function.__module__ == module.__name__:
             setattr(module, name, checked(function))

@@ -37,9 +37,9 @@ def test_full_124m_shape_equals_transformers(full_size, dtype, tolerance):
     logits = gpt2.gpt2(ids, **params, n_head=12)
     theirs = their_logits(transformers_model(params, hparams, dtype), ids)
     assert relative(logits, theirs) < tolerance
-    cache = gpt2.empty_cache(params, 12, 150)
-    cached = gpt2.next_logits(list(ids), params, 12, cache, 0)
-    assert relative(cached, theirs[-1]) < tolerance
+    context = gpt2.Context(params, 12)
+    context.logits(ids[:149])
+    assert relative(context.logits(ids), theirs[-1:]) < tolerance
 
 
 def test_greedy_ids_equal_transformers():
@@ -68,15 +68,11 @@ def test_cached_equals_uncached_in_any_chunking(chunks):
 
 
 @pytest.mark.parametrize("n_block", [1, 2, 5, 16, 17, 100])
-@pytest.mark.parametrize("n_chunk", [1, 4, 100])
-def test_block_and_chunk_sizes_change_nothing(monkeypatch, n_block, n_chunk):
-    params = random_params(SMALL, np.float64)
-    ids = list(range(17))
-    expected = gpt2.gpt2(ids, **params, n_head=3)[-1]
-    monkeypatch.setattr(gpt2, "N_BLOCK", n_block)
-    monkeypatch.setattr(gpt2, "N_CHUNK", n_chunk)
-    assert relative(gpt2.gpt2(ids, **params, n_head=3)[-1], expected) < 1e-14
-    assert relative(gpt2.next_logits(ids, params, 3, gpt2.empty_cache(params, 3, 17), 0), expected) < 1e-14
+@pytest.mark.parametrize("n_past", [0, 1, 7])
+def test_block_sizes_change_nothing(n_block, n_past):
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 17 + n_past, 4))
+    expected = gpt2.causal_attention(q, k, v)[:, n_past:]
+    assert relative(gpt2.blockwise_attention(q[:, n_past:], k, v, n_block=n_block), expected) < 1e-14
 
 
 def test_going_back_in_the_cache_forgets_what_came_after():
@@ -85,6 +81,65 @@ def test_going_back_in_the_cache_forgets_what_came_after():
     gpt2.gpt2([1, 2, 3, 4, 5, 6], **params, n_head=3, cache=cache)
     again = gpt2.gpt2([9, 8], **params, n_head=3, cache=cache, n_past=2)
     assert relative(again, gpt2.gpt2([1, 2, 9, 8], **params, n_head=3)[2:]) < 2e-6
+
+
+def counted(monkeypatch):
+    """Note how many ids each forward pass of gpt2.py gets."""
+    counts, forward = [], gpt2.gpt2
+
+    def gpt2_counted(inputs, *args, **kwargs):
+        counts.append(len(inputs))
+        return forward(inputs, *args, **kwargs)
+
+    monkeypatch.setattr(gpt2, "gpt2", gpt2_counted)
+    return counts
+
+
+def test_a_context_computes_only_the_ids_that_differ(monkeypatch):
+    params = random_params(SMALL, np.float64)
+    context, whole = gpt2.Context(params, 3), gpt2.gpt2
+    context.cache.fill(np.nan)  # whatever is read before it was written shows
+    counts = counted(monkeypatch)
+    for ids, n_logits, n_new in (
+        ([1, 2, 3, 4, 5, 6], 1, 6),  # a prompt
+        ([1, 2, 3, 4, 5, 6, 7], 1, 1),  # goes on
+        ([1, 2, 3], 1, 1),  # goes back: the last id is computed again, since its logits were not kept
+        ([1, 2, 9, 8], 1, 2),  # shares a prefix
+        ([1, 2, 9, 8], 1, 1),  # the same again
+        ([1, 2, 9, 8, 7], 3, 3),
+        ([5], 1, 1),
+        (range(17), 17, 17),
+    ):
+        logits = context.logits(ids, n_logits)
+        assert relative(logits, whole(ids, **params, n_head=3)[-n_logits:]) < 1e-14
+        assert context.ids == list(ids)
+        assert counts.pop() == n_new
+
+
+def test_a_context_refuses_what_it_has_no_room_for():
+    context = gpt2.Context(random_params(SMALL), 3, n_ctx=4)
+    for ids, n_logits in (([], 1), ([1, 2, 3, 4, 5], 1), ([1, 2], 3), ([1], 0)):
+        with pytest.raises(ValueError, match=f"{len(ids)} ids for {n_logits} rows of logits: .* room for 4 ids"):
+            context.logits(ids, n_logits)
+    assert context.logits([1, 2, 3, 4]).shape == (1, 101)
+
+
+def test_an_interruption_leaves_a_context_that_is_right(monkeypatch):
+    params = random_params(SMALL, np.float64)
+    context = gpt2.Context(params, 3)
+    context.logits([1, 2, 3, 4])
+    block, calls = gpt2.transformer_block, iter(range(100))
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return block(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpt2, "transformer_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            context.logits([1, 2, 9, 9, 9])
+    assert relative(context.logits([1, 2, 3, 4, 5]), gpt2.gpt2([1, 2, 3, 4, 5], **params, n_head=3)[-1:]) < 1e-14
 
 
 def test_the_future_does_not_matter():

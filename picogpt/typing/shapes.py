@@ -1,81 +1,113 @@
-"""The words of gpt2.py's signatures: `Matrix[Seq, Embd]` is an array of n_seq rows of n_embd numbers.
+"""The names in the comments under gpt2.py's functions: Matrix[n_seq, n_embd] is n_seq rows of n_embd numbers each.
 
-For type checkers and the tests; nothing imports this module while the model runs. To a checker the dimensions are
-distinct names, and arrays are invariant in them: [Seq, Embd] and [Seq, Vocab] have no type in common that an operator
-would take. NumPy's own array type is covariant in its shape, and its operators forget it. So `shaped_numpy.pyi` says
-once more, with shapes, what gpt2.py uses of NumPy; to a checker that file is what gpt2.py calls np. It has the kinds:
+Type checkers read the comments as signatures (PEP 484 calls them type comments), and so do the tests, which compare
+them with the real arrays. Nothing imports this module while the model runs. If checkers stop reading type comments one
+day, the same text moves into annotations.
 
-    Vector[N]     one row of N numbers            Heads[R, C]   n_head matrices
-    Ids[N]        N whole numbers                 KV[R, C]      2 times that: the keys and values of one layer
-    Matrix[R, C]  R rows of C numbers             Cache[R, C]   n_layer times that
+    Vector[n]     n numbers                     Heads[r, c]   a matrix for each of n_head attention heads
+    Ids[n]        n whole numbers               KV            the keys and the values of one layer, 2 of those
+    Matrix[r, c]  r rows of c numbers           Cache         the keys and the values of all n_layer layers
 
-The price: to a checker a plain np.ndarray is none of these. `np.asarray(x)` leads out, `typing.cast` in; token ids may
-be plain.
+A dimension is a type that only this module makes, so that a checker takes no dimension for another. NumPy's own array
+type does not serve: its operators forget the shape. Therefore shaped_numpy.pyi describes the part of NumPy that gpt2.py
+uses once more, with shapes. To a checker, a plain np.ndarray has none of these types: `typing.cast` turns one into
+them, and `np.asarray(x)` turns them into a plain one. Token ids may be plain.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NewType, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from typing import TypeAlias, TypedDict
 
     from typing_extensions import Never
 
-    from picogpt.typing.shaped_numpy import Matrix, Shaped, Vector
+    from picogpt.typing.shaped_numpy import KV, Cache, Heads, Ids, IdsLike, Matrix, Shaped, Vector
 else:
 
     class TypedDict:
-        """typing's own can't be generic before Python 3.11."""
+        """Stand-in for typing's own, which can't be generic before Python 3.11."""
 
 
-# The dimensions: what the text of gpt2.py calls them, their values in the smallest model (124M), what they count.
-Vocab = NewType("Vocab", int)  # n_vocab, 50257: tokens in the vocabulary
-Ctx = NewType("Ctx", int)  # n_ctx, 1024: positions the model can look back on
-Embd = NewType("Embd", int)  # n_embd, 768: numbers that stand for one token on its way through the model
-Head = NewType("Head", int)  # n_head, 12: attention heads
-DHead = NewType("DHead", int)  # d_head, 64: numbers in one head's query, key or value, n_embd / n_head
-Layer = NewType("Layer", int)  # n_layer, 12: transformer blocks
-QKV = NewType("QKV", int)  # 3 n_embd, 2304: the queries, keys and values of all heads, side by side
-Hidden = NewType("Hidden", int)  # 4 n_embd, 3072: numbers for one position inside the feed-forward network
-Seq = NewType("Seq", int)  # n_seq: positions in this call
-Keys = NewType("Keys", int)  # n_past + n_seq: positions whose keys and values there are
-Picked = NewType("Picked", int)  # entries that were picked out of others
-Room = NewType("Room", int)  # positions that a cache has room for
+__all__ = [
+    "KV",
+    "Any",
+    "Array",
+    "Attn",
+    "Block",
+    "Cache",
+    "Choose",
+    "Heads",
+    "Ids",
+    "IdsLike",
+    "Iterable",
+    "Iterator",
+    "Linear",
+    "Matrix",
+    "Mlp",
+    "Namespace",
+    "Norm",
+    "Params",
+    "Sequence",
+    "Vector",
+    "d_head",
+    "n_ctx",
+    "n_embd",
+    "n_hidden",
+    "n_in",
+    "n_keys",
+    "n_out",
+    "n_picked",
+    "n_qkv",
+    "n_room",
+    "n_seq",
+    "n_vocab",
+]  # fmt: skip
 
-# Any dimension or array, the same one wherever the name stands in a signature. mypy (2.4; not pyright) forgets that the
-# arguments of `linear` contradict each other where its result goes straight into another parameter of such a type: what
-# gpt2.py calls with it says its dimensions.
-In = TypeVar("In")
-Out = TypeVar("Out")
-Value = TypeVar("Value")  # the width of what attention averages
+# The dimensions, with their values in the smallest model (124M).
+n_vocab = NewType("n_vocab", int)  # 50257: tokens in the vocabulary
+n_ctx = NewType("n_ctx", int)  # 1024: positions that the model was trained on
+n_embd = NewType("n_embd", int)  # 768: numbers that represent one token inside the model
+n_hidden = NewType("n_hidden", int)  # 3072 = 4 n_embd: numbers for one position inside the feed-forward network
+n_qkv = NewType("n_qkv", int)  # 2304 = 3 n_embd: the queries, keys and values of all heads, side by side
+n_head = NewType("n_head", int)  # 12: attention heads
+d_head = NewType("d_head", int)  # 64 = n_embd / n_head: numbers in one head's query, key or value
+n_layer = NewType("n_layer", int)  # 12: transformer blocks
+n_seq = NewType("n_seq", int)  # positions in this call
+n_room = NewType("n_room", int)  # positions that a cache has room for
+n_picked = NewType("n_picked", int)  # entries that were picked out of others
+
+# These stand for any dimension or array, and for the same one throughout a signature.
+n_in = TypeVar("n_in")
+n_out = TypeVar("n_out")
+n_keys = TypeVar("n_keys")  # n_past + n_seq: positions whose keys and values attention reads
 Array = TypeVar("Array", bound="Shaped[Never]")
 
-Some: TypeAlias = Any  # a size that no checker follows: of a slice, or a reshape
-
-Choose: TypeAlias = "Callable[[Vector[Vocab], Sequence[int]], int]"  # the next id, from its logits and the ids so far
+Choose: TypeAlias = "Callable[[Vector[n_vocab], Sequence[int]], int]"  # picks an id from its logits and the ids so far
 
 
 # The parameters: the checkpoint's tree, with its names.
-class Linear(TypedDict, Generic[In, Out]):
-    w: Matrix[In, Out]
-    b: Vector[Out]
+class Linear(TypedDict, Generic[n_in, n_out]):
+    w: Matrix[n_in, n_out]
+    b: Vector[n_out]
 
 
 class Norm(TypedDict):
-    g: Vector[Embd]
-    b: Vector[Embd]
+    g: Vector[n_embd]
+    b: Vector[n_embd]
 
 
 class Mlp(TypedDict):
-    c_fc: Linear[Embd, Hidden]
-    c_proj: Linear[Hidden, Embd]
+    c_fc: Linear[n_embd, n_hidden]
+    c_proj: Linear[n_hidden, n_embd]
 
 
 class Attn(TypedDict):
-    c_attn: Linear[Embd, QKV]
-    c_proj: Linear[Embd, Embd]
+    c_attn: Linear[n_embd, n_qkv]
+    c_proj: Linear[n_embd, n_embd]
 
 
 class Block(TypedDict):
@@ -86,7 +118,7 @@ class Block(TypedDict):
 
 
 class Params(TypedDict):
-    wte: Matrix[Vocab, Embd]
-    wpe: Matrix[Ctx, Embd]
+    wte: Matrix[n_vocab, n_embd]
+    wpe: Matrix[n_ctx, n_embd]
     blocks: list[Block]
     ln_f: Norm
