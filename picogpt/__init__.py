@@ -1,18 +1,23 @@
-"""The tools built around gpt2.py, encoder.py and utils.py. This package imports those files, never the reverse.
+"""Tools built around gpt2.py, encoder.py and utils.py. This package imports those files, never the reverse.
 
-In a notebook: `from picogpt import look_inside, plot_lens`. A name's module is imported when the name is first used, so
-no tool waits for the libraries of another.
+In a notebook: `from picogpt import look_inside, plot_lens`. A module is imported when one of its names is first used,
+so that no tool waits for the modules of another.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from picogpt.explain.numbers import Inside, Settings, look_inside
-    from picogpt.explain.page import page
-    from picogpt.explain.plots import plot_attention, plot_lens, plot_probabilities, plot_residual
+if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them that a name is exported
+    from picogpt.explain.numbers import Inside as Inside
+    from picogpt.explain.numbers import Settings as Settings
+    from picogpt.explain.numbers import look_inside as look_inside
+    from picogpt.explain.page import page as page
+    from picogpt.explain.plots import plot_attention as plot_attention
+    from picogpt.explain.plots import plot_lens as plot_lens
+    from picogpt.explain.plots import plot_probabilities as plot_probabilities
+    from picogpt.explain.plots import plot_residual as plot_residual
 
-MODULES = {
+MODULES = {  # name: the module that defines it
     "Inside": "picogpt.explain.numbers",
     "Settings": "picogpt.explain.numbers",
     "look_inside": "picogpt.explain.numbers",
@@ -22,16 +27,7 @@ MODULES = {
     "plot_probabilities": "picogpt.explain.plots",
     "plot_residual": "picogpt.explain.plots",
 }
-__all__ = [
-    "Inside",
-    "Settings",
-    "look_inside",
-    "page",
-    "plot_attention",
-    "plot_lens",
-    "plot_probabilities",
-    "plot_residual",
-]
+__all__ = list(MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,12 @@
-"""What a model computes for one text, as plain arrays: probabilities, logit lens, attention, residual stream.
+"""Compute the numbers that show how a model reads a text: probabilities, logit lens, attention, residual stream.
 
     inside = look_inside("Alan Turing theorized that computers", "124M")
     inside.attention[11, 3]
 
-All of it comes from one forward pass of gpt2.py, recorded by `trace`, and from gpt2.py's own functions. The logit lens
-(nostalgebraist 2020, "interpreting GPT: the logit lens") treats what a layer hands on as if it were the last: the final
-layer norm and the embedding make scores of it. Of the last layer, these are the model's logits, bit for bit.
+All of them come from one forward pass of gpt2.py, which `trace` records, and from gpt2.py's own functions. The logit
+lens (nostalgebraist 2020, "interpreting GPT: the logit lens") decodes the output of every layer as if that layer were
+the last one: it applies the final layer norm and multiplies by the token embeddings. For the last layer, the result
+equals the model's logits bit for bit.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.explain.text import visible
-from picogpt.trace import prompt_ids, trace
+from picogpt.options import prompt_ids
+from picogpt.trace import trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
-    from picogpt.trace import Array
     from picogpt.typing.shapes import Params
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Settings(NamedTuple):
-    """How generation would choose, as gpt2.py's options of these names; at first, the model's own probabilities."""
+    """The sampling options of gpt2.py. The defaults leave the model's probabilities unchanged."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -39,60 +42,68 @@ class Settings(NamedTuple):
     repetition_penalty: float = 1.0
 
     def changed(self) -> list[str]:
-        """What is not the default: ["top_k 40"], or nothing where the probabilities are the model's own."""
+        """Return the settings that differ from their defaults, such as ["temperature 0.8", "top_k 40"]."""
         return [f"{name} {x:g}" for name, x in self._asdict().items() if x != self._field_defaults[name]]
 
+    def describe(self) -> str:
+        """Return the changed settings as one text, or "the model's own" if none is changed."""
+        return ", ".join(self.changed()) or "the model's own"
 
-def check(top: int, settings: Settings) -> None:
-    """Raise UsageError for numbers that mean nothing: the command line refuses them when it reads them."""
+
+def check_settings(top: int, settings: Settings) -> None:
+    """Raise UsageError for a number outside its limits. On the command line, the options check this themselves."""
     limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
     for name, value, (low, high) in zip(("top", *Settings._fields), (top, *settings), limits):
         if not low <= value <= high:
-            raise UsageError(f"{name} {value} is not from {low} to {high}")
+            raise UsageError(f"{name} is {value}, but must be from {low} to {high}")
 
 
 @dataclass(frozen=True, eq=False)
 class Inside:
-    """What a model computed for n_seq tokens. Row i of the lens is about what follows token i; layer 0 of lens and
-    residual is the embedding, layer l + 1 what block l hands on.
+    """The numbers that a model computes for a text of n_seq tokens.
 
-    Example: inside.text(inside.lens_ids[-1, -1, 0]) is what the model would say next.
+    In lens_ids, lens_probs and residual, layer 0 is the embedding and layer l + 1 is the output of block l. The lens
+    predicts the next token: position i is about the token that follows token i.
+
+    Example: inside.text(inside.lens_ids[-1, -1, 0]) is the most likely next token.
     """
 
     encoder: Encoder
     ids: Array  # [n_seq]
-    probs: Array  # [n_seq] of each token after those before it; nan for the first
-    ranks: Array  # [n_seq] 1 where the token was the likeliest; 0 for the first; says nothing where probs is 0
-    lens_ids: Array  # [n_layer + 1, n_seq, top] the likeliest tokens, the likeliest first
-    lens_probs: Array  # [n_layer + 1, n_seq, top]
-    attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i looks at each token; sums to 1
-    residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of the residual stream's vectors
-    settings: Settings  # whose probabilities they are
+    probs: Array  # [n_seq] the probability of each token given those before it; nan for the first token
+    ranks: Array  # [n_seq] 1 for a token that was the most likely; 0 for the first token; meaningless where probs is 0
+    lens_ids: Array  # [n_layer + 1, n_seq, top] the most likely tokens, beginning with the most likely one
+    lens_probs: Array  # [n_layer + 1, n_seq, top] their probabilities
+    attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i attends to each token; sums to 1
+    residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of each vector in the residual stream
+    settings: Settings  # the sampling options that the probabilities take into account
 
     @functools.cached_property
     def bits(self) -> Array:
-        """The surprisal of each token, -log2 of its probability. [n_seq]"""
+        """The surprisal of each token in bits: -log2 of its probability. [n_seq]"""
         with np.errstate(divide="ignore"):
-            return np.abs(np.log2(self.probs))  # abs: a certain token has 0 bits, not -0
+            return np.abs(np.log2(self.probs))  # abs, because -log2(1) would be shown as -0
 
     def text(self, id: int) -> str:
+        """Return a token as visible text."""
         return visible(self.encoder.token_bytes(int(id)))
 
     @functools.cached_property
     def texts(self) -> list[str]:
-        """Each token as it is shown."""
+        """All tokens as visible text."""
         return [self.text(id) for id in self.ids]
 
 
 def layer_name(layer: int) -> str:
-    """The name of a layer of lens and residual, as `trace` has it."""
+    """Return the name that `trace` gives to a layer of the lens: "embedding", "h0", "h1", …"""
     return f"h{layer - 1}" if layer else "embedding"
 
 
 def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array], Array]:
-    """One pass: the residual stream, n_layer + 1 of [n_seq, n_embd], and the attention [n_layer, n_head, n_seq, n_seq].
+    """Run the model once. Return the residual stream and the attention probabilities.
 
-    All else that was recorded, gigabytes for a full context of 124M, is let go.
+    The residual stream is a list of n_layer + 1 arrays [n_seq, n_embd]. The attention is [n_layer, n_head, n_seq,
+    n_seq]. Everything else in the trace, gigabytes for a full context of 124M, is freed on return.
     """
     with trace() as t:
         gpt2.gpt2(ids, **params, n_head=n_head)
@@ -102,32 +113,32 @@ def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array
 
 
 def lens(x: Any, params: Params) -> Any:
-    """The logits of a residual stream, by the last line of gpt2.gpt2. [n_seq, n_embd] -> [n_seq, n_vocab]"""
+    """Turn a residual stream into logits, as the last line of gpt2.gpt2 does. [n_seq, n_embd] -> [n_seq, n_vocab]"""
     return gpt2.layer_norm(x, **params["ln_f"]) @ np.transpose(params["wte"])
 
 
 def likeliest(probs: Array, top: int) -> Array:
-    """The ids of the largest, the largest first; the lower id of equals, as `gpt2.greedy` has it. [n_vocab] -> [top]"""
+    """Return the top most likely ids, the most likely first; ties keep the lower id. [n_vocab] -> [top]"""
     ids = np.flatnonzero(probs >= np.partition(probs, -top)[-top])
     return ids[np.argsort(-probs[ids], kind="stable")[:top]]
 
 
 def distributions(logits: Array, ids: Sequence[int], settings: Settings) -> list[Array]:
-    """What generation would draw from after each token. logits [n_seq, n_vocab] -> n_seq of [n_vocab]"""
+    """Return the distribution that sampling would draw from after each token. [n_seq, n_vocab] -> n_seq of [n_vocab]"""
     return [np.asarray(gpt2.token_probs(row, ids[: i + 1], *settings)) for i, row in enumerate(logits)]
 
 
-def chosen(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Array]:
-    """Probability and rank of each token in what was predicted before it. -> [n_seq], [n_seq]"""
-    theirs = [row[id] for row, id in zip(probs, ids[1:])]
-    ranks = [1 + np.count_nonzero(row > p) for row, p in zip(probs, theirs)]
-    return np.array([np.nan, *theirs]), np.array([0, *ranks])
+def probs_and_ranks(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Array]:
+    """Look up the probability and rank of each token in the distribution before it. -> [n_seq], [n_seq]"""
+    found = [row[id] for row, id in zip(probs, ids[1:])]
+    ranks = [1 + np.count_nonzero(row > p) for row, p in zip(probs, found)]
+    return np.array([np.nan, *found]), np.array([0, *ranks])
 
 
 def examine(
     ids: Sequence[int], encoder: Encoder, params: Params, n_head: int, top: int = 5, settings: Settings | None = None
 ) -> Inside:
-    """Run the model over ids once and keep what there is to see. Only the top tokens of the lens are kept."""
+    """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens."""
     from tqdm import tqdm
 
     settings = settings or Settings()
@@ -138,15 +149,10 @@ def examine(
         probs = distributions(lens(x, params), ids, settings)
         lens_ids.append([likeliest(row, top) for row in probs])
         lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
+    lengths = np.stack([np.linalg.norm(x, axis=-1) for x in stream])
+    found = probs_and_ranks(probs, ids)  # the loop ends with the last layer
     return Inside(
-        encoder,
-        np.array(ids),
-        *chosen(probs, ids),
-        np.array(lens_ids),
-        np.array(lens_probs),
-        attention,
-        np.stack([np.linalg.norm(x, axis=-1) for x in stream]),
-        settings,
+        encoder, np.array(ids), *found, np.array(lens_ids), np.array(lens_probs), attention, lengths, settings
     )
 
 
@@ -157,8 +163,8 @@ def look_inside(
     top: int = 5,
     settings: Settings | None = None,
 ) -> Inside:
-    """What a model computes for a prompt. Raises OSError or ValueError in one line, as the command line would."""
+    """Load a model and compute the numbers for a prompt. Raises OSError or ValueError with a message of one line."""
     settings = settings or Settings()
-    check(top, settings)
+    check_settings(top, settings)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     return examine(prompt_ids(encoder, prompt, hparams["n_ctx"]), encoder, params, hparams["n_head"], top, settings)

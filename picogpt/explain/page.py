@@ -1,7 +1,7 @@
-"""What explain_numbers.py computed, as one HTML file: explain.html with the numbers in it. It opens without network.
+"""Write the numbers of `look_inside` into page.html, which makes one HTML file that opens without network.
 
-The page builds itself from the numbers and never parses a token as HTML. They stand in it as JSON in pure ASCII,
-without the characters that could end the element they stand in.
+The numbers are JSON inside a script element, in ASCII and without the characters that could end that element. The
+page's own script draws everything from them, and never parses a token as HTML.
 """
 
 from __future__ import annotations
@@ -10,44 +10,39 @@ import base64
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from picogpt.explain.numbers import Inside, layer_name
+from picogpt.explain.numbers import Array, Inside, layer_name
 from picogpt.explain.text import visible_merges
 
-if TYPE_CHECKING:
-    from picogpt.trace import Array
-
 TEMPLATE = Path(__file__).with_name("page.html")
-MAX_ATTENTION = (
-    12_000_000  # bytes of base64 for all layers: with more, the page takes a phone long, and holds one layer
-)
+MAX_ATTENTION = 12_000_000  # bytes of base64 for all layers; a larger page would open slowly on a phone
 
 
 def as_json(value: Any) -> str:
-    """JSON that can stand in a script element: HTML sees neither a tag nor an entity in it."""
+    """Write a value as JSON without <, > and &, so that HTML finds neither a tag nor an entity in it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def number(x: float) -> float | None:
-    """Four digits are enough to look at; JSON has no nan and no infinity."""
+    """Round to four digits, which is enough to show. Return None for nan and infinity, which JSON lacks."""
     return float(f"{x:.4g}") if math.isfinite(x) else None
 
 
 def packed(attention: Array) -> str:
-    """The lower triangles of square matrices as 16-bit shares of 65535, little-endian, in base64. [..., n, n]"""
+    """Write the lower triangles of matrices [..., n, n] in base64: numbers times 65535, as 16 bits, low byte first."""
     n = attention.shape[-1]
     triangles = attention[..., np.tri(n, dtype=bool)]
     return base64.b64encode(np.round(triangles * 65535).astype("<u2").tobytes()).decode()
 
 
 def layers_that_fit(inside: Inside, layer: int) -> list[int]:
-    """The layers whose attention the page holds: all, or where they take more than MAX_ATTENTION, the chosen one.
+    """Return all layers if their attention takes at most MAX_ATTENTION, or else only the given layer.
 
-    That one may take more, too: 17 MB for the 1023 tokens that 124M can read.
+    One layer of 124M takes 17 MB for the longest prompt, 1024 tokens.
     """
     n_layer, n_head, n_seq, _ = inside.attention.shape
     size = n_layer * n_head * n_seq * (n_seq + 1) * 4 // 3
@@ -55,7 +50,7 @@ def layers_that_fit(inside: Inside, layer: int) -> list[int]:
 
 
 def content(inside: Inside, title: str, layer: int, head: int, layers: list[int]) -> dict[str, Any]:
-    """All that the page shows, as JSON will hold it."""
+    """Collect everything that the page shows, under the names that its script reads."""
     vocabulary = np.unique(np.concatenate([inside.ids, inside.lens_ids.ravel()])).tolist()
     numbers = zip(inside.ids.tolist(), inside.probs, inside.bits, inside.ranks.tolist())
     return {
@@ -76,7 +71,10 @@ def content(inside: Inside, title: str, layer: int, head: int, layers: list[int]
 
 
 def page(inside: Inside, title: str, layer: int = 0, head: int = 0, layers: list[int] | None = None) -> str:
-    """The whole page; layers are those whose attention it holds (all), layer and head those that it shows at first."""
+    """Return the page as HTML. It contains the attention of these layers (by default all of them).
+
+    It opens with the given layer and head. Raises ValueError if it does not contain them.
+    """
     layers = list(range(len(inside.attention))) if layers is None else layers
     if layer not in layers or head not in range(inside.attention.shape[1]):
         raise ValueError(f"the page has no layer {layer}, head {head}")

@@ -1,50 +1,41 @@
-"""What explain_numbers.py computed, as pictures by matplotlib, sized for the column of a blog post.
+"""Draw the numbers of `look_inside` as pictures with matplotlib, sized for the column of a blog post.
 
     inside = look_inside("Alan Turing theorized that computers would", "124M")
     plot_attention(inside, layer=11)
 
-Every function draws into a figure, a new one of pyplot's unless told otherwise, and returns its axes. Tokens are labels
-like any others: what matplotlib would take for mathematics is text, and what the fonts lack is escaped.
+Every function draws into the given figure, or into a new one of pyplot, and returns its axes. Tokens are shown as plain
+text: a $ does not start mathematics, and a character that no font has is escaped.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from picogpt.explain.numbers import Inside, layer_name
+from picogpt.explain.numbers import Array, Inside, layer_name
 from picogpt.explain.text import decimals, escaped, fit
-from utils import UsageError
+from picogpt.options import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from picogpt.trace import Array
-
 DPI = 150
-BLUE, ORANGE = "#3b6fb6", "#b8541a"  # told apart by all kinds of colour-blind eyes
-N_ROWS, N_COLUMNS, N_LABELS = 40, 7, 20  # of tokens and layers, where more could not be read
-FONTS = (  # the last resort comes with matplotlib and is always there
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic"),
-    *("Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji", "Segoe UI Symbol", "DejaVu Sans"),
+BLUE, ORANGE = "#3b6fb6", "#b8541a"  # two colours that colour-blind readers can tell apart
+MAX_ROWS, MAX_COLUMNS, MAX_LABELS = 40, 7, 20  # more tokens, layers or token labels would be too small to read
+FONTS = (  # in order of preference, as not every font has every character; the first comes with matplotlib
+    *("DejaVu Sans", "Segoe UI Symbol", "Noto Emoji", "Noto Sans Devanagari", "Noto Sans Arabic", "Malgun Gothic"),
+    *("Yu Gothic", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Noto Sans CJK JP", "Noto Sans CJK SC"),
 )
 
 
-def need_matplotlib() -> None:
-    """Raise UsageError saying what to install where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("pictures need matplotlib: pip install matplotlib, or all of requirements-train.txt")
-
-
 def new_figure(width: float, height: float, figure: Figure | None) -> Figure:
-    """The figure that was passed in, at this size in inches; or a new one of pyplot's, which a notebook shows."""
-    need_matplotlib()
+    """Return the given figure, or a new one of pyplot, which a notebook shows. Width and height are in inches."""
+    require("matplotlib")
     if figure is None:
         import matplotlib.pyplot as plt
 
@@ -57,28 +48,28 @@ def new_figure(width: float, height: float, figure: Figure | None) -> Figure:
 
 @functools.lru_cache(maxsize=1)
 def fonts() -> tuple[list[str], frozenset[int]]:
-    """Those of FONTS that are there, matplotlib's own first, and every character that one of them has."""
+    """Return the names of the installed FONTS, and the codes of all characters that they have."""
     from matplotlib import font_manager
 
-    there = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist if entry.name in FONTS}
-    names = sorted(there, key=FONTS[::-1].index)
-    return names, frozenset(code for name in names for code in font_manager.get_font(there[name]).get_charmap())
+    installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist if entry.name in FONTS}
+    names = sorted(installed, key=FONTS.index)
+    return names, frozenset(code for name in names for code in font_manager.get_font(installed[name]).get_charmap())
 
 
 def label(text: str, width: int = 14) -> str:
-    """A token's text for a picture: not too long, and what no font has is escaped."""
+    """Shorten a token's text for a picture, and escape the characters that no font has."""
     known = fonts()[1]
     return fit("".join(char if ord(char) in known else escaped(char) for char in text), width).rstrip()
 
 
 def style() -> dict[str, Any]:
-    """How every text of a picture is set."""
+    """Return the settings for every text in a picture: these fonts, and no mathematics."""
     return {"family": fonts()[0], "parse_math": False, "usetex": False}
 
 
 def shown(n_seq: int) -> range:
-    """The tokens that a picture has room for: the last ones."""
-    return range(max(0, n_seq - N_ROWS), n_seq)
+    """Return the positions that a picture has room for, which are the last ones."""
+    return range(max(0, n_seq - MAX_ROWS), n_seq)
 
 
 def set_title(axes: Axes, text: str) -> None:
@@ -86,19 +77,19 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 def title_of(text: str, tokens: range, inside: Inside) -> str:
-    """A title that says which tokens are shown, where not all, and whose probabilities, where not the model's own."""
+    """Add to a title which tokens are shown if it is not all, and the settings if they are not the defaults."""
     part = "" if len(tokens) == len(inside.ids) else f" (the last {len(tokens)} of {len(inside.ids)} tokens)"
     changed = inside.settings.changed()
     return text + part + ("\nwith " + ", ".join(changed) if changed else "")
 
 
 def set_ticks(axis: Any, names: list[str], **settings: Any) -> None:
-    """Names along an axis, one at each whole number."""
+    """Label an axis with these names, at 0, 1, 2, …"""
     axis.set_ticks(range(len(names)), names, fontsize=8, **style(), **settings)
 
 
 def probability_norm() -> Any:
-    """Colours by the square root of a probability: 1 % can be told from 0, and 50 % from 100."""
+    """Return a colour scale over the square root of the probability, so that 1 % can be told from 0."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(0.5, 0, 1)
@@ -114,7 +105,7 @@ def colour_bar(figure: Figure, image: Any, axes: Any, text: str) -> None:
 
 
 def plot_attention(inside: Inside, layer: int, figure: Figure | None = None) -> Array:
-    """The attention of all heads of a layer, a square each: row i shows where token i looks. -> axes [n_head]"""
+    """Draw the attention of all heads of a layer. Row i of each square is the attention of token i. -> axes [n_head]"""
     heads, n_seq = inside.attention[layer], len(inside.ids)
     n_columns = math.ceil(math.sqrt(len(heads)))
     n_rows = math.ceil(len(heads) / n_columns)
@@ -125,21 +116,21 @@ def plot_attention(inside: Inside, layer: int, figure: Figure | None = None) -> 
         image = panel.imshow(np.ma.array(probs, mask=~past), cmap="viridis", norm=probability_norm())
         set_title(panel, f"head {head}")
         panel.tick_params(labelbottom=head + n_columns >= len(heads), labelsize=8)
-        if n_seq <= N_LABELS:
+        if n_seq <= MAX_LABELS:
             set_ticks(panel.xaxis, [label(text) for text in inside.texts], rotation=90)
             set_ticks(panel.yaxis, [label(text) for text in inside.texts])
     for panel in axes[len(heads) :]:
         panel.remove()
-    figure.suptitle(f"Attention in layer {layer}: each row is a token, and where it looks", fontsize=11)
-    colour_bar(figure, image, axes[: len(heads)].tolist(), "attention (rows sum to 100 %)")
+    figure.suptitle(f"Attention in layer {layer}: each row shows where one token looks", fontsize=11)
+    colour_bar(figure, image, axes[: len(heads)].tolist(), "attention (each row sums to 100 %)")
     return np.array(axes[: len(heads)])
 
 
 def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
-    """The logit lens: what each layer would have said after each token, coloured by how sure it was."""
+    """Draw the logit lens: the token that each layer predicts after each token, coloured by its probability."""
     tokens = shown(len(inside.ids))
-    step = math.ceil(len(inside.lens_ids) / N_COLUMNS)
-    layers = range((len(inside.lens_ids) - 1) % step, len(inside.lens_ids), step)  # the last one is among them
+    step = math.ceil(len(inside.lens_ids) / MAX_COLUMNS)
+    layers = range((len(inside.lens_ids) - 1) % step, len(inside.lens_ids), step)  # ends with the last layer
     probs = inside.lens_probs[np.ix_(layers, tokens, [0])][..., 0].T
     figure = new_figure(9, 0.25 * len(tokens) + 1.8, figure)
     axes = figure.subplots()
@@ -153,20 +144,20 @@ def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
     set_ticks(axes.yaxis, [label(inside.texts[token]) for token in tokens])
     axes.set_ylabel("after", fontsize=9)
     which = "each layer" if step == 1 else f"every {step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} layer"
-    set_title(axes, title_of(f"Logit lens: what {which} would have said next", tokens, inside))
+    set_title(axes, title_of(f"Logit lens: the token that {which} predicts next", tokens, inside))
     colour_bar(figure, image, axes, "probability")
     return axes
 
 
 def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
-    """How likely each token was, and the likeliest instead of it."""
+    """Draw the probability of each token, and the most likely token in its place where that is another one."""
     tokens = shown(len(inside.ids))
     figure = new_figure(8, 0.25 * len(tokens) + 1.1, figure)
     axes = figure.subplots()
-    axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="the token")
+    axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="this token")
     rows, ids, probs = alternatives(inside, tokens)
-    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="the likeliest instead")
-    rings[0].set(markerfacecolor="none", clip_on=False)  # whole at 0 % and 100 %, too
+    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="the most likely token, if another")
+    rings[0].set(markerfacecolor="none", clip_on=False)  # not clipped at 0 % and 100 %
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")
         text = axes.annotate(label(inside.text(id)), (p, row), side, textcoords="offset points", **style())
@@ -176,45 +167,45 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     for row, token in enumerate(tokens):
-        bits = f"{decimals(inside.bits[token], 1)} bits" if token else "comes first"
+        bits = f"{decimals(inside.bits[token], 1)} bits" if token else "first token"
         axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    set_title(axes, title_of("How likely each token was", tokens, inside))
+    set_title(axes, title_of("Probability of each token", tokens, inside))
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return axes
 
 
 def alternatives(inside: Inside, tokens: range) -> tuple[list[int], list[int], list[float]]:
-    """Where a token was not the likeliest: its row, the id of the likeliest, and its probability."""
+    """Find the tokens that were not the most likely. Return their rows, and the most likely ids with probabilities."""
     rows = [row for row, token in enumerate(tokens) if inside.ranks[token] > 1]
     best = [(inside.lens_ids[-1, tokens[row] - 1, 0], inside.lens_probs[-1, tokens[row] - 1, 0]) for row in rows]
     return rows, [int(id) for id, _ in best], [float(p) for _, p in best]
 
 
 def plot_residual(inside: Inside, figure: Figure | None = None) -> Axes:
-    """The length of the residual stream's vectors after each layer, a line for each token."""
-    need_matplotlib()
+    """Draw the length of the vectors in the residual stream after each layer, with one line for each token."""
+    require("matplotlib")
     from matplotlib.ticker import LogFormatter
 
     figure = new_figure(8, 4, figure)
     axes = figure.subplots()
     first, others = inside.residual[:, 0], inside.residual[:, 1:]
-    axes.plot(first, color=ORANGE, linewidth=2, marker="o", markersize=3, label="the first token")
+    axes.plot(first, color=ORANGE, linewidth=2, marker="o", markersize=3, label="first token")
     if others.size:
         axes.plot(others, color=BLUE, linewidth=0.8, alpha=max(0.1, min(0.5, 10 / others.shape[1])))
-        axes.plot(np.median(others, axis=1), color=BLUE, linewidth=2, label="the others (thick: their median)")
+        axes.plot(np.median(others, axis=1), color=BLUE, linewidth=2, label="other tokens (thick line: their median)")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
-    step = math.ceil(len(first) / (2 * N_COLUMNS))
+    step = math.ceil(len(first) / (2 * MAX_COLUMNS))
     named = [layer_name(layer) if (len(first) - 1 - layer) % step == 0 else "" for layer in range(len(first))]
     set_ticks(axes.xaxis, named)
     axes.set_ylabel("length of the vector (L2 norm)", fontsize=9)
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False)
-    set_title(axes, "Residual stream: how it grows from layer to layer")
+    set_title(axes, "Residual stream: length of its vectors after each layer")
     return axes
 
 
@@ -227,11 +218,11 @@ FIGURES: dict[str, Callable[[Inside, int, Figure], Any]] = {
 
 
 def save(name: str, inside: Inside, layer: int, file: IO[bytes]) -> None:
-    """Draw one of FIGURES and write it as PNG, without pyplot: no window, and nothing global."""
+    """Draw one of FIGURES and write it as PNG. Without pyplot, no window opens and no global state changes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"text.usetex": False}):  # the numbers, too
+    with rc_context({"text.usetex": False}):  # for the numbers along the axes
         figure = Figure(layout="constrained")
         FIGURES[name](inside, layer, figure)
         figure.savefig(file, format="png", dpi=DPI)

@@ -1,4 +1,4 @@
-"""Tokens as text that can be shown anywhere: on a terminal, in a picture, on a page; and how each was merged."""
+"""Turn tokens into text that is safe to show in a terminal, a picture or a page, and list the merges behind a token."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from encoder import CHAR_TO_BYTE, Encoder, merge
 
 
 def visible(token: bytes) -> str:
-    r"""A token's bytes as characters that can be seen. Different tokens look different.
+    r"""Turn a token's bytes into visible characters, so that different tokens look different.
 
-    A space is "·"; what has no glyph of its own, or would change what stands beside it, is escaped as in Python:
-    control and format characters, a mark with nothing to stand on, bytes that are only a part of a character.
+    A space becomes "·". Some characters become a Python escape: control and format characters, a combining mark at the
+    beginning, and bytes that are only a part of a character.
     Example: visible(b" caf\xc3\xa9") = "·café"; visible(b"\xc3\n") = r"\xc3\n"
     """
     text = token.decode("utf-8", errors="surrogateescape")
@@ -21,7 +21,7 @@ def visible(token: bytes) -> str:
 def visible_char(char: str, first: bool) -> str:
     if char == " ":
         return "·"
-    if "\udc80" <= char <= "\udcff":  # where surrogateescape puts a byte that is not UTF-8
+    if "\udc80" <= char <= "\udcff":  # surrogateescape puts bytes here that are not valid UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     if char.isprintable() and char not in "\\·" and not (first and unicodedata.category(char).startswith("M")):
         return char
@@ -31,17 +31,17 @@ def visible_char(char: str, first: bool) -> str:
 
 
 def escaped(char: str) -> str:
-    r"""escaped("中") = "\u4e2d": never the two digits that stand for a byte."""
+    r"""Return a character as \u and its code: escaped("中") = "\u4e2d". The form \x is kept for single bytes."""
     return f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}"
 
 
 def decimals(x: float, digits: int) -> str:
-    """decimals(1.25, 1) = "1.2"; decimals(math.inf, 1) = "∞" """
+    """Format a number with this many decimals: decimals(2.345, 1) = "2.3"; decimals(math.inf, 1) = "∞" """
     return f"{x:.{digits}f}".replace("inf", "∞")
 
 
 def n_columns(text: str) -> int:
-    """How many columns of a terminal a text takes: Chinese and emoji two, marks none."""
+    """Count the columns that a text takes in a terminal: two for Chinese and emoji, none for combining marks."""
     widths = {"W": 2, "F": 2}
     return sum(
         0 if unicodedata.category(char) in ("Mn", "Me") else widths.get(unicodedata.east_asian_width(char), 1)
@@ -50,7 +50,7 @@ def n_columns(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """A text in exactly this many columns: filled up with spaces, or cut with an ellipsis."""
+    """Make a text exactly this many columns wide: add spaces, or cut it and end it with an ellipsis."""
     if n_columns(text) > width:
         while n_columns(text) > width - 1:
             text = text[:-1]
@@ -59,27 +59,27 @@ def fit(text: str, width: int) -> str:
 
 
 def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
-    """The merges that make a symbol of the vocabulary from its bytes, in the order in which they are made.
+    """List the merges that build a symbol of the vocabulary from single bytes, in the order of the merge list.
 
-    `merge` itself is asked for the last one: kept from making the symbol, it stops at the two parts. A rank equal to
-    the number of merges is its word for "not in the list".
+    To find the last merge, `merge` runs without the pairs that would complete the symbol, so it stops at two parts.
+    The same is then done with each part. `merge` takes a rank equal to len(ranks) as "this pair is not in the list".
     Example: merges_of("low", {"l o": 0, "lo w": 1}) = [("l", "o"), ("lo", "w")]
     """
-    found, whole = [], [symbol]
-    while whole:
-        symbol = whole.pop()
-        splits = (f"{symbol[:i]} {symbol[i:]}" for i in range(1, len(symbol)))
-        parts = merge(list(symbol), ranks | {pair: len(ranks) for pair in splits if pair in ranks})
+    found, to_split = [], [symbol]
+    while to_split:
+        symbol = to_split.pop()
+        pairs = (f"{symbol[:i]} {symbol[i:]}" for i in range(1, len(symbol)))
+        parts = merge(list(symbol), ranks | {pair: len(ranks) for pair in pairs if pair in ranks})
         if len(parts) == 2:
             found.append((parts[0], parts[1]))
-            whole += parts
+            to_split += parts
     return sorted(set(found), key=lambda pair: ranks[" ".join(pair)])
 
 
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
-    """How a token was merged: ["t+h", "th+e", "·+the"] for " the"; nothing for a single byte."""
+    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the"; none for one byte."""
 
-    def seen(symbol: str) -> str:
+    def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
 
-    return [f"{seen(left)}+{seen(right)}" for left, right in merges_of(encoder.decoder[id], encoder.cache.ranks)]
+    return [f"{shown(left)}+{shown(right)}" for left, right in merges_of(encoder.decoder[id], encoder.cache.ranks)]
