@@ -55,11 +55,11 @@ def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
     indent, before = INDEX + TOKEN + 27, "   "
     if width - indent < 24:  # too narrow for another column, so the likelier tokens go on the next line
         indent, before = INDEX, "\n" + " " * INDEX
-    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}   likelier tokens"
+    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}{before}likelier tokens"
     for i, (text, p, bits, rank) in enumerate(zip(inside.texts, inside.probs, inside.bits, inside.ranks)):
         token = paint(fit(text, TOKEN), p, colour)
         if i == 0:
-            yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first token)"
+            yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
             place, others = rank if p else "-", before + wrapped(likelier(inside, i), indent, width)
             yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}{others}".rstrip()

@@ -1,0 +1,218 @@
+"""The command: its options, the files that it writes, and mistakes that it reports before the model runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+import picogpt
+from encoder import get_encoder
+from explain import MODELS, PROMPT
+from picogpt import Settings, look_inside
+from picogpt.explain import command
+from utils import UsageError
+
+PICTURES = ["attention.png", "lens.png", "probabilities.png", "residual.png"]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Make sure that a mistake is reported before the model is read."""
+    monkeypatch.setattr(command, "load_encoder_hparams_and_params", None)
+
+
+# -------------------------------------------------------------------------------------------------------- the options
+
+
+def test_the_terminal_shows_the_model_s_numbers_with_the_options_applied(explain, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out, err = explain(PROMPT, "--temperature", 0.7, "--top_k", 1000, "--repetition_penalty", 1.2, "--merges")
+    seen = look_inside(PROMPT, "tiny", MODELS, settings=Settings(0.7, 1000, 1.0, 1.2))
+    assert f"tiny: 19 tokens, {seen.bits[1:].sum():.2f} bits" in out
+    assert "attention of layer 3, head 0" in out
+    assert "ROM+EO" in out
+    assert err == ""
+
+
+def test_layer_head_and_top_choose_the_attention(explain, inside):
+    out, _ = explain(PROMPT, "--layer", 2, "--head", 3, "--top", 1)
+    lines = out.split("attention of layer 2, head 3")[1].splitlines()[1:20]
+    for line, row in zip(lines, inside.attention[2, 3]):
+        assert line.endswith(f" {row.argmax()} {inside.texts[row.argmax()]} {100 * row.max():.1f} %")
+
+
+def test_colours_only_in_a_terminal_and_never_with_no_color(explain, monkeypatch):
+    plain, _ = explain("x")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    coloured, _ = explain("x")
+    assert "\x1b" in coloured
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert explain("x")[0] == plain
+
+
+def test_standard_input_is_read_and_matplotlib_is_not_imported_without_pictures():
+    code = """if True:
+        import sys
+        from picogpt.explain.command import main
+        main()
+        print("matplotlib" in sys.modules, file=sys.stderr)"""
+    words = [sys.executable, "-c", code, "-", "--model_size", "tiny", "--top", "1"]
+    done = subprocess.run(words, capture_output=True, cwd=ROOT, input="ROMEO:é\n".encode())
+    assert done.stderr.decode().strip() == "False"
+    assert "tiny: 4 tokens" in done.stdout.decode("utf-8")
+
+
+# ----------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["word " * 300], "n_ctx = 256"),
+        ([""], "prompt is empty"),
+        (["x", "--layer", "4"], "--layer 4.*0 to 3"),
+        (["x", "--head", "5"], "--head 5.*0 to 4"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused_before_it_runs(tmp_path, monkeypatch, explain, arguments, message):
+    monkeypatch.setattr(command, "examine", None)
+    (tmp_path / "a.html").write_text("before")
+    with pytest.raises(UsageError, match=message):
+        explain(*arguments, "--html", tmp_path / "a.html")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_prompt_may_fill_the_context_but_not_exceed_it(explain):
+    encoder = get_encoder("tiny", MODELS)
+    ids = encoder.encode("ROMEO: what light? " * 60)
+    text = encoder.decode(ids[:256])
+    assert len(encoder.encode(text)) == 256
+    assert "tiny: 256 tokens" in explain(text)[0]
+    with pytest.raises(UsageError, match="257.* 256"):
+        explain(encoder.decode(ids[:257]))
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "message"),
+    [
+        ("--html", "missing/a.html", "a.html"),
+        ("--html", "folder", "folder"),
+        ("--png", "file", "file"),
+        ("--png", "missing/folder", "missing"),
+        ("--png", "blocked", "residual.png"),
+    ],
+)
+def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_model, explain, option, path, message):
+    monkeypatch.setattr(command, "require", lambda *modules: None)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "blocked" / "residual.png").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match=re.escape(message)):
+        explain("x", option, tmp_path / path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("html", "png", "error", "message"),
+    [
+        ("new", "new", OSError, "new is a folder"),
+        ("new/lens.png", "new", UsageError, "--html .*lens.png.* --png"),
+        ("other/../lens.png", "link", UsageError, "--html .*lens.png.* --png"),
+    ],
+)
+def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model, explain, html, png, error, message):
+    monkeypatch.setattr(command, "require", lambda *modules: None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(error, match=message):
+        explain("x", "--html", tmp_path / html, "--png", tmp_path / png)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "other"]
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path, explain):
+    name = "x" * 250 + ".html"  # too long with the temporary ending; a read-only folder would not stop root
+    with pytest.raises(OSError, match=f"/{name}'$"):
+        explain("x", "--html", tmp_path / name)
+
+
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_an_empty_name_is_refused(capsys, explain, option):
+    with pytest.raises(SystemExit, match="2"):
+        explain("x", option, "")
+    assert re.fullmatch(rf"python -m picogpt explain: .*{option}: the name is empty.*\n", capsys.readouterr().err)
+
+
+def test_missing_matplotlib_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch, no_model, explain):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(OSError, match="pip install matplotlib"):
+        explain("x", "--png", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_error_on_the_command_line_is_one_line():
+    words = [sys.executable, "-m", "picogpt", "explain", "x", "--model_size", "tiny", "--head", "9"]
+    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"[^\n]*explain: --head 9[^\n]*\n", done.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------------- the files
+
+
+def test_page_and_pictures_go_to_one_new_folder(tmp_path, explain):
+    pytest.importorskip("matplotlib")
+    new = tmp_path / "new"
+    out, err = explain("a", "--html", new / "x.html", "--png", new)
+    assert names(new) == [*PICTURES, "x.html"]
+    for path in new.iterdir():
+        assert f"{path}: {path.stat().st_size:,} bytes" in out
+    assert err == ""
+
+
+def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch, explain):
+    pytest.importorskip("matplotlib")
+
+    def fail(name, *rest):
+        if name == "residual":
+            raise OSError("no space left")
+
+    monkeypatch.setattr(command, "save", fail)
+    (tmp_path / "a.html").write_text("before")
+    with pytest.raises(OSError, match="no space left"):
+        explain("x", "--html", tmp_path / "a.html", "--png", tmp_path / "new")
+    assert [path.read_text() for path in tmp_path.rglob("*")] == ["before"]
+
+
+@pytest.mark.slow  # another process imports matplotlib
+def test_pictures_depend_on_no_setting_of_the_user(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    words = [sys.executable, "-m", "picogpt", "explain", "a $x_1", "--model_size", "tiny", "--png", tmp_path / "new"]
+    env = os.environ | {"MPLBACKEND": "nothing", "MATPLOTLIBRC": str(tmp_path), "PATH": ""}
+    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(tmp_path / "new") == PICTURES
+
+
+# -------------------------------------------------------------------------------------------------------- the package
+
+
+def test_picogpt_exports_its_names_and_nothing_else():
+    for name in picogpt.__all__:
+        assert getattr(picogpt, name).__name__ == name
+    assert dir(picogpt) == sorted(picogpt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = picogpt.nothing
