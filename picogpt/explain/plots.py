@@ -156,7 +156,7 @@ def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
     axes = figure.subplots()
     axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="this token")
     rows, ids, probs = alternatives(inside, tokens)
-    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="the most likely token, if different")
+    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="most likely token, if different")
     rings[0].set(markerfacecolor="none", clip_on=False)  # not clipped at 0 % and 100 %
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")

@@ -44,7 +44,7 @@ def wrapped(items: Sequence[str], indent: int, width: int) -> str:
 
 
 def likelier(inside: Inside, i: int) -> list[str]:
-    """List the tokens that were more likely than token i. Behind the last token, list the most likely next ones."""
+    """List the tokens that were more likely than token i. After the last token, list the most likely next ones."""
     ids, probs = inside.lens_ids[-1, i - 1], inside.lens_probs[-1, i - 1]
     least = inside.probs[i] if i < len(inside.ids) else 0.0
     return [f"{inside.text(id)} {percent(p)}" for id, p in zip(ids, probs) if p > least]

@@ -43,6 +43,10 @@ def test_the_terminal_shows_the_model_s_numbers_with_the_options_applied(explain
     assert err == ""
 
 
+def test_by_default_the_probabilities_are_the_model_s_own(explain, inside):
+    assert explain(PROMPT)[0].startswith(f"tiny: 19 tokens, {inside.bits[1:].sum():.2f} bits, ")
+
+
 def test_layer_head_and_top_choose_the_attention(explain, inside):
     out, _ = explain(PROMPT, "--layer", 2, "--head", 3, "--top", 1)
     lines = out.split("attention of layer 2, head 3")[1].splitlines()[1:20]

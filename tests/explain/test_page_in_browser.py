@@ -156,6 +156,7 @@ def test_a_click_chooses_and_the_keys_move(reader, inside):
         assert expected == "next" or reader.token("#chosen") == expected
     assert reader.text("#alternatives tr") == "\\n88.8 %"
     assert reader.texts("#facts dd") == []
+    assert reader.token("#from-title") == "?"  # the next token does not look at anything yet
 
 
 def test_the_tab_key_reaches_everything_once(reader):

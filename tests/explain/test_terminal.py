@@ -80,6 +80,7 @@ def test_lines_fit_the_terminal(width):
 def test_colours_show_probabilities_and_change_nothing_else(inside):
     coloured = shown(inside, colour=True)
     assert coloured.count("\x1b[38;5;16;48;5;220m") > 5  # probabilities above 1/2
+    assert " \x1b[0m" not in coloured  # spaces that fill a column have no colour
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == shown(inside)
 
 
