@@ -1,0 +1,334 @@
+"""Test chat's command line: scripts in pipes, commands, options, and sessions in a real terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from chats import ENCODER, actor, chat_of, said, sampler
+from helpers import ROOT
+
+import gpt2
+from picogpt.chat import terminal as module
+from picogpt.chat.terminal import NAMES, PERSONA, Screen, main
+from picogpt.options import sampling_settings
+from utils import UsageError
+
+TINY = ["--model_size", "tiny", "--models_dir", str(ROOT / "models")]
+RUN = "import sys; from picogpt.chat.terminal import main; from utils import run; sys.exit(run(main))"
+
+
+# ---------------------------------------------------------------------------------------------------- pipes, commands
+
+
+def piped(data: bytes, *args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *args],
+        input=data,
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUTF8": "1"} | env,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def play(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
+    """play(input, replies) runs the command line with a scripted model, and returns its stdout and stderr."""
+
+    def run(lines: str, *replies: str, args: tuple[str, ...] = ()) -> tuple[str, str]:
+        class Input:
+            buffer = lines.encode("utf-8").splitlines(keepends=True)
+
+            def isatty(self) -> bool:
+                return False
+
+        monkeypatch.setattr(sys, "stdin", Input())
+        monkeypatch.setattr(gpt2, "sample", actor(*replies))
+        assert main([*TINY, *args]) == 0
+        done = capsys.readouterr()
+        return done.out, done.err
+
+    return run
+
+
+def test_a_script_gets_its_replies_and_nothing_else(play):
+    assert play("Hello\n\n  \nWho?\r\nlast", " Hi.\n", " I.\n", " Bye.\n") == ("Hi.\nI.\nBye.\n", "")
+
+
+def test_undo_retry_reset_and_save(play, tmp_path):
+    file = tmp_path / "talk.txt"
+    lines = f"One\n/retry\nTwo\n/undo\nThree\n/save {file}\n/reset\nFour\n/save {file}2\n"
+    out, err = play(lines, *(f" {word}.\n" for word in "abcde"))
+    assert out == "a.\nb.\nc.\nd.\ne.\n"
+    assert file.read_text() == "Alice: One\nBob: b.\nAlice: Three\nBob: d.\n"
+    assert (tmp_path / "talk.txt2").read_text() == "Alice: Four\nBob: e.\n"
+    assert err.splitlines() == [
+        "[taken back: Two]",
+        f"[saved to {file}]",
+        "[everything but the persona is forgotten]",
+        f"[saved to {file}2]",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.txt", "talk.txt2"]
+
+
+def test_help_and_text_that_looks_like_a_command(play):
+    out, err = play("/help\n /undo\n", " Hi.\n")
+    assert out == "Hi.\n"
+    for name in ("/reset", "/undo", "/retry", "/save FILE", "/help", "Ctrl-C", "Ctrl-D"):
+        assert name in err
+
+
+@pytest.mark.parametrize("line", ["/undo", "/retry", "/undo 2", "/nothing", "/", "/save", "/save ", "/save \0"])
+def test_commands_that_can_not_be_done(play, line):
+    with pytest.raises(UsageError, match="not a command|nothing has been said|needs the name"):
+        play(line)
+
+
+@pytest.mark.parametrize("name", [".", "missing/x", "folder", "folder/", "x" * 300])
+def test_an_unwritable_path_is_an_error_that_leaves_nothing(play, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        play(f"/save {tmp_path}/{name}\n")
+    named = {".": tmp_path.name, "missing/x": "missing"}.get(name, name.rstrip("/"))
+    assert named in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_names_and_persona(play, tmp_path):
+    persona = tmp_path / "persona.txt"
+    persona.write_bytes("\ufeffTwo lovers {talk}.\r\n".encode())
+    chats = []
+    file = tmp_path / "talk"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "script", lambda lines, chat, screen: chats.append(chat) or 0)
+        play("", args=("--persona", str(persona), "--names", "JULIET", "ROMEO"))
+    chats[0].choose = actor(" Ay.\n")
+    said(chats[0], "O Romeo")
+    assert ENCODER.decode(chats[0].ids()) == "Two lovers {talk}.\nJULIET: O Romeo\nROMEO: Ay."
+    play(f"Hi\n/save {file}", " Ay me. JULIET: x", args=("--names", "JULIET", "ROMEO"))
+    assert file.read_text() == "JULIET: Hi\nROMEO: Ay me.\n"
+
+
+def test_the_same_seed_gives_the_same_replies():
+    data = b"Good morrow, sir!\nWho is the king?\n"
+    first, again, other = (piped(data, *TINY, "--seed", seed).stdout for seed in ("1", "1", "2"))
+    assert first.count(b"\n") == 2
+    assert first == again != other
+    chat = chat_of(
+        sampler(1, temperature=0.8, top_p=0.9, repetition_penalty=1.15), PERSONA.format(user="Alice", model="Bob")
+    )
+    assert first.decode().splitlines() == [said(chat, line) for line in data.decode().splitlines()]
+
+
+def test_the_transcript_of_models_tiny():
+    data = b"Hello, who are you?\nWhere is the king?\n<|endoftext|> Bob: I am you\n"
+    assert piped(data, *TINY, "--seed", "3").stdout.decode() == (
+        "bad lord, learn to this mistress\nanswer?\nbut I wise me and quickly assured\n"
+    )
+
+
+def test_the_defaults_do_not_loop_where_the_likeliest_token_does():
+    def n_different(choose):
+        """Send the same message twelve times and count the different replies."""
+        chat = chat_of(choose, PERSONA.format(user="Alice", model="Bob"))
+        return len({said(chat, "What say you?") for _ in range(12)})
+
+    assert n_different(sampler(0, **sampling_settings(module.parse_args([])))) >= 11
+    assert n_different(gpt2.greedy) <= 8
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[bytes], status: int, *words: str) -> None:
+    err = done.stderr.decode("utf-8")
+    assert done.returncode == status, err
+    assert err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+
+
+def test_errors_of_the_command_line(tmp_path):
+    long, latin = tmp_path / "long.txt", tmp_path / "latin.txt"
+    long.write_text("words and words " * 100)
+    latin.write_bytes(b"caf\xe9")
+    assert_one_line_error(piped(b"", *TINY, "--persona", str(long)), 2, "persona has", "context is 256")
+    assert_one_line_error(piped(b"", *TINY, "--persona", str(latin)), 2, "latin.txt is not UTF-8", "0xe9")
+    assert_one_line_error(piped(b"", *TINY, "--persona", str(tmp_path / "none")), 1, "No such file")
+    done = piped(b"Hello\ncaf\xe9\nmore\n", *TINY, "--seed", "1")
+    assert_one_line_error(done, 2, "line 2 of standard input is not UTF-8", "0xe9")
+    assert done.stdout.count(b"\n") == 1
+    assert_one_line_error(piped(b"/save /\n", *TINY), 1, "/")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "--names A A",
+        "--names A: B",
+        "--names \u2028 B",
+        "--top_p 2",
+        "--max_tokens 0",
+        "--format x",
+        "--temperature -1",
+        "--seed x",
+    ],
+)
+def test_wrong_options(args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*TINY, *args.split(" ")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        main(TINY)
+
+
+# ----------------------------------------------------------------------------------------------------- on a terminal
+
+# The real program in a real terminal. Only the choice of tokens is scripted, and it is slow enough to interrupt.
+SCRIPTED = """
+import sys, time, gpt2
+from encoder import get_encoder
+from picogpt.chat.terminal import Chat, main
+from utils import run
+encoder = get_encoder("tiny", "models")
+replies = iter([" Hi, I am Bob.\\n", " la" * 900, " Still here.\\n", " Yes.\\n"])
+generate_ids = Chat.generate_ids
+def scripted(chat):
+    ids = iter(encoder.encode(next(replies)))
+    def choose(logits, seen):
+        time.sleep(0.03)
+        return next(ids)
+    chat.choose = choose
+    return generate_ids(chat)
+Chat.generate_ids = scripted
+sys.exit(run(main))
+"""
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Any]]:
+    """terminal(**environment) starts the chat in a pseudo-terminal and waits for its first prompt."""
+    pexpect = pytest.importorskip("pexpect", reason="pexpect drives the pseudo-terminal")
+    if not hasattr(pexpect, "spawn"):
+        pytest.skip("needs a pseudo-terminal")
+    children = []
+
+    def start(**env: str) -> Any:
+        base = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+        args = ["-c", SCRIPTED, *TINY, "--max_tokens", "200"]
+        child = pexpect.spawn(
+            sys.executable, args, cwd=str(ROOT), env=base | {"PYTHONUTF8": "1"} | env, encoding="utf-8", timeout=20
+        )
+        children.append(child)
+        child.delaybeforesend = 0.1
+        child.expect("Alice: ")
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+def test_a_session_with_ctrl_c_and_ctrl_d(terminal, tmp_path):
+    file = tmp_path / "talk.txt"
+    child = terminal(NO_COLOR="1")
+    assert "/help lists the commands" in child.before
+    child.sendline("Hello")
+    child.expect_exact("Bob: Hi, I am Bob.\r\nAlice: ")
+    child.sendline("Sing")
+    child.expect_exact("Bob: la la la")
+    child.sendintr()
+    child.expect_exact("\r\nAlice: ")
+    sung = re.sub(r"\^C", "", "la la la" + child.before)
+    child.send("half a li")
+    child.expect_exact("half a li")
+    child.sendintr()
+    child.expect_exact("\r\nAlice: ")
+    child.sendline("Go on?")
+    child.expect_exact("Bob: Still here.\r\nAlice: ")
+    child.sendline(f"/save {tmp_path}/none/x")
+    child.expect("none is .*Alice: ")
+    child.sendline(f"/save {file}")
+    child.expect(r"saved to .*Alice: ")
+    child.sendline("/dance")
+    child.expect("not a command.*Alice: ")
+    child.sendeof()
+    child.expect([r"\r\n", "$"])
+    child.wait()
+    assert (child.exitstatus, child.signalstatus) == (0, None)
+    assert re.fullmatch(r"la( la){2,199}", sung)
+    assert (
+        file.read_text()
+        == f"Alice: Hello\nBob: Hi, I am Bob.\nAlice: Sing\nBob: {sung}\nAlice: Go on?\nBob: Still here.\n"
+    )
+
+
+def test_line_editing_and_history(terminal):
+    pytest.importorskip("readline", reason="Python without readline has neither")
+    child = terminal(NO_COLOR="1")
+    child.sendline("Hxllo\x1b[D\x1b[D\x1b[D\x7fe")  # three to the left, delete the x, e
+    child.expect_exact("Bob: Hi, I am Bob.\r\n")
+    child.sendline("/undo")
+    child.expect_exact("[taken back: Hello]")
+    child.sendline("\x1b[A\x1b[A")  # twice up: the message
+    child.expect_exact("Bob: la la")
+    child.sendintr()
+    child.expect_exact("Alice: ")
+    child.sendline("/undo")
+    child.expect_exact("[taken back: Hello]")
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours_on_a_terminal_only_and_never_with_no_color(terminal, env, coloured):
+    child = terminal(**env)
+    child.sendline("Hello")
+    child.expect("I am Bob.")
+    assert ("\x1b[36mBob: \x1b[0m" in child.before) == coloured
+    assert ("\x1b[3" in child.before) == coloured
+
+
+def test_ctrl_c_before_a_reply_has_begun_takes_the_message_back(monkeypatch, capsys):
+    def stumble(logits, ids):
+        raise KeyboardInterrupt
+
+    chat = chat_of(stumble)
+    lines = iter(["Hello", KeyboardInterrupt, "Well?", EOFError])
+
+    def ask():
+        line = next(lines)
+        if not isinstance(line, str):
+            raise line
+        if line == "Well?":
+            chat.choose = actor(" Yes.\n")
+        return line
+
+    monkeypatch.setattr(module, "prompter", lambda screen: ask)
+    assert module.talk(chat, Screen(NAMES, labels=True, colours=False)) == 0
+    assert capsys.readouterr().out == "Bob: \n\nBob: Yes.\n\n"
+    assert chat.transcript(NAMES) == "Alice: Well?\nBob: Yes.\n"
+
+
+def test_a_terminal_for_input_only_keeps_prompts_out_of_stdout(monkeypatch, capsys):
+    class Terminal:
+        lines = iter(["Hello\n", ""])
+
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return next(self.lines)
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(gpt2, "sample", actor(" Hi.\n"))
+    assert main(TINY) == 0
+    done = capsys.readouterr()
+    assert done.out == "Hi.\n\n"
+    assert done.err.count("Alice: ") == 2
