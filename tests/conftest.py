@@ -12,7 +12,7 @@ from check_shapes import watch
 from helpers import ODD, SHARED
 
 import gpt2
-from picogpt import train
+from picogpt import jax_model
 from picogpt.checkpoints.random_weights import hparams_of, write_random_model
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -25,8 +25,8 @@ def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, function in list(vars(gpt2).items()):
         monkeypatch.setattr(gpt2, name, function)  # put back what `watch` replaces
     watch(gpt2)
-    load = train.gpt2_in_jax
-    monkeypatch.setattr(train, "gpt2_in_jax", lambda: watch(load()))
+    load = jax_model.gpt2_in_jax
+    monkeypatch.setattr(jax_model, "gpt2_in_jax", lambda: watch(load()))
 
 
 @pytest.fixture(scope="session")

@@ -244,7 +244,7 @@ def test_the_same_source_runs_in_jax():
     pytest.importorskip("jax")
     import jax
 
-    from picogpt.train import gpt2_in_jax
+    from picogpt.jax_model import gpt2_in_jax
 
     module = gpt2_in_jax()
     assert module.np is jax.numpy

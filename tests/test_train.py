@@ -1,8 +1,9 @@
-"""Training through gpt2.py in JAX: gradients against PyTorch, resuming, bad input, and the model in the repository."""
+"""Test training: gradients against PyTorch's, resuming, bad input, and the model in the repository."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +14,40 @@ from helpers import ROOT, SMALL, random_params, relative, shared, transformers_m
 
 import gpt2
 from encoder import BYTE_TO_CHAR, merge
+from picogpt import jax_model, options
+from picogpt.checkpoints.writing import initial_params
+from picogpt.score import loss_per_char
 from utils import FILES, load_encoder_hparams_and_params
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
 TINY = ROOT / "models" / "tiny"
-SHAPE = ["--n_vocab", "280", "--n_ctx", "16", "--n_embd", "12", "--n_head", "3", "--n_layer", "2"]
-SHAPE += ["--batch_size", "4", "--warmup", "1", "--lr", "0.01"]
+# All tests train with the same shape and schedule where they can: XLA then compiles the step once for all of them.
+SETTINGS = ["--n_vocab", "280", "--n_ctx", "16", "--n_embd", "12", "--n_head", "3", "--n_layer", "2"]
+SETTINGS += ["--batch_size", "4", "--warmup", "1", "--lr", "0.01", "--ema", "0.5", "--dropout", "0.2", "--steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    """Let JAX compile with little optimization, and only once for equal steps: these tests mostly wait for XLA."""
+    jax = pytest.importorskip("jax", reason="training needs jax: requirements-train.txt")
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("jax")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture
-def train():
-    for name in ("jax", "optax", "tokenizers", "tensorflow"):
+def train(compiler):
+    for name in ("optax", "tokenizers", "tensorflow"):
         pytest.importorskip(name, reason=f"training needs {name}: requirements-train.txt")
     import picogpt.train
 
@@ -34,24 +57,7 @@ def train():
 @pytest.fixture
 def text(tmp_path) -> Path:
     rng = np.random.default_rng(0)
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "and",
-        "looked",
-        "at",
-        "every",
-        "bird",
-        "that",
-        "came",
-        "by",
-        "—",
-        "ö",
-    ]
+    words = [*"the cat sat on a mat and looked at every bird that came by".split(), "—", "ö"]  # noqa: SIM905
     path = tmp_path / "text.txt"
     path.write_text(" ".join(rng.choice(words, 3000)), encoding="utf-8")
     return path
@@ -60,6 +66,7 @@ def text(tmp_path) -> Path:
 # ------------------------------------------------------------------------------------------------------- gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
 def test_gradients_equal_pytorch_s(train, dtype, tolerance):
     torch = pytest.importorskip("torch")
@@ -72,7 +79,7 @@ def test_gradients_equal_pytorch_s(train, dtype, tolerance):
     logits = model(torch.tensor(ids[None, :-1])).logits[0]
     torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])).backward()
     theirs = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    module = train.gpt2_in_jax()
+    module = jax_model.gpt2_in_jax()
 
     def loss(params):
         logits = module.gpt2(ids[:-1], **params, n_head=3)
@@ -96,8 +103,8 @@ def test_gradients_equal_pytorch_s(train, dtype, tolerance):
 def test_dropout_drops_and_scales_only_with_a_key(train):
     import jax
 
-    module = train.gpt2_in_jax()
-    dropout = train.Dropout(module, 0.25)
+    module = jax_model.gpt2_in_jax()
+    dropout = jax_model.Dropout(module, 0.25)
     params = random_params(SMALL)
     without = gpt2.gpt2([1, 2, 3], **params, n_head=3)
     assert relative(np.asarray(module.gpt2(np.array([1, 2, 3]), **params, n_head=3)), without) < 2e-6
@@ -111,33 +118,33 @@ def test_dropout_drops_and_scales_only_with_a_key(train):
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def test_three_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, capsys):
+@pytest.mark.slow
+def test_four_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, capsys):
     out = tmp_path / "models" / "new"
-    assert (
-        train.main([str(text), "--out", str(out), *SHAPE, "--steps", "3", "--eval_every", "1", "--average", "0"]) == 0
-    )
+    plot = tmp_path / "loss.png"
+    assert train.main([str(text), "--out", str(out), *SETTINGS, "--eval_every", "1", "--plot", str(plot)]) == 0
     encoder, hparams, params = load_encoder_hparams_and_params("new", out.parent)
     assert hparams == {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
     assert {path.name for path in out.iterdir()} == set(FILES)
     assert not out.with_name("new.training").exists()
-    from picogpt.checkpoints.writing import initial_params
-
     _, held_out = train.split(text.read_text(encoding="utf-8"), 0.1)
-    before = train.loss_per_char(held_out, encoder, initial_params(hparams, 0), hparams)
-    after = train.loss_per_char(held_out, encoder, params, hparams)
+    before = loss_per_char(held_out, encoder, initial_params(hparams, 0), hparams)
+    after = loss_per_char(held_out, encoder, params, hparams)
     assert after < before - 0.05
     printed = float(capsys.readouterr().out.split("held-out loss ")[1].split()[0])
-    assert printed == pytest.approx(after, abs=1e-3)  # JAX in batches and NumPy agree on what the loss is
+    assert printed == pytest.approx(after, abs=1e-3)  # JAX in batches and NumPy agree about the loss
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_in_the_same_bytes(train, text, tmp_path, monkeypatch):
-    settings = [*SHAPE, "--steps", "6", "--eval_every", "2", "--dropout", "0.2", "--seed", "7"]
+    settings = [*SETTINGS, "--eval_every", "2", "--seed", "7"]
     through, broken = tmp_path / "m" / "through", tmp_path / "m" / "broken"
     assert train.main([str(text), "--out", str(through), *settings]) == 0
     draw = train.batch
 
     def interrupted(ids, n_ctx, size, seed, step):
-        if step == 5:
+        if step == 3:
             raise KeyboardInterrupt
         return draw(ids, n_ctx, size, seed, step)
 
@@ -145,21 +152,14 @@ def test_a_resumed_run_ends_in_the_same_bytes(train, text, tmp_path, monkeypatch
     assert train.main([str(text), "--out", str(broken), *settings]) == 130
     assert not broken.exists()
     monkeypatch.setattr(train, "batch", draw)
-    with pytest.raises(FileExistsError, match="go on with --resume"):
+    with pytest.raises(FileExistsError, match="--resume"):
         train.main([str(text), "--out", str(broken), *settings])
     with pytest.raises(ValueError, match="begun with seed = 7, not 8"):
         train.main([str(text), "--out", str(broken), *settings[:-1], "8", "--resume"])
     assert train.main([str(text), "--out", str(broken), *settings, "--resume"]) == 0
     for path in through.iterdir():
-        if path.name != "model.ckpt.meta":  # TensorFlow puts more into it than we control
+        if path.name != "model.ckpt.meta":  # TensorFlow adds things to it that we don't control
             assert path.read_bytes() == (broken / path.name).read_bytes(), path.name
-
-
-def test_the_plot_is_written(train, text, tmp_path):
-    pytest.importorskip("matplotlib")
-    args = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "2", "--plot", str(tmp_path / "loss.png")]
-    assert train.main(args) == 0
-    assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_early_stopping_waits_for_its_patience(train):
@@ -172,25 +172,26 @@ def test_early_stopping_waits_for_its_patience(train):
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_state(train, text, tmp_path, monkeypatch):
-    out = tmp_path / "m"
-    step = train.Trainer.__init__
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [("loss", "step"), ("held-out loss", "held_out_loss")])
+def test_a_loss_that_is_not_a_number_keeps_the_last_good_state(train, text, tmp_path, monkeypatch, name, method):
+    class Diverging(jax_model.Trainer):
+        def __init__(self, args):
+            super().__init__(args)
+            function, calls = getattr(self, method), iter(range(1, 9))
 
-    def breaking(self, *args):
-        step(self, *args)
-        good, self.n = self.step, 0
+            def nan_at_the_third(*args):
+                result = function(*args)
+                if next(calls) < 3:
+                    return result
+                return (*result[:-1], math.nan) if method == "step" else math.nan
 
-        def nan_at_the_third(*args):
-            self.n += 1
-            *rest, loss = good(*args)
-            return (*rest, float("nan") if self.n == 3 else loss)
+            setattr(self, method, nan_at_the_third)
 
-        self.step = nan_at_the_third
-
-    monkeypatch.setattr(train.Trainer, "__init__", breaking)
-    with pytest.raises(ValueError, match="the loss is nan at step 3: lower --lr; .* has the last good state"):
-        train.main([str(text), "--out", str(out), *SHAPE, "--steps", "5", "--eval_every", "1"])
-    assert not out.exists()
+    monkeypatch.setattr(train, "Trainer", Diverging)
+    with pytest.raises(ValueError, match=f"the {name} is nan at step 3: lower --lr; .* has the last good state"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS, "--eval_every", "1"])
+    assert not (tmp_path / "m").exists()
     with np.load(tmp_path / "m.training" / "state.npz") as state:
         assert json.loads(str(state["history"]))[-1]["step"] == 2
         assert all(np.isfinite(state[name]).all() for name in state.files if name != "history")
@@ -199,32 +200,31 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(train, text, tmp_pat
 def test_a_text_too_short_for_the_context(train, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(ValueError, match="short.txt: a part of 1 characters is too short for n_ctx = 16"):
-        train.main([str(tmp_path / "short.txt"), "--out", str(tmp_path / "m"), *SHAPE])
+        train.main([str(tmp_path / "short.txt"), "--out", str(tmp_path / "m"), *SETTINGS])
     (tmp_path / "poor.txt").write_text("ab" * 400)
     with pytest.raises(ValueError, match="pairs for only .* tokens, not --n_vocab 280: lower it"):
-        train.main([str(tmp_path / "poor.txt"), "--out", str(tmp_path / "m"), *SHAPE])
+        train.main([str(tmp_path / "poor.txt"), "--out", str(tmp_path / "m"), *SETTINGS])
     (tmp_path / "few.txt").write_text("the cat and the hat " * 9)
-    with pytest.raises(
-        ValueError, match="the held-out part of the text has .* tokens, but n_ctx . 1 = 17 are the least"
-    ):
-        train.main([str(tmp_path / "few.txt"), "--out", str(tmp_path / "m"), *SHAPE, "--n_vocab", "262"])
+    with pytest.raises(ValueError, match="held-out part of the text has .* tokens, but needs at least n_ctx . 1 = 17"):
+        train.main([str(tmp_path / "few.txt"), "--out", str(tmp_path / "m"), *SETTINGS, "--n_vocab", "262"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.txt", "poor.txt", "short.txt"]
 
 
-def test_a_rate_that_is_too_high_never_saves_what_is_no_number(train, text, tmp_path):
-    arguments = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "4", "--eval_every", "1"]
-    with pytest.raises(
-        ValueError, match="is nan at step .: lower --lr; (nothing was saved|.* has the last good state)"
-    ):
-        train.main([*arguments, "--lr", "1e38", "--warmup", "0"])
-    state = tmp_path / "m.training" / "state.npz"
-    if state.exists():
-        with np.load(state) as saved:
-            assert all(np.isfinite(row["held_out"]) for row in json.loads(str(saved["history"])))
+@pytest.mark.slow
+def test_a_run_that_diverges_at_once_saves_nothing(train, text, tmp_path, monkeypatch):
+    import jax
+
+    def huge(hparams, seed):
+        return jax.tree.map(lambda x: x * np.float32(1e30), initial_params(hparams, seed))
+
+    monkeypatch.setattr(train, "initial_params", huge)
+    with pytest.raises(ValueError, match="loss is (nan|inf) at step 1: lower --lr; nothing was saved"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS, "--eval_every", "1"])
+    assert not (tmp_path / "m.training" / "state.npz").exists()
 
 
 def test_another_text_is_not_resumed(train, text, tmp_path, monkeypatch):
-    arguments = [str(text), "--out", str(tmp_path / "m"), *SHAPE, "--steps", "2"]
+    arguments = [str(text), "--out", str(tmp_path / "m"), *SETTINGS]
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -237,46 +237,45 @@ def test_another_text_is_not_resumed(train, text, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("plot", ["missing/loss.png", "loss.pdf"])
-def test_where_the_plot_can_not_go_is_said_before_the_work(train, text, tmp_path, plot):
+def test_an_unwritable_plot_is_an_error_before_the_work_begins(train, text, tmp_path, plot):
     with pytest.raises(ValueError, match="not the name of a .png file in a folder that exists"):
-        train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE, "--plot", str(tmp_path / plot)])
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS, "--plot", str(tmp_path / plot)])
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_a_text_that_is_not_utf8(train, tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"abc\xff")
     with pytest.raises(ValueError, match="bytes.txt is not UTF-8: byte 3 is 0xff"):
-        train.main([str(tmp_path / "bytes.txt"), "--out", str(tmp_path / "m"), *SHAPE])
+        train.main([str(tmp_path / "bytes.txt"), "--out", str(tmp_path / "m"), *SETTINGS])
 
 
 def test_an_existing_folder_is_never_overwritten(train, text, tmp_path):
     (tmp_path / "m").mkdir()
     with pytest.raises(FileExistsError, match="exists already"):
-        train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE])
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS])
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
-        train.main([str(text), "--out", str(tmp_path / "other"), *SHAPE, "--resume"])
+        train.main([str(text), "--out", str(tmp_path / "other"), *SETTINGS, "--resume"])
 
 
-def test_what_is_not_installed_is_named_with_the_file_that_holds_it(text, tmp_path, monkeypatch):
-    import importlib.util
+@pytest.mark.parametrize("missing", ["jax", "optax", "tokenizers", "tensorflow"])
+def test_a_missing_package_is_named(text, tmp_path, monkeypatch, missing):
+    from picogpt import train
 
-    import picogpt.train
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(OSError, match="jax is not installed: pip install -r requirements-train.txt"):
-        picogpt.train.main([str(text), "--out", str(tmp_path / "m"), *SHAPE])
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(OSError, match=f"{missing} is not installed: pip install {missing}"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n_head", "5"], "n_embd = 12 is no multiple of 5"),
+        (["--n_head", "5"], "n_embd = 12 is not a multiple of 5"),
         (["--n_vocab", "200"], "200 is less than the 256 bytes"),
         (["--dropout", "1"], "at most 0.9"),
     ],
 )
-def test_settings_that_can_not_be(text, tmp_path, arguments, message):
-    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SHAPE, *arguments]
+def test_impossible_settings(text, tmp_path, arguments, message):
+    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SETTINGS, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert message in done.stderr
@@ -307,8 +306,6 @@ def test_tiny_s_every_token_is_reached():
 
 
 def loss_of_tiny(text: str) -> float:
-    from picogpt.train import loss_per_char
-
     encoder, hparams, params = load_encoder_hparams_and_params("tiny", TINY.parent)
     return loss_per_char(text, encoder, params, hparams)
 
@@ -319,9 +316,10 @@ def test_tiny_s_loss_on_a_text_of_our_own():
         "His servants weep, and all the doors are shut.\nThen let us ride before the night is come.\n"
     )
     assert loss_of_tiny(ours) == pytest.approx(1.0737, abs=1e-4)
-    assert loss_of_tiny(ours[::-1]) > 3  # and it knows English from its mirror image
+    assert loss_of_tiny(ours[::-1]) > 3  # it tells English from its mirror image
 
 
+@pytest.mark.slow
 def test_tiny_s_held_out_loss():
     from picogpt.train import split
 
