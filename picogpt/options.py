@@ -67,7 +67,7 @@ def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
     if not ids:
         raise UsageError("the prompt is empty")
     if len(ids) > n_ctx:
-        raise UsageError(f"the prompt has {len(ids)} tokens, but the model's context holds only {n_ctx}")
+        raise UsageError(f"the prompt has {len(ids)} tokens, but the model's context is n_ctx = {n_ctx}")
     return ids
 
 
