@@ -65,7 +65,7 @@ def loaded(odd: Path) -> tuple[encoder.Encoder, dict[str, int], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) -> Callable[[str, int], str]:
-    """What the small model makes of a prompt when no command line is involved."""
+    """Return a function that continues a prompt with the small model, without any command line."""
     tokenizer, hparams, params = loaded
 
     def text(prompt: str, n: int) -> str:
@@ -76,13 +76,13 @@ def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) ->
 
 @pytest.fixture
 def small(odd: Path) -> Model:
-    """gpt2.py in this process with the small model."""
+    """Return a function that runs gpt2.py with the small model in this process."""
     return lambda *args, stdin=b"": run_main("gpt2.py", *args, *model_options(odd), stdin=stdin)
 
 
 @pytest.fixture(scope="session")
 def endless(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A command that takes longer to generate than any test waits."""
+    """Return a command that generates for longer than any test waits."""
     folder = tmp_path_factory.mktemp("long") / "long"
     folder.mkdir()
     n = 30_000
@@ -344,7 +344,7 @@ def test_settings_that_change_the_text(args, sampled):
 
 
 def test_repetition_penalty_without_sampling(small, loaded):
-    """The likeliest token of a model that repeats itself becomes another one each time."""
+    """The small model repeats itself. With a high penalty, every token becomes another one."""
     tokenizer, hparams, params = loaded
     choose = functools.partial(gpt2.sample, rng=np.random.default_rng(), temperature=0, repetition_penalty=100)
     ids = list(gpt2.generate(tokenizer.encode("abcd"), params, hparams["n_head"], 14, choose))
@@ -484,7 +484,7 @@ def flip(at: int) -> Callable[[bytes], bytes]:
 
 
 def vocabulary(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
-    """Change encoder.json as an object."""
+    """Return a function that changes the JSON object in encoder.json."""
 
     def damage(data: bytes) -> bytes:
         tokens = json.loads(data)
@@ -525,8 +525,8 @@ DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("encoder.json", lambda data: b"{}", "256 bytes"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update(a=1.0)), "JSON object"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update(a=[64])), "JSON object"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "300 tokens"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "300 tokens"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "0 to 299"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "0 to 299"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update({"漢": 300})), "漢"),
     ("encoder.json", vocabulary(lambda tokens: tokens.popitem()), "299"),
     ("vocab.bpe", lambda data: b"", "merge"),
@@ -597,7 +597,7 @@ def test_hparams_without_a_key(name, damaged):
 
 @contextlib.contextmanager
 def without_root() -> Iterator[None]:
-    """Root may read everything: be nobody for a while."""
+    """Become another user if this one is root, who may read every file."""
     if os.geteuid() != 0:
         yield
         return
@@ -665,7 +665,7 @@ def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(endless, continu
 
 
 def error_of_closed_pipe(words: list[Any]) -> tuple[int, bytes]:
-    """Exit status and stderr of a process whose reader is gone at once."""
+    """Return the exit status and stderr of a process whose reader is gone at once."""
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT) as process:
         process.stdout.close()
         err = process.stderr.read()
@@ -702,7 +702,7 @@ def test_no_space_left(script, odd):
 @posix
 @pytest.mark.parametrize(("prompt", "closed"), [("a", 1), ("-", 0)])
 def test_closed_descriptor(prompt, closed, odd):
-    """`python gpt2.py … >&-` has no stdout, and `<&-` no stdin: Python makes it None."""
+    """Python sets sys.stdout to None for `python gpt2.py … >&-`, and sys.stdin for `<&-`."""
     words = command("gpt2.py", prompt, *model_options(odd), "--n_tokens_to_generate", 3)
     done = subprocess.run(
         words,
@@ -721,7 +721,7 @@ def test_closed_descriptor(prompt, closed, odd):
 
 @pytest.mark.skipif(os.name == "nt", reason="no descriptors to close")
 def test_closed_stderr_sends_nothing_else_to_stdout(odd):
-    """`2>&-`: a warning and the speed have nowhere to go."""
+    """With `2>&-`, the warning and the speed have nowhere to go. They must not go to stdout."""
     words = command("gpt2.py", "ab ", *model_options(odd), "--n_tokens_to_generate", 3)
     expected = subprocess.run(words, cwd=ROOT, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
     assert b"warning" in expected.stderr
@@ -780,7 +780,7 @@ weights: float32, 28 tensors, 17,829 numbers; all checksums are right
 
 
 def without_bar(result: Result) -> Result:
-    """A progress bar is redrawn after a carriage return and may stand before the message."""
+    """Return the result without the progress bar, which is redrawn after a carriage return."""
     lines = [line for line in re.split(r"[\r\n]+", result.err) if line and not line.startswith("checking ")]
     return result._replace(err="".join(f"{line}\n" for line in lines))
 
