@@ -1,14 +1,14 @@
 """Open GPT-2 checkpoints as OpenAI published them: read the weights without TensorFlow, verify them, download them.
 
-    python utils.py 124M        download missing files, verify every byte, and print the model's dimensions
+    python utils.py 124M        download missing files, verify every byte, and print the model's hyperparameters
 
 A model is a folder, models_dir/model_size, with seven files. `encoder.json` and `vocab.bpe` belong to the tokenizer
-(encoder.py). `hparams.json` holds the dimensions. The other four are a TensorFlow checkpoint: `checkpoint` holds its
-name, `model.ckpt.index` lists the tensors, `model.ckpt.data-00000-of-00001` holds their numbers, and `model.ckpt.meta`
-holds a graph that only TensorFlow uses.
+(encoder.py). `hparams.json` holds the hyperparameters, such as the number of layers. The other four are a TensorFlow
+checkpoint: `checkpoint` holds its name, `model.ckpt.index` lists the tensors, `model.ckpt.data-00000-of-00001` holds
+their numbers, and `model.ckpt.meta` holds a graph that only TensorFlow uses.
 
-The file has five parts: open a model, read the checkpoint, verify it, download it, and the command line. Each part
-begins with the function that the others call. Whoever wants to understand GPT-2 needs only the first part.
+This file has five parts: open a model, read the checkpoint, verify it, download it, and the command line. Each part
+begins with its main function. To understand GPT-2, the first part is enough.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 
 # ----------------------------------------------------------------------------------------------------- open a model
 #
-# From a model's name to everything that `gpt2.gpt2` needs. A learner can skip `check_tensors` and `read_json`, which
-# only make sure that wrong files are refused with a clear message.
+# This part goes from a model's name to everything that `gpt2.gpt2` needs. A learner can skip `read_json` and
+# `check_tensors`, which only make sure that wrong files are refused with a clear message.
 
 
 def load_encoder_hparams_and_params(
     model_size: str, models_dir: str | Path = "models"
 ) -> tuple[Encoder, dict[str, int], Params]:
-    """Return the tokenizer, the dimensions and the parameters of a model. One of SIZES is downloaded first.
+    """Return the tokenizer, the hyperparameters and the parameters of a model.
 
-    A relative models_dir is searched for in the current folder, then beside this file. Raises OSError (files, network)
-    or ValueError (contents of files), with one line that says what is wrong.
+    One of OpenAI's SIZES is downloaded if it is not there. A relative models_dir is searched for in the current folder,
+    then beside this file. Raises OSError (files, network) or ValueError (contents of files) with a message of one line.
     """
     folder = ensure_downloaded(model_size, models_dir)
     encoder = get_encoder(folder.name, folder.parent)
@@ -73,13 +73,13 @@ def load_encoder_hparams_and_params(
 
 
 def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
-    """Return the dimensions and the parameters of the model in a folder, which needs no tokenizer for that."""
+    """Return the hyperparameters and the parameters of the model in a folder, which needs no tokenizer for that."""
     hparams = load_hparams(folder / "hparams.json")
     return hparams, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams)
 
 
 def load_hparams(path: Path) -> dict[str, int]:
-    """Read the five dimensions of a model. Raises OSError, or ValueError naming the file and the wrong value."""
+    """Read the five hyperparameters of a model. Raises OSError, or ValueError naming the file and the wrong value."""
     hparams = read_json(path)
     for name in HPARAMS:
         value = hparams.get(name)
@@ -118,7 +118,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
 
     `tf_ckpt_path` is the checkpoint's prefix, such as models/124M/model.ckpt. The arrays are read-only views of the
     data file, so opening a model takes no time and no memory. Only an unusual checkpoint is copied, by TensorFlow.
-    Raises OSError when a file can't be read, and ValueError when it is broken or does not fit the dimensions.
+    Raises OSError when a file can't be read, and ValueError when it is broken or does not fit the hyperparameters.
     """
     prefix = Path(tf_ckpt_path)
     try:
@@ -132,7 +132,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
 
 
 def check_tensors(found: dict[str, Array], hparams: dict[str, int], source: str) -> None:
-    """Raise ValueError unless these are all tensors of a GPT-2 with these dimensions, in one floating-point type."""
+    """Raise ValueError unless these are the tensors that the hyperparameters imply, in one floating-point type."""
     n_layer = hparams["n_layer"]
     if n_layer > len(found):  # before `expected_shapes` makes a list of a billion layers
         raise ValueError(f"{source} has {len(found)} tensors, but hparams.json has n_layer = {n_layer}")
@@ -148,7 +148,7 @@ def check_tensors(found: dict[str, Array], hparams: dict[str, int], source: str)
 
 
 def expected_shapes(hparams: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of a GPT-2 with these dimensions, by its name without `model/`.
+    """Return the shape of every tensor of a GPT-2 with these hyperparameters, by its name without `model/`.
 
     >>> shapes = expected_shapes({"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12})
     >>> shapes["wte"], shapes["h11/attn/c_attn/w"], sum(math.prod(shape) for shape in shapes.values())
@@ -196,25 +196,6 @@ def nest(tensors: dict[str, Array], n_layer: int) -> dict[str, Any]:
 # Formats: TensorFlow's core/util/tensor_bundle, core/protobuf/tensor_bundle.proto, core/lib/io/table_format.txt.
 
 
-class NeedsTensorFlow(ValueError):
-    """Raised for a checkpoint that TensorFlow can read but this file can't."""
-
-
-class Entry(NamedTuple):
-    """Where a tensor is: the bytes offset to offset + size of a shard, with their CRC-32C checksum."""
-
-    dtype: int
-    shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    crc: int
-
-
-STRING = 7
-DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # NumPy's names for TensorFlow's DataType numbers
-
-
 def read_plain(prefix: Path) -> dict[str, Array]:
     """Return all tensors of an uncompressed V2 checkpoint by name, as read-only views of its data files."""
     index = prefix.with_name(prefix.name + ".index")
@@ -259,6 +240,10 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
     return mapped
 
 
+STRING = 7
+DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # NumPy's names for TensorFlow's DataType numbers
+
+
 def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
     """Return a tensor as an array that reads from the mapped data file.
 
@@ -270,6 +255,10 @@ def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
     if not 0 <= entry.shard < len(maps) or entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError(f"shape {entry.shape} does not fit {entry.size} bytes in shard {entry.shard} of {len(maps)}")
     return np.ndarray(entry.shape, dtype, maps[entry.shard], entry.offset)  # type: ignore[no-any-return]
+
+
+class NeedsTensorFlow(ValueError):
+    """Raised for a checkpoint that TensorFlow can read but this file can't."""
 
 
 def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array]:
@@ -284,6 +273,17 @@ def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, RuntimeError, TypeError) as error:  # these can have many lines
         raise ValueError(f"{reason}, and TensorFlow can't read it: {str(error).splitlines()[0]}") from None
+
+
+class Entry(NamedTuple):
+    """Where a tensor is: the bytes offset to offset + size of a shard, with their CRC-32C checksum."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
 
 
 def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
@@ -407,11 +407,6 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 #
 # CRC-32C: RFC 3720, appendix B.4.
 
-SHA256 = {  # of OpenAI's tokenizer, which is the same for all sizes
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
-
 
 def verify(prefix: Path) -> str:
     """Check every byte of a checkpoint's data, and return a text that says so. Raises ValueError for a damaged file."""
@@ -440,6 +435,12 @@ def verify_data(paths: list[Path], entries: dict[str, Entry]) -> None:
                     continue
                 if crc32c(data[entry.offset : entry.offset + entry.size], bar.update) != entry.crc:
                     raise ValueError(f"{path} is damaged: the checksum of {name} differs from the index")
+
+
+SHA256 = {  # of OpenAI's tokenizer, which is the same for all sizes
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
 
 
 def check_file(path: Path, name: str, folder: Path) -> None:
@@ -533,14 +534,6 @@ def unmask(masked: int) -> int:
 # download goes on from there. A learner can skip everything behind `download_gpt2_files`: it is about broken
 # connections, servers that give wrong answers, and two processes that download at once.
 
-ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # PICOGPT_MIRROR in the environment replaces it
-TIMEOUT = (10, 30)  # seconds to wait for a connection, and for the next byte
-PAUSES = (1, 2, 4)  # seconds before each further attempt; one that brings new bytes starts the count again
-
-
-class DownloadError(OSError):
-    """Raised when a download can't be completed. The message says what to do instead."""
-
 
 def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str, ...] = FILES) -> Path:
     """Return the folder of a model. If it is one of SIZES, download those of the files that are missing.
@@ -562,6 +555,15 @@ def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str,
         f"there is no model {model_size!r} in {' or '.join(map(str, places))}, only {', '.join(there) or 'nothing'}; "
         f"{', '.join(SIZES)} can be downloaded"
     )
+
+
+ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # PICOGPT_MIRROR in the environment replaces it
+TIMEOUT = (10, 30)  # seconds to wait for a connection, and for the next byte
+PAUSES = (1, 2, 4)  # seconds before each further attempt; one that brings new bytes starts the count again
+
+
+class DownloadError(OSError):
+    """Raised when a download can't be completed. The message says what to do instead."""
 
 
 def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str, ...] = FILES) -> None:
@@ -733,10 +735,10 @@ def lock(descriptor: int, wait: bool) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Download the missing files of a model, verify all of them, and print the model's dimensions."""
+    """Download the missing files of a model, verify all of them, and print the model's hyperparameters."""
     parser = Parser(
         prog="python utils.py",
-        description="Download the missing files of a model, verify every byte, and print the model's dimensions.",
+        description="Download the missing files of a model, verify every byte, and print the model's hyperparameters.",
         epilog="examples:\n  python utils.py 124M\n  python utils.py my-finetuned-model --models_dir ~/models",
     )
     models_dir = "the folder with the models; a relative one is also searched for beside utils.py (default: models)"

@@ -342,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
     with new_file(args.out) as file:
         folder = ensure_downloaded(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
-        ids = prompt_ids(get_encoder(args.model_size, args.models_dir), prompt, hparams["n_ctx"])
+        ids = prompt_ids(get_encoder(folder.name, folder.parent), prompt, hparams["n_ctx"])
         with trace() as t:
             gpt2.gpt2(ids, **params, n_head=hparams["n_head"])
         rows = contents(t.passes[0], hparams["n_layer"])

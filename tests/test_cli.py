@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -842,8 +843,10 @@ def test_three_files_are_enough(odd, tmp_path, continued):
     assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
 
 
-@pytest.mark.parametrize("script", ["utils.py", "gpt2.py", "picogpt tokens"])
-@pytest.mark.parametrize("version", ["3.8", "3.9"])
+@pytest.mark.parametrize(
+    ("version", "script"),
+    [("3.8", "gpt2.py"), ("3.8", "utils.py"), ("3.9", "gpt2.py"), ("3.9", "utils.py"), ("3.9", "picogpt tokens")],
+)
 def test_an_older_python_hears_what_it_needs(version, script):
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     found = [*map(str, versions.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
@@ -903,6 +906,17 @@ def test_run_leaves_the_process_as_it_was(error, monkeypatch):
     assert inside[0] not in handlers  # so that SIGTERM removes half-written files
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert sys.stdout is out
+
+
+def test_run_does_not_redirect_the_file_of_another_stream(tmp_path, monkeypatch):
+    """The kernel's stream knows the descriptor of its real stdout, which must stay open when the stream breaks."""
+    with open(tmp_path / "out", "wb") as file:
+        stream = NotebookStream()
+        stream.flush, stream.fileno = mock.Mock(side_effect=BrokenPipeError), file.fileno
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert utils.run(lambda: 0) == 141
+        os.write(file.fileno(), b"still here")
+    assert (tmp_path / "out").read_bytes() == b"still here"
 
 
 def test_run_outside_of_the_main_thread():

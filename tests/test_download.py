@@ -333,6 +333,27 @@ def test_some_files_only(server: Server, folder: Path) -> None:
     assert found(folder) == digests(server.files, TOKENIZER_FILES)
 
 
+def test_downloads_go_to_the_current_folder_unless_the_model_is_beside_the_program(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "clone" / "models" / "124M"
+    here.mkdir()
+    put(beside, server.files, TOKENIZER_FILES)  # not a complete model
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "clone" / "utils.py"))
+    assert utils.ensure_downloaded("124M", "models", TOKENIZER_FILES) == beside
+    assert server.requests == []
+    assert utils.ensure_downloaded("124M", "models") == Path("models/124M")
+    assert found(here / "models" / "124M") == digests(server.files)
+    assert found(beside) == digests(server.files, TOKENIZER_FILES)
+    shutil.rmtree(here / "models")
+    shutil.rmtree(beside)
+    put(beside, server.files, FILES)
+    assert utils.load_encoder_hparams_and_params("124M")[1]["n_embd"] == 96
+    assert server.requests == [(name, None) for name in FILES]
+    assert list(here.iterdir()) == []
+
+
 def test_other_names_need_no_network(
     server: Server, models_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
