@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import math
 import mmap
@@ -850,7 +851,7 @@ def run(main: Callable[[], int]) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us; print would fail, or send errors to stdout
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stream has no encoding to set
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's stream has no encoding to set
         sys.stdout.reconfigure(errors="replace")
     try:
         with signals_as_exits():

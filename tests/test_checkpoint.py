@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
 import json
 import re
 import shutil
@@ -387,12 +386,6 @@ def test_hparams_that_are_none(damaged, text):
     (folder / "hparams.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="hparams.json"):
         load_hparams_and_params(folder)
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(utils)
-    assert results.attempted >= 8
-    assert results.failed == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ writing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import functools
 import json
 import os
@@ -950,7 +951,7 @@ def test_the_folder_of_models_is_no_model(name, odd):
     assert_error(run_main("utils.py", name, "--models_dir", odd.parent), 1, repr(name), "only odd;")
 
 
-# ------------------------------------------------------------------------------------------------------------ imports
+# ----------------------------------------------------------------------------------------------- imports and examples
 
 
 HEAVY = {"tensorflow", "torch", "jax", "transformers", "requests", "tqdm", "picogpt", "typing_extensions"}
@@ -974,6 +975,12 @@ def test_generating_loads_only_what_it_needs(odd):
     loaded_modules = modules("import gpt2\ngpt2.main(sys.argv[1:])", *args)
     assert {"numpy", "regex", "utils"} <= loaded_modules
     assert not loaded_modules & HEAVY
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(utils)
+    assert results.attempted >= 8
+    assert results.failed == 0
 
 
 def test_imports_go_one_way():
