@@ -1,15 +1,25 @@
-"""OpenAI's byte-level byte pair encoding (BPE): text to token ids and back.
+"""OpenAI's byte-level byte pair encoding (BPE), the tokenizer of GPT-2: from text to token ids and back.
 
-    python encoder.py "Not all heroes wear capes."
+    >>> encoder = get_encoder("tiny")
+    >>> encoder.encode("Hello world")
+    [39, 414, 78, 885]
+    >>> encoder.decode([39, 414, 78, 885])
+    'Hello world'
 
-1. A regular expression cuts the text into pieces: words with the space before them, numbers, punctuation, white space.
-2. Each piece becomes UTF-8 bytes, and each of the 256 bytes is written as one visible character, so that the vocabulary
-   is a file of plain strings: a space is Ġ, a line feed Ċ.
-3. Within a piece the pair of neighbours that stands first in the list of merges is joined, again and again, until no
-   pair is left that the list has. What remains are the tokens; the vocabulary gives each its id.
+Encoding takes three steps:
+
+1. A regular expression cuts the text into pieces: a word with the space before it, a number, punctuation, white space.
+2. Each piece is turned into UTF-8 bytes, and each byte is written as one visible character: a space becomes Ġ, a line
+   feed Ċ. The vocabulary files can then be plain text, and every text can be encoded, because all 256 bytes are tokens.
+3. Within a piece, two neighbouring symbols are joined into one, again and again. The list of merges says which pairs
+   may be joined, and the pair that stands first in the list goes first. The symbols that remain are the tokens. The
+   vocabulary gives each of them an id.
+
+`python -m picogpt tokens "Hello world"` prints the tokens of a text.
 
 Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units" (BPE); Radford et al. 2019,
-section 2.2 (on bytes). The files are `encoder.json` (token to id) and `vocab.bpe` (the merges in order).
+"Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes). A model's folder holds two files for
+it: `encoder.json` maps each token to its id, and `vocab.bpe` lists the merges in order.
 """
 
 from __future__ import annotations
@@ -19,26 +29,29 @@ import hashlib
 import heapq
 import json
 import re
-import sys
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
-# The pieces that merges never cross: English contractions, letters, digits, other signs, each with at most one space
-# before it, then white space, whose last character stays with the word that follows.
+# A merge never joins two pieces. A piece is an English contraction, or a run of letters, of digits or of other signs
+# with at most one space before it, or white space. The last space of several belongs to the word that follows.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 END_OF_TEXT = "<|endoftext|>"
 
-# sha256 of the 50,000 lines of OpenAI's vocab.bpe. Of these a test knows that BPE makes every token of the token's own
-# bytes, so that a piece which is a token needs no merging; a list from elsewhere may reach it by no path of merges.
+# The sha256 of the 50,000 merges in OpenAI's vocab.bpe. With this list, merging the bytes of any token gives that one
+# token (a test checks them all), so a piece that is a token needs no merging. Other lists do not promise that.
 OPENAI_MERGES = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
 
-Pair = tuple[int, str, str]  # a merge's rank, its left and its right symbol
+Pair = tuple[int, str, str]  # the rank of a merge, which is its place in the list, and its left and right symbol
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """The visible character for each of the 256 bytes: itself where it is visible, else the next one from U+0100 on."""
+    """Return the visible character that stands for each byte: its own if it has one, else the next from U+0100 on.
+
+    >>> [bytes_to_unicode()[byte] for byte in b"a b"]
+    ['a', 'Ġ', 'b']
+    """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
@@ -47,20 +60,21 @@ def bytes_to_unicode() -> dict[int, str]:
 BYTE_TO_CHAR = bytes_to_unicode()
 CHAR_TO_BYTE = {ord(char): byte for byte, char in BYTE_TO_CHAR.items()}
 
-# Pieces of text of up to CACHED_CHARS characters are remembered, CACHED_PIECES of them at most. From LONG_SYMBOLS bytes
-# on `merge_long` is the faster one (measured on random letters: equal at 128).
+# The ids of pieces with at most CACHED_CHARS characters are kept, CACHED_PIECES of them at most. For a piece of
+# LONG_SYMBOLS bytes or more, `merge_long` is faster than `merge` (measured on random letters: both are equal at 128).
 CACHED_CHARS, CACHED_PIECES, LONG_SYMBOLS = 32, 1 << 17, 128
 
 
 def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Join neighbouring symbols in the order of the merges; ranks maps "left right" to a merge's place in the list.
+    """Join neighbouring symbols in the order of the merges. `ranks` maps "left right" to the place in the list.
 
-    Example: merge(["l", "o", "w"], {"l o": 0}) = ["lo", "w"]
+    >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
+    ['low']
     """
     none = len(ranks)
     pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
     while pairs and (rank := min(pairs)) != none:
-        while rank in pairs:  # every occurrence, from the left, before any pair that this one makes possible
+        while rank in pairs:  # join every occurrence, from the left, before looking for the next best pair
             i = pairs.index(rank)
             joined = symbols[i] = symbols[i] + symbols.pop(i + 1)
             del pairs[i]
@@ -74,7 +88,10 @@ def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 def push_pair(
     i: int, a: str, b: str, ranks: dict[str, int], positions_by_rank: dict[int, list[int]], heap: list[Pair]
 ) -> None:
-    """Put the pair of symbols a, b at position i into the list of its rank, if it has one; the heap orders ranks."""
+    """Note that the pair a, b stands at position i. A pair that is not in the list of merges is left out.
+
+    `positions_by_rank` holds the positions of each pair, and `heap` gives the pairs in the order of their ranks.
+    """
     rank = ranks.get(f"{a} {b}")
     if rank in positions_by_rank:
         positions_by_rank[rank].append(i)
@@ -84,9 +101,10 @@ def push_pair(
 
 
 def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """The same as `merge` in time that grows as n, not n²: slower on a word, and a million letters stay possible.
+    """Do what `merge` does, in time that grows with n instead of n²: a word may have a million letters.
 
-    Positions wait in one list per rank, the ranks in a heap; left and right link each symbol to its neighbours.
+    `left` and `right` hold the position of each symbol's neighbours. A reader can skip this function: it changes the
+    time, not the result.
     """
     n, heap = len(symbols), list[Pair]()
     left, right, positions_by_rank = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
@@ -97,7 +115,7 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
         for i in sorted(positions_by_rank.pop(rank)):
             j = right[i]
             if j == n or symbols[i] != a or symbols[j] != b:
-                continue  # one of the two has been joined to its other neighbour in the meantime
+                continue  # one of the two symbols has already been joined to its other neighbour
             symbols[i], symbols[j] = a + b, ""
             k = right[i] = right[j]
             left[k] = i
@@ -109,7 +127,10 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 
 
 class PieceCache(dict[str, list[int]]):
-    """The ids of the pieces met so far; looking up a new one computes it. Emptied when full: memory stays bounded."""
+    """Keep the ids of pieces that were met before. Looking up a new piece computes its ids.
+
+    The cache is emptied when it is full, so that its memory stays bounded.
+    """
 
     def __init__(self, encoder: dict[str, int], ranks: dict[str, int]):
         super().__init__()
@@ -133,14 +154,14 @@ class PieceCache(dict[str, list[int]]):
 
 
 class Encoder:
-    """Text to ids and back, with a vocabulary {token: id} and the merges ["left right", …] in their order.
+    """Encode text as token ids and decode ids as text.
 
-    Example: encoder.encode("Hello world") = [15496, 995]; encoder.decode([15496, 995]) = "Hello world".
-    Raises ValueError when vocabulary and merges can't belong together.
+    It takes a vocabulary {token: id} and the merges ["left right", …] in their order. Raises ValueError when the two
+    can't belong together.
     """
 
     def __init__(self, encoder: dict[str, int], bpe_merges: list[str]):
-        import regex  # re has no \p{L}
+        import regex  # the standard library's re does not know \p{L}, "any letter"
 
         check_vocabulary(encoder, bpe_merges)
         self.encoder = encoder
@@ -149,12 +170,13 @@ class Encoder:
         self.cache = PieceCache(encoder, dict(zip(bpe_merges, range(len(bpe_merges)))))
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
-        """The ids of any text. "<|endoftext|>" in it is text like any other, unless allowed_special holds it.
+        """Return the ids of any text.
 
-        Raises ValueError for a lone surrogate (half of a UTF-16 pair, which UTF-8 can't express).
+        "<|endoftext|>" in the text is encoded like any other text, unless `allowed_special` holds it. Raises ValueError
+        for a lone surrogate, which is half of a UTF-16 pair and can't be written in UTF-8.
         """
         if isinstance(allowed_special, str):
-            raise ValueError(f"allowed_special is a set of tokens, not the text {allowed_special!r}")
+            raise ValueError(f"allowed_special must be a set of tokens, not the text {allowed_special!r}")
         for special in allowed_special:
             if special not in self.encoder:
                 raise ValueError(f"{special!r} is not a token of this vocabulary")
@@ -172,7 +194,7 @@ class Encoder:
             ) from None
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that one token stands for: possibly only a part of a character."""
+        """Return the bytes that one token stands for. They may be only a part of a character."""
         return self._bytes([id])
 
     def _bytes(self, ids: Iterable[int]) -> bytes:
@@ -183,11 +205,11 @@ class Encoder:
         return tokens.translate(CHAR_TO_BYTE).encode("latin-1")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
+        """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
         return self._bytes(ids).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The same text, piece by piece as the ids come: half a character waits for its other half, or for the end."""
+        """Yield the same text piece by piece as the ids come. Half a character waits for its other half, or the end."""
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for id in ids:
             yield utf8.decode(self.token_bytes(id))
@@ -195,64 +217,34 @@ class Encoder:
 
 
 def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
-    """Raise ValueError unless every text gets ids, every id gets a text, and every merge makes a token."""
+    """Raise ValueError unless every text has ids, every id has a text, and every merge makes a token."""
     if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
-        raise ValueError("encoder.json: not a JSON object of token: id")
+        raise ValueError("encoder.json is not a JSON object that maps each token to its id")
     if sorted(encoder.values()) != list(range(len(encoder))):
-        raise ValueError(
-            f"encoder.json: the ids of its {len(encoder)} tokens are not 0 to {len(encoder) - 1}, each once"
-        )
+        raise ValueError(f"encoder.json: the ids must be 0 to {len(encoder) - 1}, each used by one of its tokens")
     alphabet = set(BYTE_TO_CHAR.values())
     if missing := alphabet - encoder.keys():
-        raise ValueError(f"encoder.json: no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
+        raise ValueError(f"encoder.json has no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
     if unknown := set("".join(encoder)) - alphabet:
-        raise ValueError(f"encoder.json: a token holds {min(unknown)!r}, which stands for no byte")
+        raise ValueError(f"encoder.json has a token with the character {min(unknown)!r}, which stands for no byte")
     if malformed := [line for line in bpe_merges if line.count(" ") != 1 or line[0] == " " or line[-1] == " "]:
-        raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with a space between")
+        raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with one space between them")
     if strange := set("\n".join(bpe_merges).replace(" ", "").split("\n")) - encoder.keys() - {""}:
-        raise ValueError(f"vocab.bpe: a merge makes {min(strange)!r}, which is not in the vocabulary")
+        raise ValueError(f"vocab.bpe: a merge makes the token {min(strange)!r}, which is not in the vocabulary")
 
 
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
-    """The tokenizer of models_dir/model_name. Raises OSError or ValueError naming the file that is at fault."""
+    """Return the tokenizer in the folder models_dir/model_name.
+
+    Raises OSError when a file can't be read, and ValueError naming the file when its contents are wrong.
+    """
     folder = Path(models_dir) / model_name
-    vocabulary, merges = folder / "encoder.json", folder / "vocab.bpe"
-    reading = vocabulary
+    path = folder / "encoder.json"
     try:
-        encoder = json.loads(vocabulary.read_text(encoding="utf-8"))
-        reading = merges
-        lines = merges.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        reading = folder
-        return Encoder(encoder, lines[1:] if lines[0].startswith("#version") else lines)
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+        path = folder / "vocab.bpe"
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        path = folder
+        return Encoder(vocabulary, lines[1:] if lines[0].startswith("#version") else lines)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{reading}: {error}") from None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print the tokens of a text, one a line: id, and the bytes it stands for."""
-    from utils import TOKENIZER_FILES, Parser, ensure_downloaded, read_prompt
-
-    parser = Parser(
-        description="Show how GPT-2 cuts a text into tokens.",
-        epilog='examples:\n  python encoder.py "Not all heroes wear capes."\n  echo "Ünïcödé" | python encoder.py -',
-    )
-    parser.add_argument("text", help="the text, or - for standard input")
-    parser.add_argument("--model_size", default="124M", help="whose vocabulary (default: %(default)s)")
-    parser.add_argument("--models_dir", default="models", help="where the models are (default: %(default)s)")
-    args = parser.parse_args(argv)
-    text = read_prompt(args.text)
-    ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
-    encoder = get_encoder(args.model_size, args.models_dir)
-    for id in encoder.encode(text):
-        token = encoder.token_bytes(id)
-        try:
-            print(f"{id:>6}  {token.decode()!r}")
-        except UnicodeDecodeError:  # a part of a character
-            print(f"{id:>6}  {token!r}")
-    return 0
-
-
-if __name__ == "__main__":
-    from utils import run
-
-    sys.exit(run(main))
+        raise ValueError(f"{path}: {error}") from None

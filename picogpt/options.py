@@ -1,4 +1,4 @@
-"""The command-line options that several tools share, and the objects that they stand for."""
+"""The command-line options that several tools share, and the objects that tools make from them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
     """Add --model_size and --models_dir."""
     sizes = "124M, 355M, 774M, 1558M, or the name of a folder in --models_dir (default: %(default)s)"
+    models_dir = "the folder with the models; a relative one is also searched for beside gpt2.py (default: models)"
     parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
-    parser.add_argument(
-        "--models_dir", default="models", metavar="FOLDER", help="the folder that holds the models (default: models)"
-    )
+    parser.add_argument("--models_dir", default="models", metavar="FOLDER", help=models_dir)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the prompt, which `utils.read_prompt` reads."""
+    """Add the argument `prompt`. `utils.read_prompt` turns its value into the text."""
     parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
 
 
@@ -38,22 +37,17 @@ def add_sampling_options(
 ) -> None:
     """Add --temperature, --top_k, --top_p and --repetition_penalty with these defaults."""
     add, default = parser.add_argument, "(default: %(default)s)"
-    add("--temperature", type=number(0), default=temperature, metavar="T", help=f"0: the likeliest token {default}")
-    add(
-        "--top_k",
-        type=number(0, kind=int),
-        default=0,
-        metavar="K",
-        help="keep the K likeliest tokens; 0: all (default)",
-    )
-    add("--top_p", type=number(0, 1), default=top_p, metavar="P", help=f"keep the likeliest that reach P {default}")
-    add(
-        "--repetition_penalty",
-        type=number(0.01, 100),
-        default=repetition_penalty,
-        metavar="R",
-        help=f"above 1: repeat less {default}",
-    )
+    texts = {
+        "temperature": f"0 takes the likeliest token; higher values choose more freely {default}",
+        "top_k": f"choose from the K likeliest tokens; 0 means all {default}",
+        "top_p": f"choose from the likeliest tokens whose probabilities together reach P {default}",
+        "repetition_penalty": f"above 1, tokens of the text so far become less likely {default}",
+    }
+    add("--temperature", type=number(0), default=temperature, metavar="T", help=texts["temperature"])
+    add("--top_k", type=number(0, kind=int), default=0, metavar="K", help=texts["top_k"])
+    add("--top_p", type=number(0, 1), default=top_p, metavar="P", help=texts["top_p"])
+    penalty = number(0.01, 100)
+    add("--repetition_penalty", type=penalty, default=repetition_penalty, metavar="R", help=texts["repetition_penalty"])
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
@@ -62,13 +56,13 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
 
 
 def sampler(args: argparse.Namespace) -> Choose:
-    """Return the function that chooses each token as the sampling options and --seed say."""
+    """Return the function that chooses each next token, as the sampling options and --seed say."""
     rng = np.random.default_rng(args.seed)
     return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
 
 
 def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
-    """Encode a prompt. Raises UsageError if it has no token, or more tokens than the model has positions."""
+    """Return the ids of a prompt. Raises UsageError if it is empty, or longer than the model's context of n_ctx."""
     ids = encoder.encode(prompt)
     if not ids:
         raise UsageError("the prompt is empty")
@@ -78,12 +72,12 @@ def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
 
 
 def require(*modules: str) -> None:
-    """Raise OSError naming the first of these modules that is not installed, and the command that installs it."""
+    """Raise OSError if one of these modules is not installed. The message gives the command that installs it."""
     for name in modules:
         if importlib.util.find_spec(name) is None:
             raise OSError(f"{name} is not installed: pip install {name}")
 
 
 def may_colour() -> bool:
-    """Return whether to colour output: only on a terminal, and never with NO_COLOR set (no-color.org)."""
+    """Return whether output may have colours: only in a terminal, and never if NO_COLOR is set (no-color.org)."""
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with a small one in it, named odd: do not write to it."""
+    """Return a folder of models with a small one in it, named odd. Tests must not write to it."""
     pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     (folder / "odd").mkdir()
@@ -41,7 +42,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the full 124M shape with random weights, and OpenAI's tokenizer where that is there."""
+    """Return the folder of a model with the shape of 124M, random weights, and OpenAI's tokenizer if it is there."""
     pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("full") / "124M"
     folder.mkdir()
@@ -52,13 +53,13 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
+    """Return a random number generator that is the same in every run."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture
 def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of the small model, for tests that break something in it: damaged() is its folder."""
-    import shutil
+    """Return a function that copies the small model, for tests that break something in it, and returns the folder."""
 
     def copy(name: str = "odd") -> Path:
         return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))

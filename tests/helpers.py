@@ -1,24 +1,99 @@
-"""What several test files share: where things are, small models, and Hugging Face's GPT-2 with our parameters."""
+"""Helpers of several test files: run a command, make small models, compare with Hugging Face's GPT-2."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 
+import utils
+from picogpt.__main__ import TOOLS
 from utils import expected_shapes, nest
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # reference files that a stranger's clone does not have
 
-ODD = {"n_vocab": 300, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}  # with the 256 bytes as its tokens
+ODD = {"n_vocab": 300, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}  # its tokens are mostly single bytes
 SMALL = {"n_vocab": 101, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 3}
 
 
+# The environment of a plain shell. PYTHONUNBUFFERED, for example, would hide a missing flush.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+
+
+class Result(NamedTuple):
+    """The exit status of a command, and what it wrote to stdout and to stderr."""
+
+    status: int
+    out: str
+    err: str
+
+
+def command(name: str, *args: Any) -> list[Any]:
+    """Return the command line of a script ("gpt2.py") or of a tool ("picogpt train"); error messages begin so, too."""
+    start = ["-m", *name.split()] if name.startswith("picogpt ") else [name]
+    return [sys.executable, *start, *(arg if isinstance(arg, bytes) else str(arg) for arg in args)]
+
+
+def run_command(name: str, *args: Any, stdin: bytes = b"", cwd: Path = ROOT, timeout: int = 120, **env: str) -> Result:
+    """Run a script or a tool in a process of its own."""
+    words, settings = command(name, *args), ENVIRONMENT | env
+    done = subprocess.run(words, input=stdin, capture_output=True, env=settings, cwd=cwd, timeout=timeout, check=False)
+    return Result(done.returncode, decoded(done.stdout), decoded(done.stderr))
+
+
+def run_main(name: str, *args: Any, stdin: bytes = b"") -> Result:
+    """Run a script or a tool in this process, in a hundredth of the time. NumPy's warnings are errors."""
+    module = importlib.import_module(TOOLS[name.split()[1]][0] if name.startswith("picogpt ") else Path(name).stem)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
+        mock.patch.object(sys, "argv", [name]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", RuntimeWarning)
+        status = utils.run(lambda: module.main([str(arg) for arg in args]))
+        out.flush()
+        err.flush()
+    return Result(status, out.buffer.getvalue().decode("utf-8"), err.buffer.getvalue().decode("utf-8"))
+
+
+def decoded(data: bytes) -> str:
+    return data.decode("utf-8").replace(os.linesep, "\n")
+
+
+def assert_error(result: Result, status: int, *words: str) -> None:
+    """Assert that a command failed with one line on stderr that holds these words, and no traceback."""
+    assert (result.status, result.out) == (status, ""), result
+    assert result.err.count("\n") == 1, result.err
+    assert result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+
+
+def model_options(folder: Path) -> list[Any]:
+    """Return the options that choose the model in a folder."""
+    return ["--models_dir", folder.parent, "--model_size", folder.name]
+
+
 def shared(name: str) -> Path:
-    """A file or folder of the reference data. Skips the test with that reason where it is missing."""
+    """Return a file or folder of the reference data, or skip the test where it is missing."""
     if not (SHARED / name).exists():
         pytest.skip(f"needs ../shared/{name}")
     return SHARED / name
@@ -27,14 +102,14 @@ def shared(name: str) -> Path:
 def random_params(
     hparams: dict[str, int], dtype: Any = np.float32, seed: int = 0, scale: float = 0.3
 ) -> dict[str, Any]:
-    """Every number random and large enough to matter, biases and gains too."""
+    """Return parameters whose numbers are all random and large enough to matter, biases and gains too."""
     rng = np.random.default_rng(seed)
     tensors = {name: rng.standard_normal(shape) * scale for name, shape in expected_shapes(hparams).items()}
     return nest({name: tensor.astype(dtype) for name, tensor in tensors.items()}, hparams["n_layer"])
 
 
 def transformers_model(params: dict[str, Any], hparams: dict[str, int], dtype: str) -> Any:
-    """Hugging Face's GPT-2 with our parameters. Its Conv1D stores weights as [in, out], as the checkpoint does."""
+    """Return Hugging Face's GPT-2 with our parameters. Its Conv1D has weights of [in, out], as the checkpoint does."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     names = {
@@ -62,6 +137,7 @@ def transformers_model(params: dict[str, Any], hparams: dict[str, int], dtype: s
 
 
 def their_logits(model: Any, ids: Any) -> np.ndarray:
+    """Return the logits of Hugging Face's GPT-2."""
     import torch
 
     with torch.no_grad():
@@ -69,13 +145,14 @@ def their_logits(model: Any, ids: Any) -> np.ndarray:
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number."""
+    """Return the largest difference, divided by the largest number."""
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def as_dtype(tree: Any, dtype: Any) -> Any:
+    """Return nested parameters with every array converted to a type."""
     if isinstance(tree, dict):
         return {key: as_dtype(value, dtype) for key, value in tree.items()}
     return [as_dtype(value, dtype) for value in tree] if isinstance(tree, list) else tree.astype(dtype)

@@ -1,10 +1,10 @@
-"""The three command lines: exit status, what goes to stdout and what to stderr, wrong input, broken files, signals."""
+"""The command lines: exit status, stdout and stderr, wrong input, broken files, signals."""
 
 from __future__ import annotations
 
 import contextlib
+import doctest
 import functools
-import io
 import json
 import os
 import re
@@ -12,89 +12,39 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import ODD, ROOT
+from helpers import (
+    ENVIRONMENT,
+    ODD,
+    ROOT,
+    Result,
+    assert_error,
+    command,
+    decoded,
+    model_options,
+    run_command,
+    run_main,
+)
 
 import encoder
 import gpt2
 import utils
+from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.random_weights import write_random_model
 
-MAINS = {"gpt2.py": gpt2.main, "encoder.py": encoder.main, "utils.py": utils.main}
+SCRIPTS = ["gpt2.py", "utils.py", "picogpt tokens"]
 TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
 SPEED = re.compile(r"\[(\d+) prompt tokens in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
-# As in a plain shell: PYTHONUNBUFFERED, for example, would hide a missing flush.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
-    "PYTHONUTF8": "1",
-    "PYTHONIOENCODING": "utf-8",
-}
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or arguments of bytes")
 
-Model = Callable[..., "Result"]
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def decoded(data: bytes) -> str:
-    return data.decode("utf-8").replace(os.linesep, "\n")
-
-
-def command(script: str, *args: Any, folder: Path = ROOT) -> list[Any]:
-    return [sys.executable, folder / script, *(arg if isinstance(arg, bytes) else str(arg) for arg in args)]
-
-
-def of(folder: Path) -> list[Any]:
-    """The arguments that choose the model in a folder."""
-    return ["--models_dir", folder.parent, "--model_size", folder.name]
-
-
-def outside(script: str, *args: Any, folder: Path = ROOT, stdin: bytes = b"", **env: str) -> Result:
-    """Run a script as a process of its own."""
-    words = command(script, *args, folder=folder)
-    done = subprocess.run(
-        words, input=stdin, capture_output=True, env=ENVIRONMENT | env, cwd=folder, timeout=120, check=False
-    )
-    return Result(done.returncode, decoded(done.stdout), decoded(done.stderr))
-
-
-def inside(script: str, *args: Any, stdin: bytes = b"") -> Result:
-    """The same in this process: a hundredth of the time. NumPy's warnings, which would be seen, are errors."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
-        mock.patch.object(sys, "argv", [script]),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("error", RuntimeWarning)
-        try:
-            status = utils.run(lambda: MAINS[script]([str(arg) for arg in args]))
-        except SystemExit as error:
-            status = error.code
-        out.flush()
-        err.flush()
-        return Result(status, out.buffer.getvalue().decode("utf-8"), err.buffer.getvalue().decode("utf-8"))
-
-
-def assert_error(result: Result, status: int, *words: str) -> None:
-    assert (result.status, result.out) == (status, ""), result
-    assert result.err.count("\n") == 1, result.err
-    assert result.err.endswith("\n")
-    assert "Traceback" not in result.err
-    for word in words:
-        assert word in result.err
+Model = Callable[..., Result]
 
 
 def assert_text(result: Result, text: str, n_prompt: int) -> None:
@@ -117,7 +67,7 @@ def loaded(odd: Path) -> tuple[encoder.Encoder, dict[str, int], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) -> Callable[[str, int], str]:
-    """What the small model makes of a prompt when no command line is involved."""
+    """Return a function that continues a prompt with the small model, without any command line."""
     tokenizer, hparams, params = loaded
 
     def text(prompt: str, n: int) -> str:
@@ -128,18 +78,18 @@ def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) ->
 
 @pytest.fixture
 def small(odd: Path) -> Model:
-    """gpt2.py in this process with the small model."""
-    return lambda *args, stdin=b"": inside("gpt2.py", *args, *of(odd), stdin=stdin)
+    """Return a function that runs gpt2.py with the small model in this process."""
+    return lambda *args, stdin=b"": run_main("gpt2.py", *args, *model_options(odd), stdin=stdin)
 
 
 @pytest.fixture(scope="session")
 def endless(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A command that takes longer to generate than any test waits."""
+    """Return a command that generates for longer than any test waits."""
     folder = tmp_path_factory.mktemp("long") / "long"
     folder.mkdir()
     n = 30_000
     write_random_model(folder, ODD | {"n_ctx": n}, seed=1)
-    return command("gpt2.py", "ab", *of(folder), "--n_tokens_to_generate", n - 2)
+    return command("gpt2.py", "ab", *model_options(folder), "--n_tokens_to_generate", n - 2)
 
 
 # ------------------------------------------------------------------------------------------------------- the prompt
@@ -147,7 +97,7 @@ def endless(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.mark.parametrize("prompt", ["1234", "--help me"])
 def test_prompt_as_a_process(prompt, odd, continued):
-    result = outside("gpt2.py", prompt, *of(odd), "--n_tokens_to_generate", 5)
+    result = run_command("gpt2.py", prompt, *model_options(odd), "--n_tokens_to_generate", 5)
     assert_text(result, continued(prompt, 5), len(prompt))
 
 
@@ -203,7 +153,9 @@ def test_prompt_from_stdin(stdin, prompt, small, continued):
 
 def test_prompt_from_stdin_of_a_process(odd, continued):
     """Windows must not translate line ends on the way in."""
-    result = outside("gpt2.py", "-", *of(odd), "--n_tokens_to_generate", 5, stdin="é\r\na\0b\r\n".encode())
+    result = run_command(
+        "gpt2.py", "-", *model_options(odd), "--n_tokens_to_generate", 5, stdin="é\r\na\0b\r\n".encode()
+    )
     assert_text(result, continued("é\r\na\0b", 5), 7)
 
 
@@ -213,29 +165,29 @@ def test_empty_stdin(stdin, small):
 
 
 def test_empty_prompt(odd, small):
-    assert_error(outside("gpt2.py", "", *of(odd)), 2, "gpt2.py: ", "prompt is empty", "at least 1")
+    assert_error(run_command("gpt2.py", "", *model_options(odd)), 2, "gpt2.py: ", "prompt is empty", "at least 1")
     assert_error(small("", "--n_tokens_to_generate", 0), 2, "prompt is empty")
 
 
-@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
 @pytest.mark.parametrize(("stdin", "at"), [(b"ab\xff", 2), (b"\xe6\xbc", 0), (b"a\xed\xa0\x80", 1)])
 def test_stdin_that_is_not_utf8(script, stdin, at, odd):
-    result = inside(script, "-", *of(odd), stdin=stdin)
+    result = run_main(script, "-", *model_options(odd), stdin=stdin)
     assert_error(result, 2, "standard input is not UTF-8", f"byte {at} is 0x{stdin[at]:02x}")
 
 
 def test_stdin_that_is_not_utf8_of_a_process(odd):
-    assert_error(outside("gpt2.py", "-", *of(odd), stdin=b"ab\xff"), 2, "gpt2.py: ", "byte 2 is 0xff")
+    assert_error(run_command("gpt2.py", "-", *model_options(odd), stdin=b"ab\xff"), 2, "gpt2.py: ", "byte 2 is 0xff")
 
 
 @posix
-@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
 def test_prompt_that_is_not_utf8(script, odd):
-    assert_error(outside(script, b"ab\xff", *of(odd)), 2, "not valid UTF-8", "character 2", "udcff")
+    assert_error(run_command(script, b"ab\xff", *model_options(odd)), 2, "not valid UTF-8", "character 2", "udcff")
 
 
 def test_no_prompt(odd):
-    assert_error(outside("gpt2.py", *of(odd)), 2, "gpt2.py: ", "prompt")
+    assert_error(run_command("gpt2.py", *model_options(odd)), 2, "gpt2.py: ", "prompt", "(try --help)")
 
 
 def test_prompt_without_quotes(small):
@@ -244,7 +196,7 @@ def test_prompt_without_quotes(small):
 
 
 def test_trailing_space_is_kept_with_a_warning(odd, continued):
-    result = outside("gpt2.py", "ab ", *of(odd), "--n_tokens_to_generate", 5)
+    result = run_command("gpt2.py", "ab ", *model_options(odd), "--n_tokens_to_generate", 5)
     warning, speed = result.err.splitlines(keepends=True)
     assert warning.startswith("warning: ")
     assert "space" in warning
@@ -269,7 +221,9 @@ def test_exactly_at_the_limit(n_prompt, small, continued):
 
 def test_past_the_limit_as_a_process(odd):
     """The default number of tokens exceeds the small model's context."""
-    assert_error(outside("gpt2.py", "abcd", *of(odd)), 2, "gpt2.py: 4 ", "40 to generate", "of 17", "only 14 fit")
+    assert_error(
+        run_command("gpt2.py", "abcd", *model_options(odd)), 2, "gpt2.py: 4 ", "40 to generate", "of 17", "only 14 fit"
+    )
 
 
 @pytest.mark.parametrize("too_long", [1, 2, 1000])
@@ -316,7 +270,14 @@ def test_wrong_number(option, value, limit, small):
 
 @pytest.mark.parametrize(("option", "value"), [("--n_tokens_to_generate", "-1"), ("--top_p", "-0.1")])
 def test_wrong_number_as_a_process(option, value, odd):
-    assert_error(outside("gpt2.py", "a", *of(odd), option, value), 2, "gpt2.py: ", option, repr(value), "at least 0")
+    assert_error(
+        run_command("gpt2.py", "a", *model_options(odd), option, value),
+        2,
+        "gpt2.py: ",
+        option,
+        repr(value),
+        "at least 0",
+    )
 
 
 @pytest.mark.parametrize("option", ["--seed", "--top_k", "--n_tokens_to_generate"])
@@ -367,7 +328,7 @@ def test_seed(sampled, continued):
 
 def test_seed_of_a_process(odd, sampled):
     args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 7]
-    assert_text(outside("gpt2.py", "abcd", *of(odd), *args), sampled("--seed", 7), 4)
+    assert_text(run_command("gpt2.py", "abcd", *model_options(odd), *args), sampled("--seed", 7), 4)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +346,7 @@ def test_settings_that_change_the_text(args, sampled):
 
 
 def test_repetition_penalty_without_sampling(small, loaded):
-    """The likeliest token of a model that repeats itself becomes another one each time."""
+    """The small model repeats itself. With a high penalty, every token becomes another one."""
     tokenizer, hparams, params = loaded
     choose = functools.partial(gpt2.sample, rng=np.random.default_rng(), temperature=0, repetition_penalty=100)
     ids = list(gpt2.generate(tokenizer.encode("abcd"), params, hparams["n_head"], 14, choose))
@@ -432,7 +393,7 @@ def test_stop_in_the_prompt_does_not_count(small, continued):
 def test_stop_of_a_process(odd, continued):
     text = continued("abcd", 14)
     stop = text[5:8]
-    result = outside("gpt2.py", "abcd", *of(odd), "--n_tokens_to_generate", 14, f"--stop={stop}")
+    result = run_command("gpt2.py", "abcd", *model_options(odd), "--n_tokens_to_generate", 14, f"--stop={stop}")
     assert (result.status, result.out) == (0, text[: text.index(stop)] + "\n")
     assert "Traceback" not in result.err
 
@@ -461,29 +422,29 @@ def test_stop_before_asks_for_no_more_than_it_needs():
 # ----------------------------------------------------------------------------------------------------- broken files
 
 
-@pytest.mark.parametrize("script", MAINS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_model(script, odd):
     args = ["nope"] if script == "utils.py" else ["a", "--model_size", "nope"]
-    result = outside(script, *args, "--models_dir", odd.parent)
-    assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "it has odd;", ", ".join(utils.SIZES))
+    result = run_command(script, *args, "--models_dir", odd.parent)
+    assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "only odd;", ", ".join(utils.SIZES))
 
 
 @pytest.mark.parametrize("name", ["124m", "ODD2", "odd2", "no/where", "two\nlines"])
 def test_unknown_model_like_a_known_one(name, odd):
-    result = inside("gpt2.py", "a", "--models_dir", odd.parent, "--model_size", name)
-    assert_error(result, 1, repr(name), "it has odd;")
+    result = run_main("gpt2.py", "a", "--models_dir", odd.parent, "--model_size", name)
+    assert_error(result, 1, repr(name), "only odd;")
 
 
 def test_no_models_at_all(tmp_path):
-    result = inside("gpt2.py", "a", "--models_dir", tmp_path / "none", "--model_size", "odd")
-    assert_error(result, 1, "'odd'", str(tmp_path / "none"), "it has none;", ", ".join(utils.SIZES))
+    result = run_main("gpt2.py", "a", "--models_dir", tmp_path / "none", "--model_size", "odd")
+    assert_error(result, 1, "'odd'", str(tmp_path / "none"), "only nothing;", ", ".join(utils.SIZES))
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("name", ["odd", "124M"])
 def test_models_dir_that_is_a_file(name, tmp_path):
     (tmp_path / "models").write_text("not a folder")
-    result = inside("gpt2.py", "a", "--models_dir", tmp_path / "models", "--model_size", name)
+    result = run_main("gpt2.py", "a", "--models_dir", tmp_path / "models", "--model_size", name)
     assert_error(result, 1, str(tmp_path / "models"))
     assert (tmp_path / "models").read_text() == "not a folder"
 
@@ -496,15 +457,15 @@ NEEDED = ["encoder.json", "vocab.bpe", "hparams.json", utils.INDEX, utils.DATA]
 def test_missing_file(name, script, damaged):
     folder = damaged()
     (folder / name).unlink()
-    args = ["a", *of(folder)] if script == "gpt2.py" else [folder.name, "--models_dir", folder.parent]
-    assert_error(inside(script, *args), 1, str(folder / name))
+    args = ["a", *model_options(folder)] if script == "gpt2.py" else [folder.name, "--models_dir", folder.parent]
+    assert_error(run_main(script, *args), 1, str(folder / name))
 
 
 @pytest.mark.parametrize("name", sorted(set(utils.FILES) - set(NEEDED)))
 def test_file_that_only_tensorflow_needs_may_be_missing(name, damaged, continued):
     folder = damaged()
     (folder / name).unlink()
-    assert_text(inside("gpt2.py", "ab", *of(folder), "--n_tokens_to_generate", 3), continued("ab", 3), 2)
+    assert_text(run_main("gpt2.py", "ab", *model_options(folder), "--n_tokens_to_generate", 3), continued("ab", 3), 2)
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -512,7 +473,7 @@ def test_folder_in_place_of_a_file(name, damaged):
     folder = damaged()
     (folder / name).unlink()
     (folder / name).mkdir()
-    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder / name))
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder / name))
 
 
 def flip(at: int) -> Callable[[bytes], bytes]:
@@ -525,7 +486,7 @@ def flip(at: int) -> Callable[[bytes], bytes]:
 
 
 def vocabulary(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
-    """Change encoder.json as an object."""
+    """Return a function that changes the JSON object in encoder.json."""
 
     def damage(data: bytes) -> bytes:
         tokens = json.loads(data)
@@ -566,8 +527,8 @@ DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("encoder.json", lambda data: b"{}", "256 bytes"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update(a=1.0)), "JSON object"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update(a=[64])), "JSON object"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "300 tokens"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "300 tokens"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "0 to 299"),
+    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "0 to 299"),
     ("encoder.json", vocabulary(lambda tokens: tokens.update({"漢": 300})), "漢"),
     ("encoder.json", vocabulary(lambda tokens: tokens.popitem()), "299"),
     ("vocab.bpe", lambda data: b"", "merge"),
@@ -584,7 +545,7 @@ DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
 def test_broken_file(name, damage, word, damaged):
     folder = damaged()
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder), name, word)
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder), name, word)
 
 
 @pytest.mark.parametrize(
@@ -593,7 +554,7 @@ def test_broken_file(name, damage, word, damaged):
 def test_broken_file_as_a_process(name, damage, damaged):
     folder = damaged()
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    assert_error(outside("gpt2.py", "a", *of(folder)), 1, f"gpt2.py: {folder / name}")
+    assert_error(run_command("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder / name}")
 
 
 @pytest.mark.parametrize(
@@ -613,7 +574,7 @@ def test_broken_file_as_a_process(name, damage, damaged):
 def test_hparams_of_another_model(name, value, word, damaged):
     folder = damaged()
     (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
-    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder), "hparams.json", word)
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder), "hparams.json", word)
 
 
 @pytest.mark.parametrize("value", [0, -1, 17.0, 17.5, "17", True, None, [17], {}, 1 << 40])
@@ -621,19 +582,24 @@ def test_hparams_of_another_model(name, value, word, damaged):
 def test_hparams_of_a_wrong_type(name, value, damaged):
     folder = damaged()
     (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
-    assert_error(inside("gpt2.py", "a", *of(folder)), 1, f"{folder / 'hparams.json'}: {name} is {value!r}", "positive")
+    assert_error(
+        run_main("gpt2.py", "a", *model_options(folder)),
+        1,
+        f"{folder / 'hparams.json'}: {name} is {value!r}",
+        "positive",
+    )
 
 
 @pytest.mark.parametrize("name", utils.HPARAMS)
 def test_hparams_without_a_key(name, damaged):
     folder = damaged()
     (folder / "hparams.json").write_text(json.dumps({key: value for key, value in ODD.items() if key != name}))
-    assert_error(inside("gpt2.py", "a", *of(folder)), 1, str(folder / "hparams.json"), name)
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder / "hparams.json"), name)
 
 
 @contextlib.contextmanager
 def without_root() -> Iterator[None]:
-    """Root may read everything: be nobody for a while."""
+    """Become another user if this one is root, who may read every file."""
     if os.geteuid() != 0:
         yield
         return
@@ -653,21 +619,26 @@ def test_folder_that_is_not_readable(damaged):
     folder.chmod(0)
     try:
         with without_root():
-            result = inside("gpt2.py", "a", *of(folder))
+            result = run_main("gpt2.py", "a", *model_options(folder))
     finally:
         folder.chmod(0o700)
     assert_error(result, 1, str(folder), "Permission denied")
 
 
-def test_no_network(tmp_path):
-    """The discard port refuses; each of the attempts is one line, and so is the way out."""
+def test_no_network(tmp_path, monkeypatch):
+    """The discard port refuses. Each attempt is one line, and the last line says what to do instead."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
     mirror = "http://127.0.0.1:9"
-    result = outside("gpt2.py", "a", "--models_dir", tmp_path, PICOGPT_MIRROR=mirror, no_proxy="*", NO_PROXY="*")
+    for name, value in {"PICOGPT_MIRROR": mirror, "no_proxy": "*", "NO_PROXY": "*"}.items():
+        monkeypatch.setenv(name, value)
+    result = run_main("gpt2.py", "a", "--models_dir", tmp_path)
     *attempts, last = result.err.splitlines()
     pauses = [re.fullmatch(r"checkpoint: .*refused.*; attempt (\d) in (\d) s", line).groups() for line in attempts]
     assert pauses == [("2", "1"), ("3", "2"), ("4", "4")]
-    assert_error(result._replace(err=last + "\n"), 1, "gpt2.py: can't download", f"{mirror}/124M/", "Without network")
-    for word in (str(tmp_path / "124M"), "seven files", "PICOGPT_MIRROR", "--model_size tiny"):
+    assert slept == [1, 2, 4]
+    assert_error(result._replace(err=last + "\n"), 1, "gpt2.py: can't download", f"{mirror}/124M/")
+    for word in (str(tmp_path / "124M"), *utils.FILES, "PICOGPT_MIRROR", "124M/<file>", "--model_size tiny"):
         assert word in last
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
@@ -680,7 +651,7 @@ def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(endless, continu
     # A shell that runs pytest in the background makes its children ignore Ctrl-C.
     heed = None if os.name == "nt" else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0, preexec_fn=heed
+        endless, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0, preexec_fn=heed
     ) as process:
         try:
             first = process.stdout.read(1 << 16)
@@ -696,8 +667,8 @@ def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(endless, continu
 
 
 def error_of_closed_pipe(words: list[Any]) -> tuple[int, bytes]:
-    """Exit status and stderr of a process whose reader is gone at once."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+    """Return the exit status and stderr of a process whose reader is gone at once."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT) as process:
         process.stdout.close()
         err = process.stderr.read()
         return process.wait(timeout=60), err
@@ -707,11 +678,11 @@ def error_of_closed_pipe(words: list[Any]) -> tuple[int, bytes]:
 def test_closed_pipe(endless, odd):
     assert error_of_closed_pipe(endless) == (141, b"")
     for n in (1, 5000):  # fails when it is flushed at the end, and in the middle
-        assert error_of_closed_pipe(command("encoder.py", "a" * n, *of(odd))) == (141, b"")
+        assert error_of_closed_pipe(command("picogpt tokens", "a" * n, *model_options(odd))) == (141, b"")
 
 
 @posix
-@pytest.mark.parametrize("script", MAINS)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_closed_pipe_of_help(script):
     status, err = error_of_closed_pipe(command(script, "--help"))
     assert status in (0, 141)
@@ -719,22 +690,25 @@ def test_closed_pipe_of_help(script):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("script", ["gpt2.py", "encoder.py"])
+@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
 def test_no_space_left(script, odd):
     n = ["--n_tokens_to_generate", 3] if script == "gpt2.py" else []
     with open("/dev/full", "wb") as full:
-        words = command(script, "a", *of(odd), *n)
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=False)
+        words = command(script, "a", *model_options(odd), *n)
+        done = subprocess.run(
+            words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=False
+        )
     assert_error(Result(done.returncode, "", decoded(done.stderr)), 1, f"{script}: ", "No space left")
 
 
 @posix
 @pytest.mark.parametrize(("prompt", "closed"), [("a", 1), ("-", 0)])
 def test_closed_descriptor(prompt, closed, odd):
-    """`python gpt2.py … >&-` has no stdout, and `<&-` no stdin: Python makes it None."""
-    words = command("gpt2.py", prompt, *of(odd), "--n_tokens_to_generate", 3)
+    """Python sets sys.stdout to None for `python gpt2.py … >&-`, and sys.stdin for `<&-`."""
+    words = command("gpt2.py", prompt, *model_options(odd), "--n_tokens_to_generate", 3)
     done = subprocess.run(
         words,
+        cwd=ROOT,
         stdout=None if closed == 1 else subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
@@ -749,26 +723,32 @@ def test_closed_descriptor(prompt, closed, odd):
 
 @pytest.mark.skipif(os.name == "nt", reason="no descriptors to close")
 def test_closed_stderr_sends_nothing_else_to_stdout(odd):
-    """`2>&-`: a warning and the speed have nowhere to go."""
-    words = command("gpt2.py", "ab ", *of(odd), "--n_tokens_to_generate", 3)
-    expected = subprocess.run(words, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
+    """With `2>&-`, the warning and the speed have nowhere to go. They must not go to stdout."""
+    words = command("gpt2.py", "ab ", *model_options(odd), "--n_tokens_to_generate", 3)
+    expected = subprocess.run(words, cwd=ROOT, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
     assert b"warning" in expected.stderr
     closed = functools.partial(os.close, 2)
-    done = subprocess.run(words, stdout=subprocess.PIPE, env=ENVIRONMENT, preexec_fn=closed, timeout=120, check=True)
+    done = subprocess.run(
+        words, cwd=ROOT, stdout=subprocess.PIPE, env=ENVIRONMENT, preexec_fn=closed, timeout=120, check=True
+    )
     assert done.stdout == expected.stdout
 
 
 def test_empty_prompt_is_refused_before_any_download(tmp_path):
-    result = outside("gpt2.py", "", "--models_dir", tmp_path)
+    result = run_command("gpt2.py", "", "--models_dir", tmp_path)
     assert_error(result, 2, "the prompt is empty")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_stdout_to_a_file(odd, sampled, tmp_path):
     text = sampled("--seed", 1)
-    words = command("gpt2.py", "abcd", *of(odd), "--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1)
+    words = command(
+        "gpt2.py", "abcd", *model_options(odd), "--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1
+    )
     with open(tmp_path / "out.txt", "wb") as file:
-        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=True)
+        done = subprocess.run(
+            words, cwd=ROOT, stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=True
+        )
     assert_text(Result(0, decoded((tmp_path / "out.txt").read_bytes()), decoded(done.stderr)), text, 4)
 
 
@@ -777,9 +757,9 @@ def test_stdout_that_is_not_utf8(encoding, odd, sampled):
     text = sampled("--seed", 1)
     assert not text.isascii()
     args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1]
-    words = command("gpt2.py", "abcd", *of(odd), *args)
+    words = command("gpt2.py", "abcd", *model_options(odd), *args)
     done = subprocess.run(
-        words, capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, timeout=120, check=False
+        words, cwd=ROOT, capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, timeout=120, check=False
     )
     expected = (text + "\n").replace("\n", os.linesep).encode(encoding.split(":")[0], "replace")
     assert (done.returncode, done.stdout) == (0, expected)
@@ -788,89 +768,10 @@ def test_stdout_that_is_not_utf8(encoding, odd, sampled):
 
 def test_error_where_stderr_is_not_utf8(odd):
     args = ["a", "--model_size", "é漢", "--models_dir", odd.parent]
-    assert_error(outside("gpt2.py", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "it has odd;")
+    assert_error(run_command("gpt2.py", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "only odd;")
 
 
-# -------------------------------------------------------------------------------------------------------- streaming
-
-TEXTS = ["a😀b", "漢字", "é", "👩‍👩‍👧 e\u0301", "مرحبا", "\U0010ffff\x00\x7f\x80"]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_stream_holds_no_half_character(text, loaded):
-    tokenizer = loaded[0]
-    ids = tokenizer.encode(text)
-    given: list[int] = []
-
-    def source() -> Iterator[int]:
-        for id in ids:
-            given.append(id)
-            yield id
-
-    shown = ""
-    for piece in tokenizer.decode_stream(source()):
-        shown += piece
-        data = b"".join(map(tokenizer.token_bytes, given))
-        assert shown == data.decode("utf-8", errors="ignore")  # all that is complete, and at once
-    assert shown == text
-
-
-@pytest.mark.parametrize("text", ["😀", "漢", "é", "a😀"])
-def test_stream_flushes_what_stays_incomplete(text, loaded):
-    tokenizer = loaded[0]
-    ids = tokenizer.encode(text)[:-1]
-    *pieces, last = tokenizer.decode_stream(ids)
-    assert "".join(pieces) == text[:-1]
-    assert last == "\ufffd"
-
-
-def test_stream_is_decode_in_pieces(loaded, rng):
-    tokenizer = loaded[0]
-    for n in range(60):
-        ids = rng.integers(0, ODD["n_vocab"], n).tolist()
-        assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
-
-
-# ------------------------------------------------------------------------------------- encoder.py, utils.py and all
-
-TOKENS = r"""    39  'H'
-    72  'i'
-   220  ' '
-   127  b'\xc3'
-   102  b'\xa9'
-   256  '!!'
-   198  '\n'
-     6  "'"
-"""
-
-
-def test_encoder_prints_tokens(odd):
-    assert outside("encoder.py", "Hi é!!\n'", *of(odd)) == (0, TOKENS, "")
-    assert outside("encoder.py", "-", *of(odd), stdin="Hi é!!\n'\r\n".encode()) == (0, TOKENS, "")
-
-
-@pytest.mark.parametrize(
-    ("stdin", "lines"),
-    [(b"", ""), (b"\n", ""), (b"\0", "   188  '\\x00'\n"), (b"a\r\n\n", "    64  'a'\n   201  '\\r'\n   198  '\\n'\n")],
-)
-def test_encoder_of_stdin(stdin, lines, odd):
-    assert inside("encoder.py", "-", *of(odd), stdin=stdin) == (0, lines, "")
-
-
-@pytest.mark.parametrize("text", ["", "1234", "--help me", "-h me", "漢"])
-def test_encoder_takes_text_literally(text, odd):
-    result = inside("encoder.py", text, *of(odd))
-    assert result.status == 0, result
-    assert result.out.count("\n") == len(text.encode("utf-8"))
-
-
-def test_encoder_needs_no_weights(damaged):
-    folder = damaged()
-    for name in set(utils.FILES) - set(utils.TOKENIZER_FILES):
-        (folder / name).unlink()
-    assert inside("encoder.py", "a", *of(folder)) == (0, "    64  'a'\n", "")
-    (folder / "vocab.bpe").unlink()
-    assert_error(inside("encoder.py", "a", *of(folder)), 1, str(folder / "vocab.bpe"))
+# -------------------------------------------------------------------------------------------- utils.py, and all of them
 
 
 def found(folder: Path) -> str:
@@ -881,13 +782,13 @@ weights: float32, 28 tensors, 17,829 numbers; all checksums are right
 
 
 def without_bar(result: Result) -> Result:
-    """A progress bar is redrawn after a carriage return and may stand before the message."""
+    """Return the result without the progress bar, which is redrawn after a carriage return."""
     lines = [line for line in re.split(r"[\r\n]+", result.err) if line and not line.startswith("checking ")]
     return result._replace(err="".join(f"{line}\n" for line in lines))
 
 
 def test_utils_prints_what_it_found(odd):
-    result = outside("utils.py", "odd", "--models_dir", odd.parent)
+    result = run_command("utils.py", "odd", "--models_dir", odd.parent)
     assert without_bar(result) == (0, found(odd), "")
 
 
@@ -897,45 +798,170 @@ def test_utils_finds_a_flipped_bit(at, damaged):
     data = bytearray((folder / utils.DATA).read_bytes())
     data[at] ^= 1
     (folder / utils.DATA).write_bytes(data)
-    run = outside if at == 0 else inside
+    run = run_command if at == 0 else run_main
     result = without_bar(run("utils.py", "odd", "--models_dir", folder.parent))
     assert_error(result, 1, "utils.py: ", str(folder / utils.DATA), "checksum of model/")
 
 
 @pytest.mark.parametrize(
-    "args", [["encoder.py"], ["encoder.py", "a", "b"], ["utils.py"], ["utils.py", "odd", "--n", "1"]]
+    "args",
+    [["gpt2.py"], ["picogpt tokens"], ["picogpt tokens", "a", "b"], ["utils.py"], ["utils.py", "odd", "--n", "1"]],
 )
-def test_usage_error_of_the_other_two(args):
-    assert_error(outside(*args), 2, f"{args[0]}: ", "argument")
+def test_usage_error(args):
+    result = run_command(*args)
+    assert_error(result, 2, "argument")
+    assert result.err.startswith(f"{args[0]}: ")
+    assert result.err.endswith("(try --help)\n")
 
 
-@pytest.mark.parametrize("script", MAINS)
-def test_help(script):
-    result = outside(script, "--help")
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(script, option):
+    result = run_command(script, option)
     assert (result.status, result.err) == (0, "")
-    assert "usage:" in result.out
+    name = f"python {'-m ' if script.startswith('picogpt ') else ''}{script}"
+    assert result.out.startswith(f"usage: {name} [--help] ")
     assert "examples:" in result.out
-    assert result.out.count(f"python {script} ") >= 2
+    assert result.out.count(f"{name} ") >= 2
+
+
+def test_help_of_the_package():
+    result = run_command("-m", "picogpt", "-h")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("usage: python -m picogpt TOOL")
+    for name in TOOLS:
+        assert f"\n  {name} " in result.out
+    assert_error(run_command("-m", "picogpt", "fly", "-h"), 2, "picogpt: 'fly' is not one of", "tokens", "(try --help)")
+    assert run_command("-m", "picogpt") == (2, "", result.out)
 
 
 def test_three_files_are_enough(odd, tmp_path, continued):
-    for script in MAINS:
+    for script in ("gpt2.py", "encoder.py", "utils.py"):
         shutil.copyfile(ROOT / script, tmp_path / script)
-    model = [arg if isinstance(arg, str) else arg.resolve() for arg in of(odd)]
-    run = functools.partial(outside, folder=tmp_path)
+    model = [arg if isinstance(arg, str) else arg.resolve() for arg in model_options(odd)]
+    run = functools.partial(run_command, cwd=tmp_path)
     assert_text(run("gpt2.py", "ab", *model, "--n_tokens_to_generate", 3), continued("ab", 3), 2)
-    assert run("encoder.py", "a", *model) == (0, "    64  'a'\n", "")
     assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
+
+
+@pytest.mark.parametrize(
+    ("version", "script"),
+    [("3.8", "gpt2.py"), ("3.8", "utils.py"), ("3.9", "gpt2.py"), ("3.9", "utils.py"), ("3.9", "picogpt tokens")],
+)
+def test_an_older_python_hears_what_it_needs(version, script):
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = [*map(str, versions.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
+    if not any(found):
+        pytest.skip(f"needs Python {version}")
+    words = [next(filter(None, found)), *command(script, "a")[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert_error(Result(done.returncode, done.stdout, done.stderr), 1, "needs Python 3.10", f"this is Python {version}")
+
+
+# ---------------------------------------------------------------------------------- notebooks, and the models' folder
+
+
+class NotebookStream:
+    """Like the stdout of IPython's kernel: it has no `reconfigure`, and no file of its own."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_run_in_a_notebook(odd, continued, monkeypatch):
+    out, err = NotebookStream(), NotebookStream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    args = ["ab", "--n_tokens_to_generate", "3", *map(str, model_options(odd))]
+    statuses: list[int] = []
+    for arguments in (args, ["ab", "--model_size", "no-such-model"]):
+        statuses.append(utils.run(lambda arguments=arguments: gpt2.main(arguments)))
+    assert statuses == [0, 1]
+    assert out.text == continued("ab", 3) + "\n"
+    assert "'no-such-model'" in err.text
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, KeyboardInterrupt, SystemExit, OSError])
+def test_run_leaves_the_process_as_it_was(error, monkeypatch):
+    """After `run`, a notebook goes on with its own streams and signal handlers."""
+    monkeypatch.setattr(sys, "stdout", out := NotebookStream())
+    monkeypatch.setattr(sys, "stderr", NotebookStream())
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    inside: list[Any] = []
+
+    def fail() -> int:
+        inside.append(signal.getsignal(signal.SIGTERM))
+        raise error
+
+    assert utils.run(fail) in (0, 1, 130, 141)
+    assert inside[0] not in handlers  # so that SIGTERM removes half-written files
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert sys.stdout is out
+
+
+def test_run_redirects_no_file_of_a_notebook(monkeypatch):
+    """A script whose stdout breaks points it to the null device. A notebook needs its stdout afterwards."""
+    stream = NotebookStream()
+    stream.flush = mock.Mock(side_effect=BrokenPipeError)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with mock.patch("os.dup2") as dup2:
+        assert utils.run(lambda: 0) == 141
+    dup2.assert_not_called()
+
+
+def test_run_outside_of_the_main_thread():
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(utils.run(lambda: 5)))
+    thread.start()
+    thread.join(60)
+    assert statuses == [5]
+
+
+def test_models_beside_the_program_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert utils.ensure_downloaded("tiny", "models") == ROOT / "models" / "tiny"
+    result = run_main("picogpt tokens", "a", "--model_size", "tiny")
+    assert result == (0, "    64  'a'\n", "")
+    with pytest.raises(FileNotFoundError, match="'tiny'"):
+        utils.ensure_downloaded("tiny", tmp_path / "models")  # an absolute folder is meant literally
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'models'} or {ROOT / 'models'}, only .*tiny"):
+        utils.ensure_downloaded("no-such-model", "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_in_the_current_folder_go_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert utils.ensure_downloaded("tiny", "models") == Path("models/tiny")
+    assert_error(run_main("gpt2.py", "a", "--model_size", "tiny"), 1, "models", "encoder.json")
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_the_folder_of_models_is_no_model(name, odd):
+    assert_error(run_main("utils.py", name, "--models_dir", odd.parent), 1, repr(name), "only odd;")
+
+
+# ----------------------------------------------------------------------------------------------- imports and examples
 
 
 HEAVY = {"tensorflow", "torch", "jax", "transformers", "requests", "tqdm", "picogpt", "typing_extensions"}
 
 
 def modules(code: str, *args: Any) -> set[str]:
-    """The modules that are loaded after some code."""
-    words = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)", *map(str, args)]
-    done = subprocess.run(words, capture_output=True, env=ENVIRONMENT, cwd=ROOT, timeout=120, check=True)
-    return set(decoded(done.stderr).split())
+    """Return the modules that are loaded after some code."""
+    result = run_command("-c", f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)", *args)
+    assert result.status == 0, result
+    return set(result.err.split())
 
 
 def test_import_loads_only_numpy():
@@ -945,7 +971,18 @@ def test_import_loads_only_numpy():
 
 
 def test_generating_loads_only_what_it_needs(odd):
-    args = ["ab", "--n_tokens_to_generate", "3", *of(odd)]
+    args = ["ab", "--n_tokens_to_generate", "3", *model_options(odd)]
     loaded_modules = modules("import gpt2\ngpt2.main(sys.argv[1:])", *args)
     assert {"numpy", "regex", "utils"} <= loaded_modules
     assert not loaded_modules & HEAVY
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(utils)
+    assert results.attempted >= 8
+    assert results.failed == 0
+
+
+def test_imports_go_one_way():
+    assert not modules("import encoder") & (HEAVY | {"numpy", "regex", "gpt2", "utils"})
+    assert not modules("import utils") & (HEAVY | {"regex", "gpt2"})

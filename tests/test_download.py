@@ -1,4 +1,4 @@
-"""Downloads from a server on the loopback interface that drops, stalls, lies and fails in every way we thought of."""
+"""Downloads, from a server in this process that drops connections, stalls, lies and fails in many ways."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers import ODD, ROOT
+from helpers import ENVIRONMENT, ODD, ROOT
 
 import utils
 from picogpt.checkpoints.random_weights import write_random_model
@@ -41,7 +41,7 @@ needs_sigkill = pytest.mark.skipif(WINDOWS, reason="needs SIGKILL")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves prefix/124M/<file>; answers holds what comes instead of plain answers, one for each request of a file."""
+    """Serve prefix/124M/<file>. `answers` holds, for each file, the answers that come before the plain ones."""
 
     daemon_threads = True
 
@@ -51,9 +51,9 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.prefix = ""
         self.answers: dict[str, Iterator[Answer]] = {}
-        self.requests: list[tuple[str, str | None]] = []  # the file and the header Range
-        self.heads: list[tuple[str, str | None]] = []  # what was asked for to the letter, and Accept-Encoding
-        self.release = threading.Event()  # ends the waiting of stalled answers
+        self.requests: list[tuple[str, str | None]] = []  # the file, and the header Range
+        self.heads: list[tuple[str, str | None]] = []  # the whole path, and the header Accept-Encoding
+        self.release = threading.Event()  # set at the end, so that stalled answers stop waiting
 
     def will(self, name: str, *answers: Answer, then: Iterable[Answer] = ()) -> None:
         self.answers[name] = itertools.chain(answers, then)
@@ -65,7 +65,7 @@ class Server(ThreadingHTTPServer):
         return [header for asked, header in self.requests if asked == name]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is nothing to print."""
+        """Print nothing when a client goes away."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.rsplit("/", 1)[-1]
         self.server.requests.append((name, self.headers["Range"]))
         self.server.heads.append((self.path, self.headers["Accept-Encoding"]))
-        if len(self.server.requests) > 100:  # a client in an endless loop shall fail, not hang
+        if len(self.server.requests) > 100:  # a client in an endless loop must fail, not hang
             return send(self, 410)
         if name not in self.server.files or self.path != f"{self.server.prefix}/124M/{name}":
             return send(self, 404)
@@ -99,7 +99,7 @@ def first_byte(handler: Handler) -> int:
 
 
 def part(handler: Handler, data: bytes, n: int | None = None, more: int = 0) -> None:
-    """What a good server sends, but only n bytes of it, and more announced."""
+    """Answer as a good server does, but send only n bytes, and announce `more` bytes than there are."""
     start = first_byte(handler)
     if start >= len(data):
         return send(handler, 416, span=f"*/{len(data)}")
@@ -114,12 +114,12 @@ def plain(handler: Handler, data: bytes) -> None:
 
 
 def drop(n: int) -> Answer:
-    """Announce everything, send n bytes, close the connection."""
+    """Announce everything, send n bytes, and close the connection."""
     return lambda handler, data: part(handler, data, n)
 
 
 def stall(n: int) -> Answer:
-    """Announce everything, send n bytes, keep the connection open."""
+    """Announce everything, send n bytes, and keep the connection open."""
 
     def answer(handler: Handler, data: bytes) -> None:
         part(handler, data, n)
@@ -137,7 +137,7 @@ def silence(handler: Handler, data: bytes) -> None:
 
 
 def reset(handler: Handler, data: bytes) -> None:
-    """Send some of the data, then RST instead of FIN."""
+    """Send some of the data, then reset the connection (RST instead of FIN)."""
     part(handler, data, 3 * CHUNK)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if WINDOWS else "ii", 1, 0))
     handler.connection.close()
@@ -160,12 +160,12 @@ def too_short(handler: Handler, data: bytes) -> None:
 
 
 def whole(handler: Handler, data: bytes) -> None:
-    """As servers answer that don't know ranges."""
+    """Answer as servers do that don't know ranges."""
     send(handler, 200, data)
 
 
 def flipped(at: float) -> Answer:
-    """One bit is wrong, in the byte at this fraction of the file."""
+    """Send one wrong bit, in the byte at this fraction of the file."""
 
     def answer(handler: Handler, data: bytes) -> None:
         changed = bytearray(data)
@@ -180,7 +180,7 @@ def flipped(at: float) -> Answer:
 
 @pytest.fixture(scope="module")
 def model(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a model like odd, but wider: a megabyte, so that there are many chunks to lose."""
+    """Return the files of a model of a megabyte, which has many chunks to lose."""
     folder = tmp_path_factory.mktemp("wide")
     write_random_model(folder, ODD | {"n_embd": 96}, seed=3)
     files = {name: (folder / name).read_bytes() for name in FILES}
@@ -216,7 +216,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def impatient(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "TIMEOUT", (10, 0.5))
+    monkeypatch.setattr(utils, "TIMEOUT", (10, 0.3))
 
 
 def digests(files: dict[str, bytes], names: Iterable[str] = FILES) -> dict[str, str]:
@@ -224,18 +224,18 @@ def digests(files: dict[str, bytes], names: Iterable[str] = FILES) -> dict[str, 
 
 
 def found(folder: Path) -> dict[str, str]:
-    """Everything in a folder; digests because pytest would print a megabyte."""
+    """Return the digest of every file in a folder, because pytest would print the files' contents when they differ."""
     return digests({path.name: path.read_bytes() for path in folder.iterdir()}, sorted(os.listdir(folder)))
 
 
 def final(folder: Path) -> dict[str, str]:
-    """What has its final name: an unfinished download and the lock may lie beside it."""
+    """Return the digests of the files that have their final names, without unfinished downloads and the lock."""
     present = found(folder) if folder.exists() else {}
     return {name: digest for name, digest in present.items() if name != ".lock" and not name.endswith(".partial")}
 
 
 def before(name: str) -> tuple[str, ...]:
-    """The files that are downloaded before this one."""
+    """Return the files that are downloaded before this one."""
     return FILES[: FILES.index(name)]
 
 
@@ -250,14 +250,15 @@ def partial(folder: Path, name: str) -> Path:
 
 
 def start(folder: Path, extra: str = "") -> subprocess.Popen[str]:
-    """`python utils.py 124M --models_dir …` as a process of its own, in which extra has changed something."""
+    """Start `python utils.py 124M --models_dir …` as a process, which runs the code in `extra` first."""
     driver = (
         f"import os, signal, sys, utils\nutils.SHA256 = {utils.SHA256!r}\nutils.PAUSES = {utils.PAUSES!r}\n"
         f"sys.argv[0] = 'utils.py'\n{extra}\nsys.exit(utils.run(utils.main))\n"
     )
     command = [sys.executable, "-c", driver, folder.name, "--models_dir", str(folder.parent)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+    env = ENVIRONMENT | {"PICOGPT_MIRROR": os.environ["PICOGPT_MIRROR"]}
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, env=env, text=True, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ all is well
@@ -332,6 +333,27 @@ def test_some_files_only(server: Server, folder: Path) -> None:
     assert found(folder) == digests(server.files, TOKENIZER_FILES)
 
 
+def test_downloads_go_to_the_current_folder_unless_the_model_is_beside_the_program(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, beside = tmp_path / "here", tmp_path / "clone" / "models" / "124M"
+    here.mkdir()
+    put(beside, server.files, TOKENIZER_FILES)  # not a complete model
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "clone" / "utils.py"))
+    assert utils.ensure_downloaded("124M", "models", TOKENIZER_FILES) == beside
+    assert server.requests == []
+    assert utils.ensure_downloaded("124M", "models") == Path("models/124M")
+    assert found(here / "models" / "124M") == digests(server.files)
+    assert found(beside) == digests(server.files, TOKENIZER_FILES)
+    shutil.rmtree(here / "models")
+    shutil.rmtree(beside)
+    put(beside, server.files, FILES)
+    assert utils.load_encoder_hparams_and_params("124M")[1]["n_embd"] == 96
+    assert server.requests == [(name, None) for name in FILES]
+    assert list(here.iterdir()) == []
+
+
 def test_other_names_need_no_network(
     server: Server, models_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +363,7 @@ def test_other_names_need_no_network(
     utils.load_encoder_hparams_and_params("odd", folder.parent)
     with pytest.raises(OSError, match="124M-mine"):
         utils.load_encoder_hparams_and_params("124M-mine", folder.parent)
-    with pytest.raises(FileNotFoundError, match=r"no model '124m-finetuned'.*it has odd; 124M, 355M"):
+    with pytest.raises(FileNotFoundError, match=r"no model '124m-finetuned'.*only odd; 124M, 355M"):
         utils.load_encoder_hparams_and_params("124m-finetuned", folder.parent)
     with pytest.raises(ValueError, match="unknown size 'odd'"):
         download_gpt2_files("odd", folder)
@@ -423,10 +445,8 @@ def test_nobody_there(
     text = str(caught.value)
     assert text.startswith(f"can't download {address}/124M/checkpoint: ")
     assert "refused" in text
-    assert text.endswith(
-        f". Without network: use --model_size tiny, which comes with picogpt, copy the seven files into {folder}, "
-        f"or name a mirror in the environment variable PICOGPT_MIRROR"
-    )
+    for words in ("--model_size tiny", *FILES, str(folder), "PICOGPT_MIRROR", "124M/<file>"):  # three ways out
+        assert words in text
     assert "\n" not in text
     assert "0x" not in text
     assert "ConnectionPool" not in text
@@ -560,7 +580,7 @@ def test_range_that_nobody_asked_for(server: Server, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", [META, DATA])
 def test_range_in_pieces(server: Server, folder: Path, name: str) -> None:
-    """RFC 9110, 15.3.7: a server may send less than the range, and Content-Range says so."""
+    """A server may send less than the range that was asked for, and Content-Range says so (RFC 9110, 15.3.7)."""
 
     def piece(handler: Handler, data: bytes) -> None:
         start = first_byte(handler)
@@ -591,7 +611,7 @@ def test_partial_of_other_contents(server: Server, folder: Path, name: str) -> N
 
 
 def test_partial_that_is_complete(server: Server, folder: Path) -> None:
-    """A run that was ended while it checked 6 GB: they need not come again."""
+    """A run may be ended while it checks 6 GB. They are not downloaded again."""
     put(folder, server.files, before(DATA))
     partial(folder, DATA).write_bytes(server.files[DATA])
     download_gpt2_files("124M", folder)
@@ -612,10 +632,10 @@ def test_flipped_bit(server: Server, folder: Path, name: str, at: float) -> None
     server.will(name, flipped(at))
     download_gpt2_files("124M", folder)
     assert found(folder) == digests(server.files)
-    assert server.ranges(name) == [None, None]  # from the start: nothing of it can be trusted
+    assert server.ranges(name) == [None, None]  # from the start, because no byte of it can be trusted
 
 
-@pytest.mark.parametrize("at", [0, 0.1, 0.5, 1])  # there are bytes between the blocks that nobody reads
+@pytest.mark.parametrize("at", [0, 0.1, 0.5, 1])  # not everywhere: no one reads the bytes between blocks
 def test_flipped_bit_in_index(server: Server, folder: Path, at: float) -> None:
     server.will(INDEX, flipped(at))
     download_gpt2_files("124M", folder)
@@ -634,7 +654,7 @@ def test_bit_is_always_flipped(server: Server, folder: Path, name: str) -> None:
 
 
 def test_damaged_index_was_there(server: Server, folder: Path) -> None:
-    """The data can't be checked then: that is no reason to download them again and again."""
+    """The data can't be checked then, and must not be downloaded again and again for that."""
     put(folder, server.files, before(DATA))
     (folder / INDEX).write_bytes(server.files[INDEX][:-100])
     with pytest.raises((OSError, ValueError), match=INDEX):
@@ -693,7 +713,7 @@ def test_file_size_limit(server: Server, folder: Path) -> None:
 
 
 class Meter:
-    """Answers that count the bytes, and wait when it is time to kill the client."""
+    """Answer until so many bytes are sent, then wait until the client is killed."""
 
     def __init__(self, server: Server, mark: int) -> None:
         self.left, self.reached, self.killed = mark, threading.Event(), threading.Event()
@@ -714,6 +734,7 @@ class Meter:
             self.killed.wait(20)
 
 
+@pytest.mark.slow
 @needs_sigkill
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_while_it_downloads(server: Server, folder: Path, seed: int) -> None:
@@ -741,9 +762,10 @@ def test_killed_while_it_downloads(server: Server, folder: Path, seed: int) -> N
     assert found(folder) == digests(server.files)
 
 
+@pytest.mark.slow
 @needs_sigkill
 def test_killed_around_renaming(server: Server, folder: Path) -> None:
-    """Every second step is just before a file gets its name, the others just after it."""
+    """Kill the process just before (odd steps) or just after (even steps) a file gets its name."""
     extra = """
 def step():
     global steps
@@ -769,7 +791,7 @@ os.replace, steps = replace, """
 
 
 def hold(handler: Handler, data: bytes) -> None:
-    """An answer that lasts until the test releases it."""
+    """Answer when the test releases it."""
     handler.server.release.wait(30)
     plain(handler, data)
 
@@ -777,7 +799,7 @@ def hold(handler: Handler, data: bytes) -> None:
 def test_two_at_once(server: Server, folder: Path) -> None:
     server.will("checkpoint", hold)
     processes = [start(folder), start(folder)]
-    # One of them is in, and which one we don't know. The other says that it waits; it can't be too late for that.
+    # One of them, we don't know which, has the lock and can't finish yet. The other one says that it waits.
     lines = [""] * 2
     said = threading.Event()
 
@@ -816,7 +838,7 @@ def test_killed_while_another_waits(server: Server, folder: Path) -> None:
 
 
 def test_one_at_a_time(folder: Path) -> None:
-    """Three that come one after another: the third has to wait for the second, also when the first is gone."""
+    """Three come one after another. The third has to wait for the second, even when the first is gone."""
     folder.mkdir(parents=True)
     inside, leave = [threading.Event() for _ in range(2)], threading.Event()
 

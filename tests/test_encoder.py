@@ -1,12 +1,14 @@
-"""The tokenizer, against tiktoken and Hugging Face tokenizers, on real text, made-up text and broken vocabularies."""
+"""The tokenizer: compared with tiktoken and Hugging Face's tokenizers, streamed, and with broken vocabularies."""
 
 from __future__ import annotations
 
+import doctest
 import json
 import random
+from collections.abc import Iterator
 
 import pytest
-from helpers import SHARED, shared
+from helpers import ROOT, SHARED, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ def openai() -> Encoder:
 
 @pytest.fixture(scope="module")
 def theirs(openai):
-    """tiktoken and tokenizers with the same vocabulary; neither may download it here."""
+    """Return tiktoken's and Hugging Face's tokenizer, made from the same files so that nothing is downloaded."""
     tiktoken, tokenizers = pytest.importorskip("tiktoken"), pytest.importorskip("tokenizers")
     ranks = {openai.token_bytes(id): id for id in range(50256)}
     one = tiktoken.Encoding(
@@ -74,6 +76,7 @@ def test_tricky_texts(openai, theirs, text):
     assert "".join(openai.decode_stream(ids)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tinyshakespeare.txt", "wikitext-2-valid.txt"])
 def test_a_megabyte_of_english(openai, theirs, name):
     text = shared("text/" + name).read_text(encoding="utf-8")
@@ -133,7 +136,7 @@ def small(merges: list[str] = MERGES) -> Encoder:
 
 
 def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """The definition: join every occurrence of the best pair from the left, until no pair has a rank."""
+    """Merge as the definition says: join every occurrence of the best pair from the left, until no pair has a rank."""
     while True:
         pairs = [(ranks[f"{a} {b}"], a, b) for a, b in zip(symbols, symbols[1:]) if f"{a} {b}" in ranks]
         if not pairs:
@@ -153,7 +156,7 @@ def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 @settings(max_examples=500, deadline=None)
 @given(st.text("abc", max_size=40), st.data())
 def test_both_merges_do_what_the_definition_says(word, data):
-    """With any list of merges, also one in an order that no training would give."""
+    """Any list of merges will do, even in an order that no training would give."""
     part = st.text("abc", min_size=1, max_size=3)
     lines = data.draw(st.lists(st.tuples(part, part).map(" ".join), unique=True, max_size=12))
     ranks = {line: rank for rank, line in enumerate(lines)}
@@ -181,6 +184,31 @@ def test_streaming_never_emits_half_a_character(ids):
     assert list(tokenizer.decode_stream(complete[:-1]))[-1] == "\ufffd"
 
 
+@pytest.mark.parametrize("text", ["a😀b", "漢字", "é", "👩‍👩‍👧 e\u0301", "مرحبا", "\U0010ffff\x00\x7f\x80"])
+def test_streaming_shows_each_character_as_soon_as_it_is_complete(text):
+    tokenizer = small()
+    given: list[int] = []
+
+    def source() -> Iterator[int]:
+        for id in tokenizer.encode(text):
+            given.append(id)
+            yield id
+
+    shown = ""
+    for piece in tokenizer.decode_stream(source()):
+        shown += piece
+        assert shown == b"".join(map(tokenizer.token_bytes, given)).decode("utf-8", errors="ignore")
+    assert shown == text
+
+
+def test_examples_in_docstrings(monkeypatch):
+    """The documentation of encoder.py uses the model that comes with the repository."""
+    monkeypatch.chdir(ROOT)
+    results = doctest.testmod(bpe)
+    assert results.attempted >= 5
+    assert results.failed == 0
+
+
 def test_special_tokens_only_where_allowed():
     tokenizer = small()
     end = tokenizer.encoder["<|endoftext|>"]
@@ -188,7 +216,7 @@ def test_special_tokens_only_where_allowed():
     assert tokenizer.encode("a<|endoftext|>", {"<|endoftext|>"})[-1] == end
     with pytest.raises(ValueError, match="'<x>' is not a token"):
         tokenizer.encode("a", {"<x>"})
-    with pytest.raises(ValueError, match="a set of tokens, not the text 'all'"):
+    with pytest.raises(ValueError, match="must be a set of tokens, not the text 'all'"):
         tokenizer.encode("a", "all")
 
 
@@ -216,7 +244,7 @@ def test_the_cache_is_bounded(monkeypatch):
 
 
 def test_a_long_word_takes_linear_time():
-    """Counted, not timed: a quadratic algorithm would look up 400 million pairs here."""
+    """The lookups are counted, since times vary: a quadratic algorithm would need 400 million here."""
 
     class Counting(dict):
         lookups = 0
@@ -254,10 +282,10 @@ def test_files_are_utf8_and_line_ends_may_be_windows(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e.pop("a"), "not 0 to"),
-        (lambda e: e.update(a=e["b"]), "each once"),
-        (lambda e: e.update(a="7"), "not a JSON object of token: id"),
-        (lambda e: e.update(a=True), "not a JSON object of token: id"),
+        (lambda e: e.pop("a"), "ids must be 0 to 266"),
+        (lambda e: e.update(a=e["b"]), "ids must be 0 to 267"),
+        (lambda e: e.update(a="7"), "not a JSON object"),
+        (lambda e: e.update(a=True), "not a JSON object"),
         (lambda e: e.update({"b b": e.pop("aa")}), "stands for no byte"),
         (lambda e: e.update({"xx": e.pop("a")}), "no token for 1 of the 256 bytes"),
         (lambda e: e.update({"xx": e.pop("low")}), "'low', which is not in the vocabulary"),

@@ -1,0 +1,33 @@
+"""Show the tokens of a text.
+
+python -m picogpt tokens "Not all heroes wear capes."
+"""
+
+from __future__ import annotations
+
+from encoder import get_encoder
+from picogpt.options import add_model_options
+from utils import TOKENIZER_FILES, Parser, ensure_downloaded, read_prompt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print each token of a text on a line of its own: its id, and the text or the bytes that it stands for."""
+    command = "python -m picogpt tokens"
+    parser = Parser(
+        prog=command,
+        description="Show each token of a text on a line of its own: its id, and the text or bytes that it stands for.",
+        epilog=f'examples:\n  {command} "Not all heroes wear capes."\n  echo "Ünïcödé" | {command} - --model_size tiny',
+    )
+    parser.add_argument("text", help="the text, or - to read it from standard input")
+    add_model_options(parser)
+    args = parser.parse_args(argv)
+    text = read_prompt(args.text)
+    folder = ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
+    encoder = get_encoder(folder.name, folder.parent)
+    for id in encoder.encode(text):
+        token = encoder.token_bytes(id)
+        try:
+            print(f"{id:>6}  {token.decode()!r}")
+        except UnicodeDecodeError:  # the token is only a part of a character
+            print(f"{id:>6}  {token!r}")
+    return 0
