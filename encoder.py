@@ -213,6 +213,12 @@ def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
         raise ValueError(f"vocab.bpe: a merge makes {min(strange)!r}, which is not in the vocabulary")
 
 
+def read_merges(path: Path) -> list[str]:
+    """Return the merges in a vocab.bpe (Hugging Face: merges.txt), without the line that gives the version."""
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return lines[1:] if lines[0].startswith("#version") else lines
+
+
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
     """The tokenizer of models_dir/model_name. Raises OSError or ValueError naming the file that is at fault."""
     folder = Path(models_dir) / model_name
@@ -221,9 +227,9 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
     try:
         encoder = json.loads(vocabulary.read_text(encoding="utf-8"))
         reading = merges
-        lines = merges.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        bpe_merges = read_merges(merges)
         reading = folder
-        return Encoder(encoder, lines[1:] if lines[0].startswith("#version") else lines)
+        return Encoder(encoder, bpe_merges)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{reading}: {error}") from None
 

@@ -413,7 +413,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from picogpt.files import new_folder
-from picogpt.checkpoints.random_weights import write_random_model
+from picogpt.checkpoints.writing import write_random_model
 from utils import run
 
 def write():

@@ -25,7 +25,7 @@ from helpers import ODD, ROOT
 import encoder
 import gpt2
 import utils
-from picogpt.checkpoints.random_weights import write_random_model
+from picogpt.checkpoints.writing import write_random_model
 
 MAINS = {"gpt2.py": gpt2.main, "encoder.py": encoder.main, "utils.py": utils.main}
 TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
