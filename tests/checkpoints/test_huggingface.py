@@ -261,7 +261,8 @@ def test_the_real_tokenizer_files(tmp_path):
         assert hashlib.sha256((tmp_path / "ours" / name).read_bytes()).hexdigest() == expected
     assert_same_tokens(tmp_path / "hf", tmp_path / "ours")
     convert.to_hf(tmp_path / "ours", tmp_path / "back")
-    assert_same_tokens(tmp_path / "back", tmp_path / "ours")
+    for ours, theirs in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+        assert (tmp_path / "back" / theirs).read_bytes() == (tmp_path / "ours" / ours).read_bytes()
 
 
 def test_added_tokens_are_kept(small, tmp_path, capsys):
