@@ -57,18 +57,16 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def assert_same_tokens(hf: Path, ours: Path) -> None:
-    """Check that transformers' tokenizer and ours, each of its folder, agree on tricky texts."""
+    """Check that transformers' tokenizer of one folder and ours of the other agree on tricky texts."""
     import transformers
 
-    theirs, encoder = (
-        transformers.AutoTokenizer.from_pretrained(hf, local_files_only=True),
-        get_encoder(ours.name, ours.parent),
-    )
+    theirs = transformers.AutoTokenizer.from_pretrained(hf, local_files_only=True)
+    encoder = get_encoder(ours.name, ours.parent)
     assert len(theirs) == len(encoder.encoder)
     for text in TRICKY:
         assert theirs(text)["input_ids"] == encoder.encode(text), text
         assert theirs.decode(encoder.encode(text), clean_up_tokenization_spaces=False) == text
-    text = f"a{END_OF_TEXT} b"  # to transformers always the special token
+    text = f"a{END_OF_TEXT} b"  # transformers always takes it for the special token
     assert theirs(text)["input_ids"] == encoder.encode(text, allowed_special=[END_OF_TEXT])
     assert theirs.eos_token_id == encoder.encoder[END_OF_TEXT]
 
@@ -93,8 +91,13 @@ def transformers_ids(folder: Path, ids: list[int], n: int) -> list[int]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     model.generation_config.eos_token_id = None
     prompt = torch.tensor([ids])
-    with torch.no_grad():
-        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other take ten times as long
+    try:
+        with torch.no_grad():
+            out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False)
+    finally:
+        torch.set_num_threads(n_threads)
     return out[0, len(ids) :].tolist()
 
 
