@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from picogpt.files import new_file, new_folder
 
@@ -84,6 +86,26 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path):
         with pytest.raises(FileExistsError, match="is a device or a pipe"), new_file(path):
             pytest.fail("the block must not begin")
     assert (tmp_path / "pipe").is_fifo()
+
+
+NEW_FILE = """
+import sys, time
+from pathlib import Path
+from picogpt.files import new_file
+with new_file(Path(sys.argv[1])) as file:
+    for _ in range(30):
+        file.write(sys.argv[2].encode() * 1000)
+        file.flush()
+        time.sleep(0.01)
+"""
+
+
+def test_two_processes_at_once_leave_one_whole_file(tmp_path):
+    command = [sys.executable, "-c", NEW_FILE, str(tmp_path / "file")]
+    both = [subprocess.Popen([*command, letter], cwd=ROOT) for letter in "ab"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "file").read_text() in ("a" * 30_000, "b" * 30_000)
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):

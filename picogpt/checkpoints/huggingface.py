@@ -1,8 +1,10 @@
 """Hugging Face's layout of a GPT-2: its names for tensors, settings and files, and how to read a folder of them.
 
 Both layouts hold the same tensors under other names: h0/attn/c_attn/w is h.0.attn.c_attn.weight, and a linear layer's
-weights are [n_in, n_out] in both. A model that differs from GPT-2 is refused with a ValueError: gpt2.py would compute
-text from it, but the wrong text. Formats: the README of safetensors; GPT2Config of transformers for config.json.
+weights are [n_in, n_out] in both. A model that differs from GPT-2 is refused with a ValueError. Otherwise gpt2.py would
+generate wrong text from it without any sign of an error.
+
+Sources: the README of safetensors for its file format; GPT2Config of transformers for config.json.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def tensor_name(name: str) -> str:
 
 
 def state_dict(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the same arrays by Hugging Face's names, from the whole tree of parameters or any part of it.
+    """Return the arrays of our parameters, or of any part of them, by Hugging Face's names. Nothing is copied.
 
     Examples: state_dict(params, "transformer.") has "transformer.h.0.ln_1.weight", and state_dict(block) "ln_1.weight".
     """
@@ -88,10 +90,10 @@ def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, int]:
     """Read the hyper-parameters from a config.json. Raises ValueError naming a setting that gpt2.py can't compute."""
     config = read_json(path)
+    found = {"model_type": None, **COMPUTED, **config}
     for name, value in {"model_type": "gpt2", **COMPUTED}.items():
-        found = config.get(name) if name == "model_type" else config.get(name, value)
-        if found != value:
-            raise ValueError(f"{path}: {NOT_GPT2}: {name} is {found!r}, not {value!r}")
+        if found[name] != value:
+            raise ValueError(f"{path}: {NOT_GPT2}: {name} is {found[name]!r}, not {value!r}")
     hparams = {}
     for ours, theirs in CONFIG_NAMES.items():
         name = next((name for name in theirs if name in config), theirs[0])
@@ -154,7 +156,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
             header = file.get_slice(key)
             name = key.removeprefix("transformer.")
             if name in found:
-                raise ValueError(f"{path}: the tensor {name} is there twice")
+                raise ValueError(f"{path}: the tensor {name} occurs twice")
             found[name] = StoredTensor(file, key, header.get_dtype(), tuple(header.get_shape()))
     return found
 
@@ -175,7 +177,7 @@ def check_tensors(folder: Path, found: dict[str, StoredTensor], hparams: dict[st
         if found[name].dtype not in DTYPES:
             raise ValueError(f"{folder}: {name} is {found[name].dtype}, not one of {', '.join(DTYPES)}")
         if found[name].dtype != found["wte.weight"].dtype:
-            raise ValueError(f"{folder}: {name} is {found[name].dtype}, but wte.weight {found['wte.weight'].dtype}")
+            raise ValueError(f"{folder}: {name} is {found[name].dtype}, but wte.weight is {found['wte.weight'].dtype}")
     for name in found.keys() - expected.keys() - {"lm_head.weight"}:
         if not re.fullmatch(MASKS, name):
             raise ValueError(f"{folder}: {NOT_GPT2}: it has a tensor {name}, and GPT-2 has none of that name")

@@ -50,7 +50,7 @@ def test_openai_to_hf_and_back_is_every_byte(models_dir, tmp_path, name):
 
 
 def test_twelve_layers_there_and_back(tmp_path):
-    """Names that are sorted put layer 10 before layer 2."""
+    """Sorted names would put layer 10 before layer 2, which a model of two layers does not show."""
     hparams = ODD | {"n_embd": 24, "n_layer": 12}
     (tmp_path / "ours").mkdir()
     write_random_model(tmp_path / "ours", hparams, seed=4)
@@ -105,7 +105,7 @@ def test_the_export_is_a_view_of_the_checkpoint_until_it_is_written():
     assert all(not array.flags.owndata and not array.flags.writeable for array in state_dict(params).values())
 
 
-# ------------------------------------------------------------------------------------- the same model in both layouts
+# --------------------------------------------------------------------------------------- the same model in both layouts
 
 
 def test_transformers_generates_the_same_from_the_export(tmp_path):
@@ -173,12 +173,12 @@ def test_openai_vocabulary_and_hparams_must_agree(damaged, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
-# ------------------------------------------------------------------------ the command line, the hub, and Ctrl-C
+# -------------------------------------------------------------------------------- the command line, the hub, and Ctrl-C
 
 
 @pytest.fixture
 def command(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
-    """Run the tool: its exit status, stdout and stderr."""
+    """Run the tool, and return its exit status, stdout and stderr."""
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["python -m picogpt convert"])
@@ -199,9 +199,8 @@ def test_the_command_line_there_and_back(command, tmp_path):
     status, out, err = command("--to-hf", TINY, tmp_path / "hf")
     assert (status, err) == (0, "")
     assert out == f"{tmp_path / 'hf'}: 52 tensors, 1,442,240 numbers, float32; 1,024 tokens\n"
-    assert (
-        len({path.stat().st_mode for path in (tmp_path / "hf").iterdir()}) == 1
-    )  # whoever may read one file may read all
+    modes = {path.stat().st_mode for path in (tmp_path / "hf").iterdir()}
+    assert len(modes) == 1  # whoever may read one file may read all of them
     status, out, _ = command(tmp_path / "hf", tmp_path / "back")
     assert (status, out.startswith(f"{tmp_path / 'back'}: 52 tensors")) == (0, True)
     assert_same_files(TINY, tmp_path / "back")
@@ -282,7 +281,7 @@ sys.exit(run(main))
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    """A limit on the size of files stands for it: safetensors' own writer fails."""
+    """A limit on the size of files stands in for a full disk. It makes safetensors' own writer fail."""
     pytest.importorskip("resource", reason="limits on files are POSIX's")
     words = [sys.executable, "-c", LIMITED, "--to-hf", str(TINY), str(tmp_path / "x")]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
@@ -366,7 +365,7 @@ def test_a_package_that_is_not_installed_is_named(command, tmp_path, monkeypatch
 
 
 def test_to_hf_needs_safetensors_only(tmp_path):
-    """A process where TensorFlow, PyTorch, transformers and the hub can't be imported."""
+    """In this process TensorFlow, PyTorch, transformers and the hub can't be imported."""
     code = f"""
 import sys
 sys.modules |= dict.fromkeys(("tensorflow", "torch", "transformers", "huggingface_hub"))

@@ -82,7 +82,7 @@ def assert_refused(folder: Path, message: str, error: type[Exception] = ValueErr
     assert sorted(path.name for path in folder.parent.iterdir()) == before
 
 
-# ------------------------------------------------------------------------------------------------------------- weights
+# -------------------------------------------------------------------------------------------------------------- weights
 
 
 def test_shards(small, tmp_path):
@@ -174,8 +174,8 @@ def twice(tensors):
     [
         (untied, "gpt2.py can't compute this model: lm_head.weight differs from wte.weight"),
         (transposed, "h.0.mlp.c_fc.weight is (84, 21), but config.json implies (21, 84)"),
-        (mixed, "ln_f.bias is F16, but wte.weight F32"),
-        (twice, "the tensor wte.weight is there twice"),
+        (mixed, "ln_f.bias is F16, but wte.weight is F32"),
+        (twice, "the tensor wte.weight occurs twice"),
         (lambda t: t.pop("transformer.ln_f.bias"), "the tensor ln_f.bias is missing"),
         (lambda t: t.update({"score.weight": np.ones(3, np.float32)}), "it has a tensor score.weight"),
         (lambda t: t.update({k: v.astype(np.int8) for k, v in t.items()}), "is I8, not one of F32, F16, F64, BF16"),
@@ -220,7 +220,7 @@ def test_files_that_are_no_json_objects(small, name, content):
     assert_refused(small, f"{name} is not ")
 
 
-# ----------------------------------------------------------------------------------------------------------- tokenizer
+# ------------------------------------------------------------------------------------------------------------ tokenizer
 
 
 @pytest.mark.parametrize("merges_as", ["lists", "strings"])
