@@ -138,8 +138,8 @@ def weight_files(folder: Path) -> list[Path]:
             raise ValueError(f"{folder / SHARDS}: {outside[0]!r} is not a file in the same folder")
         return [folder / name for name in sorted(set(names.values()))]
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    reason = f": {pickles[0]} is a pickle, and loading a pickle runs the code in it" if pickles else ""
-    raise ValueError(f"{folder} has no {WEIGHTS}, the only format of weights that is read here{reason}")
+    reason = f"; {pickles[0]} is a pickle, and loading a pickle runs the code in it" if pickles else ""
+    raise ValueError(f"{folder} has no {WEIGHTS}: weights are read from safetensors only{reason}")
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -190,7 +190,7 @@ def test_pickles_are_refused_with_the_reason(small):
     (small / "model.safetensors").rename(small / "pytorch_model.bin")
     assert_refused(small, "pytorch_model.bin is a pickle, and loading a pickle runs the code in it")
     (small / "pytorch_model.bin").unlink()
-    assert_refused(small, "has no model.safetensors, the only format of weights that is read here")
+    assert_refused(small, "has no model.safetensors: weights are read from safetensors only")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff" * 100])
