@@ -60,6 +60,12 @@ def test_the_settings_of_gpt2_are_what_transformers_assumes():
     assert settings == {name: assumed[name] for name in settings}
 
 
+def test_a_config_without_sizes_means_124m(tmp_path):
+    """transformers takes the same values, as the test above shows."""
+    change_json(tmp_path / "config.json", model_type="gpt2")
+    assert huggingface.read_config(tmp_path / "config.json") == hparams_of("124M")
+
+
 def test_any_part_of_the_parameters_has_its_names():
     params = random_params(ODD)
     block = params["blocks"][1]
