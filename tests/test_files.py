@@ -50,7 +50,8 @@ def test_a_failure_leaves_the_old_file_or_none(tmp_path, error, there):
             file.write(b"half")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert names(tmp_path) == (["file"] if there else [])
     assert not there or path.read_bytes() == b"old"
 
@@ -129,7 +130,8 @@ def test_a_failure_leaves_neither_the_folder_nor_parents_made_for_it(tmp_path, e
             (folder / "file").write_text("half")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
