@@ -233,6 +233,12 @@ def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
         raise ValueError(f"vocab.bpe: a merge makes the token {min(strange)!r}, which is not in the vocabulary")
 
 
+def read_merges(path: Path) -> list[str]:
+    """Return the merges in a vocab.bpe (Hugging Face: merges.txt), without the line that gives the version."""
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return lines[1:] if lines[0].startswith("#version") else lines
+
+
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
     """Return the tokenizer in the folder models_dir/model_name.
 
@@ -243,8 +249,8 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
     try:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
         path = folder / "vocab.bpe"
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        merges = read_merges(path)
         path = folder
-        return Encoder(vocabulary, lines[1:] if lines[0].startswith("#version") else lines)
+        return Encoder(vocabulary, merges)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -1,4 +1,4 @@
-"""Files and folders that become visible complete or not at all."""
+"""Write files and folders so that they appear complete or not at all, even after an error or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import IO
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends well, and is gone when it does not. Never replaces one."""
+    """Make a folder. Inside the `with` block it has a temporary name; it gets `path` when the block ends well.
+
+    If the block fails, the folder and the parents made for it are removed. An existing folder is never replaced: that
+    raises FileExistsError.
+    """
     exists = f"{path} exists already: remove it, or choose another name"
     if os.path.lexists(path):
         raise FileExistsError(exists)
@@ -22,22 +26,23 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        if os.path.lexists(path):  # made by somebody else in the meantime
+        if os.path.lexists(path):  # another program made it in the meantime
             raise FileExistsError(exists)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if not path.exists():
             for parent in made:
-                with contextlib.suppress(OSError):  # not empty: somebody else is using it by now
+                with contextlib.suppress(OSError):  # the parent is not empty: another program uses it by now
                     parent.rmdir()
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that gets its name only when it is complete; a link's target is replaced, not the link.
+    """Open a file for writing. It gets its name, and replaces an old file, when the `with` block ends well.
 
-    Raises OSError where it can't be made, or would take the place of what is no file.
+    If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
+    replaced. Raises OSError if the file can't be made, or if `path` is a folder, a device or a pipe.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -52,5 +57,5 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
         os.replace(partial, target)
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # after the replacement there is nothing left to remove
             partial.unlink()

@@ -14,7 +14,8 @@ from helpers import ODD, SHARED
 
 import gpt2
 from picogpt import jax_model
-from picogpt.checkpoints.random_weights import hparams_of, write_random_model
+from picogpt.checkpoints.sizes import hparams_of
+from picogpt.checkpoints.writing import write_random_model
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -18,6 +18,7 @@ import pytest
 
 import utils
 from picogpt.__main__ import TOOLS
+from picogpt.checkpoints.huggingface import config_settings, state_dict
 from utils import expected_shapes, nest
 
 ROOT = Path(__file__).parent.parent
@@ -109,26 +110,12 @@ def random_params(
 
 
 def transformers_model(params: dict[str, Any], hparams: dict[str, int], dtype: str) -> Any:
-    """Return Hugging Face's GPT-2 with our parameters. Its Conv1D has weights of [in, out], as the checkpoint does."""
+    """Return Hugging Face's GPT-2 with our parameters."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    names = {
-        "n_vocab": "vocab_size",
-        "n_ctx": "n_positions",
-        "n_embd": "n_embd",
-        "n_head": "n_head",
-        "n_layer": "n_layer",
-    }
-    config = transformers.GPT2Config(**{names[k]: v for k, v in hparams.items()}, attn_implementation="eager")
+    config = transformers.GPT2Config(**config_settings(hparams), attn_implementation="eager")
     model = transformers.GPT2LMHeadModel(config).to(getattr(torch, dtype)).eval()
-    state = {"transformer.wte.weight": params["wte"], "transformer.wpe.weight": params["wpe"]}
-    state |= {f"transformer.ln_f.{k}": params["ln_f"][k[0].replace("w", "g")] for k in ("weight", "bias")}
-    for layer, block in enumerate(params["blocks"]):
-        for part, group in block.items():
-            for name, values in group.items() if part in ("attn", "mlp") else [("", group)]:
-                path = f"transformer.h.{layer}.{part}.{name}".rstrip(".")
-                state[f"{path}.weight"] = values["w" if "w" in values else "g"]
-                state[f"{path}.bias"] = values["b"]
+    state = state_dict(params, "transformer.")
     tensors = {name: torch.tensor(np.asarray(array)) for name, array in state.items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert set(missing) <= {"lm_head.weight"}, missing

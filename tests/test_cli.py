@@ -37,7 +37,7 @@ import encoder
 import gpt2
 import utils
 from picogpt.__main__ import TOOLS
-from picogpt.checkpoints.random_weights import write_random_model
+from picogpt.checkpoints.writing import write_random_model
 
 SCRIPTS = ["gpt2.py", "utils.py", "picogpt tokens"]
 TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back

@@ -24,7 +24,7 @@ import pytest
 from helpers import ENVIRONMENT, ODD, ROOT
 
 import utils
-from picogpt.checkpoints.random_weights import write_random_model
+from picogpt.checkpoints.writing import write_random_model
 from utils import DATA, FILES, INDEX, TOKENIZER_FILES, DownloadError, download_gpt2_files
 
 META = "model.ckpt.meta"

@@ -11,7 +11,7 @@ import pytest
 from helpers import SMALL, as_dtype, random_params, relative, their_logits, transformers_model
 
 import gpt2
-from picogpt.checkpoints.random_weights import hparams_of
+from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
 from utils import DATA, load_hparams_and_params
 

@@ -45,7 +45,8 @@ from picogpt.bench.timing import (
     seconds,
     summary,
 )
-from picogpt.checkpoints.random_weights import SHAPES, hparams_of, write_random_model
+from picogpt.checkpoints.sizes import SHAPES, hparams_of
+from picogpt.checkpoints.writing import write_random_model
 from picogpt.files import new_file
 from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
 

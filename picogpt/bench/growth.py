@@ -14,7 +14,7 @@ import numpy as np
 
 import gpt2
 from picogpt.bench.timing import LIMIT, Times, Work, Workload, measure
-from picogpt.checkpoints.random_weights import SHAPES, hparams_of
+from picogpt.checkpoints.sizes import SHAPES, hparams_of
 from utils import expected_shapes, nest
 
 if TYPE_CHECKING:

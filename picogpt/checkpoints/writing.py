@@ -1,13 +1,18 @@
-"""Make a model's parameters, and write its folder in OpenAI's layout: seven files, a TensorFlow V2 checkpoint."""
+"""Write a model's folder in OpenAI's layout: seven files, among them a TensorFlow V2 checkpoint.
+
+The parameters come from training, from another layout, or at random from `initial_params`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,13 +21,20 @@ from typing import Any
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT
-from utils import HPARAMS, expected_shapes, nest
+from utils import HPARAMS, TOKENIZER_FILES, expected_shapes, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+# -------------------------------------------------------------------------------------------------------- parameters
+
+
 def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
-    """Random parameters as GPT-2's: normal, deviation 0.02, and 1/√(2 n_layer) of that where a branch ends."""
+    """Draw random float32 parameters to start training from: normal weights (deviation 0.02), gains 1, biases 0.
+
+    Each layer adds to the residual stream twice, through its two c_proj. Their weights are divided by √(2 n_layer), so
+    that the stream does not grow with the number of layers (Radford et al. 2019, section 2.3).
+    """
     rng = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
     for name, shape in expected_shapes(hparams).items():
@@ -37,7 +49,10 @@ def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
-    """The inverse of utils.nest: {"model/h0/attn/c_attn/w": [1, n_in, n_out], …}."""
+    """Return the parameters by the checkpoint's own names, {"model/h0/attn/c_attn/w": [1, n_in, n_out], …}.
+
+    This is the inverse of `utils.nest`: each w gets its leading 1 back.
+    """
     flat: dict[str, Array] = {}
 
     def walk(tree: Any, name: str) -> None:
@@ -56,9 +71,85 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
     return flat
 
 
+# --------------------------------------------------------------------------------------------------------- tokenizer
+
+
+def made_up_merges(n: int) -> list[str]:
+    """Return n merges of two bytes each: they give a vocabulary of the right size if OpenAI's files are not at hand."""
+    return [f"{a} {b}" for a, b in itertools.islice(itertools.product(BYTE_TO_CHAR.values(), repeat=2), n)]
+
+
+def write_merges(path: Path, merges: list[str]) -> None:
+    """Write merges ["left right", …] as vocab.bpe, which Hugging Face calls merges.txt."""
+    path.write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
+
+
+def write_tokenizer(folder: Path, merges: list[str]) -> None:
+    """Write encoder.json and vocab.bpe. Ids go in OpenAI's order: the 256 bytes, the merges, <|endoftext|>."""
+    tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+    encoder = {token: id for id, token in enumerate(tokens)}
+    (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
+    write_merges(folder / "vocab.bpe", merges)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
+    """Let TensorFlow write the checkpoint's four files, then write hparams.json.
+
+    Raises ValueError if the parameters do not belong to these hyper-parameters, and OSError if TensorFlow is not
+    installed or can't write, for example to a full disk.
+    """
+    tensors = flatten(params)
+    if tensors.keys() != {f"model/{name}" for name in expected_shapes(hparams)}:
+        raise ValueError("the parameters are not those of a GPT-2 with these hyper-parameters")
+    write_tensors(folder / "model.ckpt", tensors)
+    state = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    (folder / "checkpoint").write_text(state, encoding="utf-8", newline="\n")
+    own = {name: hparams[name] for name in HPARAMS}
+    (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def write_tensors(prefix: Path, tensors: dict[str, Array]) -> None:
+    """Write PREFIX.index, PREFIX.data-00000-of-00001, and PREFIX.meta with the graph that TensorFlow 1 asks for."""
+    tf, names = tensorflow(), sorted(tensors)
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tensors[name] for name in names],
+        )
+    except tf.errors.OpError as error:
+        message = re.sub(
+            r"\{\{.*?\}\} |\[Op:.*", "", error.message
+        ).strip()  # drops TensorFlow's own names of its nodes
+        raise OSError(f"TensorFlow can't write {message}") from None
+    with tf.Graph().as_default():
+        v1 = tf.compat.v1
+        for name in names:
+            v1.get_variable(name, tensors[name].shape, tensors[name].dtype, use_resource=False)
+        v1.train.export_meta_graph(f"{prefix}.meta", saver_def=v1.train.Saver().as_saver_def())
+
+
+@functools.cache
+def tensorflow() -> Any:
+    """Import TensorFlow without its start-up messages, and return it. Raises OSError if it can't be imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with quiet_stderr():
+            import tensorflow as tf
+
+            tf.constant(0)  # makes TensorFlow report on the processor now, while stderr is silenced
+    except ImportError:
+        raise OSError("tensorflow is not installed: pip install tensorflow (for Python below 3.14)") from None
+    return tf
+
+
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """TensorFlow's C++ writes to the file descriptor itself before its own log levels are in force."""
+    """Silence stderr's file descriptor: TensorFlow's C++ code writes to it before TensorFlow sets its log level."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -70,57 +161,14 @@ def quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-@functools.cache
-def tensorflow() -> Any:
-    """The module. Raises OSError where there is none."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with quiet_stderr():
-            import tensorflow as tf
+def write_random_model(folder: Path, hparams: dict[str, int], seed: int, tokenizer: Path | None = None) -> None:
+    """Write all seven files of a model with random weights into an existing folder.
 
-            tf.constant(0)  # what it has to say about the processor, it says now
-    except ImportError:
-        raise OSError("TensorFlow is needed, for Python below 3.14: see requirements.txt") from None
-    return tf
-
-
-def write_merges(path: Path, merges: list[str]) -> None:
-    path.write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
-
-
-def write_tokenizer(folder: Path, merges: list[str]) -> None:
-    """encoder.json and vocab.bpe for merges ["left right", …], ids as OpenAI's: bytes, merges, <|endoftext|>."""
-    tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
-    encoder = {token: id for id, token in enumerate(tokens)}
-    (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
-    write_merges(folder / "vocab.bpe", merges)
-
-
-def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
-    """hparams.json, checkpoint, model.ckpt.index, .data-00000-of-00001 and .meta, by TensorFlow. Raises OSError."""
-    tf, tensors = tensorflow(), flatten(params)
-    names = sorted(tensors)
-    if set(names) != {f"model/{name}" for name in expected_shapes(hparams)}:
-        raise ValueError("the parameters are not those of a GPT-2 of these hyper-parameters")
-    try:
-        tf.raw_ops.SaveV2(
-            prefix=str(folder / "model.ckpt"),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tensors[name] for name in names],
-        )
-    except tf.errors.OpError as error:  # no space left, say
-        message = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()  # without the names of its own nodes
-        raise OSError(f"TensorFlow can't write {message}") from None
-    with tf.Graph().as_default():
-        v1 = tf.compat.v1
-        for name in names:
-            v1.get_variable(name, tensors[name].shape, tensors[name].dtype, use_resource=False)
-        v1.train.export_meta_graph(str(folder / "model.ckpt.meta"), saver_def=v1.train.Saver().as_saver_def())
-    (folder / "checkpoint").write_text(
-        'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n',
-        encoding="utf-8",
-        newline="\n",
-    )
-    own = {name: hparams[name] for name in HPARAMS}
-    (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8", newline="\n")
+    The tokenizer's two files are copied from the folder `tokenizer`; without it, a vocabulary is made up.
+    """
+    if tokenizer is None:
+        write_tokenizer(folder, made_up_merges(hparams["n_vocab"] - 257))
+    else:
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, folder / name)
+    write_checkpoint(folder, hparams, initial_params(hparams, seed))

@@ -28,7 +28,7 @@ import numpy as np
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from picogpt.checkpoints.random_weights import made_up_merges
+from picogpt.checkpoints.writing import made_up_merges
 from picogpt.compare.references import OTHERS, TOKENIZERS
 from picogpt.trace import trace
 from utils import Parser, ensure_downloaded, expected_shapes, load_encoder_hparams_and_params, nest

@@ -12,7 +12,7 @@ from helpers import ROOT
 
 from picogpt.bench import command as bench
 from picogpt.bench import growth, peers, timing
-from picogpt.checkpoints.random_weights import SHAPES, hparams_of
+from picogpt.checkpoints.sizes import SHAPES, hparams_of
 from picogpt.checkpoints.writing import initial_params
 
 

@@ -20,7 +20,7 @@ from check_shapes import ShapeError
 from helpers import ODD, ROOT
 
 import gpt2
-from picogpt.checkpoints.random_weights import hparams_of
+from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
 from picogpt.typing import shapes
 

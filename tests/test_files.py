@@ -1,0 +1,161 @@
+"""Files and folders that appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from picogpt.files import new_file, new_folder
+
+ERRORS = [KeyboardInterrupt, SystemExit, OSError]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "file"
+    with new_file(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_replaces_an_old_one_at_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with new_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_failure_leaves_the_old_file_or_none(tmp_path, error, there):
+    path = tmp_path / "file"
+    if there:
+        path.write_bytes(b"old")
+
+    def fail() -> None:
+        with new_file(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == (["file"] if there else [])
+    assert not there or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("folder", IsADirectoryError, "folder is a folder, not a file"),
+        ("missing/file", FileNotFoundError, "missing is no folder to write file to"),
+        ("other/file", FileNotFoundError, "other is no folder to write file to"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_refused_at_once(tmp_path, name, error, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other").write_text("a file")
+    with pytest.raises(error, match=message), new_file(tmp_path / name):
+        pytest.fail("the block must not begin")
+    assert names(tmp_path) == ["folder", "other"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
+    for content in (b"first", b"second"):  # the first one makes the file
+        with new_file(tmp_path / "link") as file:
+            file.write(content)
+        assert (tmp_path / "there" / "file").read_bytes() == content
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "there") == ["file"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
+def test_a_pipe_or_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(FileExistsError, match="is a device or a pipe"), new_file(path):
+            pytest.fail("the block must not begin")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+NEW_FILE = """
+import sys, time
+from pathlib import Path
+from picogpt.files import new_file
+with new_file(Path(sys.argv[1])) as file:
+    for _ in range(30):
+        file.write(sys.argv[2].encode() * 1000)
+        file.flush()
+        time.sleep(0.01)
+"""
+
+
+def test_two_processes_at_once_leave_one_whole_file(tmp_path):
+    command = [sys.executable, "-c", NEW_FILE, str(tmp_path / "file")]
+    both = [subprocess.Popen([*command, letter], cwd=ROOT) for letter in "ab"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "file").read_text() in ("a" * 30_000, "b" * 30_000)
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with new_folder(tmp_path / "a" / "b" / "model") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "a" / "b" / "model").exists()
+    assert names(tmp_path / "a" / "b") == ["model"]
+    assert names(tmp_path / "a" / "b" / "model") == ["file"]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_failure_leaves_neither_the_folder_nor_parents_made_for_it(tmp_path, error):
+    (tmp_path / "there").mkdir()
+
+    def fail() -> None:
+        with new_folder(tmp_path / "there" / "new" / "model") as folder:
+            (folder / "file").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "broken link"])
+@pytest.mark.parametrize("when", ["before", "in the meantime"])
+def test_nothing_that_exists_is_replaced_by_a_folder(tmp_path, kind, when):
+    path = tmp_path / "x"
+
+    def make() -> None:
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "file":
+            path.write_text("kept")
+        else:
+            path.symlink_to("nowhere")
+
+    def attempt() -> None:
+        with new_folder(path):
+            assert when == "in the meantime"  # or the block must not begin
+            make()
+
+    if when == "before":
+        make()
+    with pytest.raises(FileExistsError, match="exists already"):
+        attempt()
+    assert names(tmp_path) == ["x"]
+    assert path.is_symlink() == (kind == "broken link")
