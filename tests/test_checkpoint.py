@@ -18,8 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import utils
-from picogpt.checkpoints.random_weights import write_random_model
-from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint
+from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint, write_random_model
 from picogpt.files import new_folder
 from utils import Entry, NeedsTensorFlow, crc32c, load_gpt2_params_from_tf_ckpt, load_hparams_and_params, read_index
 
