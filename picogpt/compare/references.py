@@ -1,12 +1,11 @@
-"""Other people's implementations behind the signatures of ours: PyTorch, transformers, TensorFlow, tokenizers.
+"""Call other people's implementations of each part: PyTorch's, transformers', TensorFlow's, and two tokenizers.
 
-What `compare` compares with, and `bench --peers` times. Each takes gpt2.py's arguments and returns an array of the same
-dtype. A library is imported where it is used.
+Every function here takes the arguments of a case (cases.py) and returns an array of the same dtype. A library is
+imported by the function that needs it, so that a missing one disturbs no other. `bench --peers` times the tokenizers.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
+from picogpt.checkpoints.huggingface import config_settings, state_dict
 from picogpt.checkpoints.writing import tensorflow
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,9 +30,8 @@ def tensor(x: Any) -> Any:
 
 
 def in_torch(function: Callable[..., Any]) -> Any:
-    """Call with arrays as tensors, without gradients, and give back an array."""
+    """Turn a function of tensors into one of arrays, computed without gradients."""
 
-    @functools.wraps(function)
     def wrapped(*args: Any) -> Any:
         import torch
 
@@ -55,7 +54,7 @@ def torch_softmax(x: Any) -> Any:
 
 
 def filled(module: Any, state: Params) -> Any:
-    """A PyTorch module in the parameters' dtype, with those parameters."""
+    """Return a PyTorch module that has these parameters, in their dtype, and is ready to run."""
     tensors = {name: tensor(array) for name, array in state.items()}
     module = module.to(next(iter(tensors.values())).dtype).eval()
     module.load_state_dict(tensors)
@@ -96,7 +95,7 @@ def torch_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
 
 
 def torch_future(n: int) -> Any:
-    """PyTorch's modules want the positions that can not be seen."""
+    """Return the causal mask as PyTorch's modules take it: True where a query may not look."""
     return tensor(~np.tri(n, dtype=bool))
 
 
@@ -112,7 +111,7 @@ def torch_mha(x: Any, attn: Params, n_head: int) -> Any:
 
 @in_torch
 def torch_block(x: Any, block: Params, n_head: int) -> Any:
-    """Of a GELU module with an even number of heads, PyTorch's own fast path would compute the erf form: a function."""
+    """Run PyTorch's layer, with GELU as a function: given a GELU module, its fast path would compute the erf form."""
     import torch
 
     gelu, n = partial(torch.nn.functional.gelu, approximate="tanh"), x.shape[-1]
@@ -130,25 +129,16 @@ def torch_block(x: Any, block: Params, n_head: int) -> Any:
 # ---------------------------------------------------------------------------------------------- Hugging Face's GPT-2
 
 
-def hf_config(n_vocab: int, n_ctx: int, n_embd: int, n_head: int, n_layer: int) -> Any:
+def hf_config(n_embd: int, n_head: int, n_vocab: int = 1, n_ctx: int = 1, n_layer: int = 1) -> Any:
+    """Return the configuration of a model, or of a part of one, for which the last three sizes don't matter."""
     from transformers import GPT2Config
 
-    sizes = {"vocab_size": n_vocab, "n_positions": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
-    return GPT2Config(**sizes, attn_implementation="eager", bos_token_id=None, eos_token_id=None)
-
-
-def hf_state(block: Params) -> Params:
-    """A block's parameters under transformers' names: Conv1D keeps weights as the checkpoint does."""
-    state: Params = {}
-    for part, group in block.items():
-        for name, values in group.items() if part in ("attn", "mlp") else [("", group)]:
-            path = f"{part}.{name}".rstrip(".")
-            state |= {f"{path}.weight": values["w" if "w" in values else "g"], f"{path}.bias": values["b"]}
-    return state
+    hparams = {"n_vocab": n_vocab, "n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
+    return GPT2Config(**config_settings(hparams), attn_implementation="eager", bos_token_id=None, eos_token_id=None)
 
 
 def hf_mask(x: Any) -> Any:
-    """What is added to the scores: 0 where a query may look, and enough to drown the rest in any of our cases."""
+    """Return the causal mask to add to the scores: 0 where a query may look, the most negative number elsewhere."""
     import torch
 
     return torch.full((len(x), len(x)), torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)[None, None]
@@ -165,42 +155,37 @@ def hf_gelu(x: Any) -> Any:
 def hf_linear(x: Any, w: Any, b: Any) -> Any:
     from transformers.pytorch_utils import Conv1D
 
-    n_in, n_out = w.shape
-    return filled(Conv1D(n_out, n_in), {"weight": w.numpy(), "bias": b.numpy()})(x)
+    return filled(Conv1D(len(b), len(w)), {"weight": w.numpy(), "bias": b.numpy()})(x)
 
 
 @in_torch
 def hf_ffn(x: Any, c_fc: Params, c_proj: Params) -> Any:
     from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
-    n_embd, n_inner = c_fc["w"].shape
-    state = {f"c_fc.{k}": c_fc[k[0]] for k in ("weight", "bias")} | {
-        f"c_proj.{k}": c_proj[k[0]] for k in ("weight", "bias")
-    }
-    return filled(GPT2MLP(n_inner, hf_config(1, 1, n_embd, 1, 1)), state)(x)
+    module = GPT2MLP(len(c_fc["b"]), hf_config(x.shape[-1], 1))
+    return filled(module, state_dict({"c_fc": c_fc, "c_proj": c_proj}))(x)
 
 
 @in_torch
 def hf_mha(x: Any, attn: Params, n_head: int) -> Any:
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
-    module = GPT2Attention(hf_config(1, 1, x.shape[-1], n_head, 1), layer_idx=0)
-    state = {f"{name}.{k}": values[k[0]] for name, values in attn.items() for k in ("weight", "bias")}
-    return filled(module, state)(x[None], attention_mask=hf_mask(x))[0][0]
+    module = GPT2Attention(hf_config(x.shape[-1], n_head), layer_idx=0)
+    return filled(module, state_dict(attn))(x[None], attention_mask=hf_mask(x))[0][0]
 
 
 @in_torch
 def hf_block(x: Any, block: Params, n_head: int) -> Any:
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-    module = filled(GPT2Block(hf_config(1, 1, x.shape[-1], n_head, 1), layer_idx=0), hf_state(block))
+    module = filled(GPT2Block(hf_config(x.shape[-1], n_head), layer_idx=0), state_dict(block))
     out = module(x[None], attention_mask=hf_mask(x))
-    return (out[0] if isinstance(out, tuple) else out)[0]
+    return (out[0] if isinstance(out, tuple) else out)[0]  # versions of transformers differ in this
 
 
 @in_torch
 def hf_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
-    """The function that transformers' GPT-2 calls between its two matrices."""
+    """Run the function that transformers' GPT-2 calls between its two linear layers."""
     import torch
     from transformers.models.gpt2.modeling_gpt2 import eager_attention_forward
 
@@ -209,26 +194,19 @@ def hf_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
     return out[0].transpose(0, 1)
 
 
-class Last:
-    """The model made last, so that one checkpoint's cases don't build it again and again."""
-
-    params: Any = None
-    model: Any = None
+LATEST: dict[str, Any] = {}  # the model that was built last, with its parameters: cases in a row often share them
 
 
 def hf_model(params: Params, n_head: int) -> Any:
-    if Last.params is not params:
+    if LATEST.get("params") is not params:
         from transformers import GPT2LMHeadModel
 
         (n_vocab, n_embd), n_ctx = params["wte"].shape, len(params["wpe"])
-        state = {"transformer.wte.weight": params["wte"], "transformer.wpe.weight": params["wpe"]}
-        state |= {f"transformer.ln_f.{name}": params["ln_f"][key] for name, key in (("weight", "g"), ("bias", "b"))}
-        for layer, block in enumerate(params["blocks"]):
-            state |= {f"transformer.h.{layer}.{name}": array for name, array in hf_state(block).items()}
-        Last.model = None  # before the next one takes its place in memory
-        model = GPT2LMHeadModel(hf_config(n_vocab, n_ctx, n_embd, n_head, len(params["blocks"])))
-        Last.params, Last.model = params, filled(model, state | {"lm_head.weight": params["wte"]})
-    return Last.model
+        LATEST.clear()  # frees the memory before the next model takes as much
+        model = GPT2LMHeadModel(hf_config(n_embd, n_head, n_vocab, n_ctx, len(params["blocks"])))
+        state = state_dict(params, "transformer.") | {"lm_head.weight": params["wte"]}
+        LATEST.update(params=params, model=filled(model, state))
+    return LATEST["model"]
 
 
 @in_torch
@@ -236,20 +214,14 @@ def hf_gpt2(ids: Any, params: Params, n_head: int) -> Any:
     return hf_model(params, n_head)(ids[None]).logits[0]
 
 
-@in_torch
-def hf_cached(ids: Any, params: Params, n_head: int, ways: list[list[int]]) -> Any:
-    """Each chunk with the keys and values that the chunks before it have left."""
-    import torch
+def without_cache(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the reference for cached steps: the same logits from one pass over all ids, which needs no cache."""
 
-    rows = []
-    for chunks in ways:
-        past = None
-        for chunk in ids.split(chunks):
-            out = hf_model(params, n_head)(chunk[None], past_key_values=past, use_cache=True)
-            past = out.past_key_values
-            rows.append(out.logits[0])
-    whole = hf_gpt2.__wrapped__(ids, params, n_head)
-    return torch.cat([*rows, whole[-2:], whole[-1:]])
+    def cached(ids: Array, params: Params, n_head: int, ways: list[list[int]]) -> Array:
+        whole = function(ids, params, n_head)
+        return np.concatenate([*[whole] * (len(ways) + 1), whole[-2:], whole[-2:]])
+
+    return cached
 
 
 @in_torch
@@ -272,7 +244,7 @@ def hf_sampling(logits: Any, ids: list[int], temperature: float, top_k: int, top
 
 
 def tf_gelu(x: Array) -> Any:
-    """tf.nn.gelu rounds its 0.044715 to float32 whatever x is, so float64 gets TensorFlow's tanh in the formula."""
+    """Compute GELU, in float64 from TensorFlow's tanh, because tf.nn.gelu rounds 0.044715 to float32 always."""
     tf = tensorflow()
     if x.dtype == np.float32:
         return tf.nn.gelu(x, approximate=True).numpy()
@@ -284,7 +256,7 @@ def tf_softmax(x: Array) -> Any:
 
 
 def tf_layer_norm(x: Array, g: Array, b: Array) -> Any:
-    """Its moments; its batch_normalization subtracts the mean only after the scaling, and loses digits."""
+    """Normalize by TensorFlow's moments: its batch_normalization scales before it subtracts, and so loses digits."""
     tf = tensorflow()
     mean, variance = tf.nn.moments(tf.constant(x), -1, keepdims=True)
     return ((x - mean) / tf.sqrt(variance + 1e-5) * g + b).numpy()
@@ -307,7 +279,7 @@ def tf_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Any:
 
 
 def tf_mha(x: Array, attn: Params, n_head: int) -> Any:
-    """By TensorFlow's operations: Keras's MultiHeadAttention rounds 1 / sqrt(d_head) to float32 in float64, too."""
+    """Attend by TensorFlow's operations. Keras's MultiHeadAttention rounds 1 / √d_head to float32, even in float64."""
     tf = tensorflow()
     n_seq, n_embd = x.shape
     heads = tf.reshape(tf_linear(x, **attn["c_attn"]), (n_seq, 3, n_head, n_embd // n_head))
@@ -334,7 +306,7 @@ def tf_gpt2(ids: Array, params: Params, n_head: int) -> Any:
 
 
 def by_tiktoken(encoder: Encoder, merges: list[str]) -> Callable[[str], list[int]]:
-    """tiktoken merges the pair that makes the lowest id: right where the ids come in the order of the merges."""
+    """Return tiktoken's `encode`. It merges the pair with the lowest id, so ids must be in the order of the merges."""
     import tiktoken
 
     special = {name: id for name, id in encoder.encoder.items() if name == END_OF_TEXT}
@@ -345,6 +317,7 @@ def by_tiktoken(encoder: Encoder, merges: list[str]) -> Callable[[str], list[int
 
 
 def by_tokenizers(encoder: Encoder, merges: list[str]) -> Callable[[str], list[int]]:
+    """Return the `encode` of Hugging Face's tokenizers."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
@@ -357,9 +330,9 @@ def by_tokenizers(encoder: Encoder, merges: list[str]) -> Callable[[str], list[i
 
 TOKENIZERS = {"tiktoken": by_tiktoken, "tokenizers": by_tokenizers}
 
-# Every part by the name it has in gpt2.py, where it has one; each function by the library it comes from.
+# For each part, the libraries that have one, with the function that calls it.
 ATTENTION = {"torch": torch_attention, "transformers": hf_attention, "tensorflow": tf_attention}
-OTHERS: dict[str, dict[str, Callable[..., Any]]] = {
+REFERENCES: dict[str, dict[str, Callable[..., Any]]] = {
     "gelu": {"torch": torch_gelu, "transformers": hf_gelu, "tensorflow": tf_gelu},
     "softmax": {"torch": torch_softmax, "tensorflow": tf_softmax},
     "layer_norm": {"torch": torch_layer_norm, "tensorflow": tf_layer_norm},
@@ -367,9 +340,10 @@ OTHERS: dict[str, dict[str, Callable[..., Any]]] = {
     "ffn": {"torch": torch_ffn, "transformers": hf_ffn, "tensorflow": tf_ffn},
     "attention": ATTENTION,
     "causal_attention": ATTENTION,
+    "blockwise_attention": ATTENTION,
     "mha": {"torch": torch_mha, "transformers": hf_mha, "tensorflow": tf_mha},
     "transformer_block": {"torch": torch_block, "transformers": hf_block, "tensorflow": tf_block},
     "gpt2": {"transformers": hf_gpt2, "tensorflow": tf_gpt2},
-    "cached steps": {"transformers": hf_cached},
+    "cached steps": {"transformers": without_cache(hf_gpt2)},
     "sampling filters": {"transformers": hf_sampling},
 }
