@@ -1,8 +1,8 @@
 """Make the inputs on which the two sides are compared: made-up numbers, and a model's own intermediate values.
 
-A case is a tuple of arguments that both sides get. `MADE_UP` has the made-up cases of every part, and `ModelCases` has
-those from a model's forward pass. There, every function gets the values that our program computed before it, so that an
-error in one function shows in its own lines and those of its callers only.
+A case is a tuple of arguments that both sides get. `MADE_UP` makes cases of every part from made-up numbers, and
+`ModelCases` takes them from a model's forward pass. There, every function gets the values that our own program computed
+before it, so that an error in one function shows only in its own lines and in those of its callers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ONES = {"n_vocab": 7, "n_ctx": 5, "n_embd": 2, "n_head": 1, "n_layer": 1}  # np.
 
 
 def inputs(shape: tuple[int, ...], dtype: str, large: float = 1e15) -> Iterator[Array]:
-    """Yield random, large, tiny, denormal, constant and zero numbers in a shape, and its first row alone."""
+    """Yield arrays of random, large, tiny, denormal, constant and zero numbers, and the first random row alone."""
     rng = np.random.default_rng(0)
     smallest = float(np.finfo(dtype).smallest_normal)
     x = rng.standard_normal(shape)
@@ -46,7 +46,7 @@ def inputs(shape: tuple[int, ...], dtype: str, large: float = 1e15) -> Iterator[
 
 
 def weights(hparams: dict[str, int], dtype: str, scale: float = 0.3, constant: bool = False) -> Params:
-    """Return parameters that are all random or all equal. Biases and gains matter as much as in a trained model."""
+    """Return parameters that are random or all equal. Biases and gains are as large as weights, so that all matter."""
     rng = np.random.default_rng(1)
     shapes = expected_shapes(hparams).items()
     tensors = {name: np.ones(shape) if constant else rng.standard_normal(shape) for name, shape in shapes}
@@ -54,7 +54,7 @@ def weights(hparams: dict[str, int], dtype: str, scale: float = 0.3, constant: b
 
 
 def as_dtype(tree: Any, dtype: str) -> Any:
-    """Return parameters in another dtype, without a copy of those that have it already."""
+    """Return parameters in another dtype. Those that have it already are not copied."""
     if isinstance(tree, dict):
         return {name: as_dtype(value, dtype) for name, value in tree.items()}
     return [as_dtype(value, dtype) for value in tree] if isinstance(tree, list) else tree.astype(dtype, copy=False)
@@ -68,10 +68,10 @@ def random_ids(n_vocab: int, n: int) -> Array:
 
 
 def gelu_cases(dtype: str) -> Iterator[Case]:
-    """Yield every kind of numbers, the edges, and two fine grids: all of the curve, and the dip, which is small."""
-    edges = np.array([-1e4, -10, -5.1, -3, -1, -0.0, 0.0, 1e-4, 1, 3, 5.1, 10, 1e4], dtype)
+    """Yield every kind of numbers, special points, and two fine grids: the whole curve, and its shallow dip alone."""
+    points = np.array([-1e4, -10, -5.1, -3, -1, -0.0, 0.0, 1e-4, 1, 3, 5.1, 10, 1e4], dtype)
     grids = [np.linspace(start, stop, 999).astype(dtype) for start, stop in ((-6, 6), (-3, -1))]
-    for x in (*inputs((7, 33), dtype), *inputs((1, 1), dtype), edges, *grids):
+    for x in (*inputs((7, 33), dtype), *inputs((1, 1), dtype), points, *grids):
         yield (x,)
 
 
@@ -82,9 +82,10 @@ def softmax_cases(dtype: str) -> Iterator[Case]:
 
 
 def layer_norm_cases(dtype: str) -> Iterator[Case]:
-    """Yield every kind of numbers, and two that are hard for a layer norm.
+    """Yield every kind of numbers, and two kinds that are hard for a layer norm.
 
-    A mean of 300 deviations leaves no digits to the formula E[x²] - E[x]². Beside a variance of 1e-5, eps matters.
+    With a mean of 300 standard deviations, the formula E[x²] - E[x]² loses too many digits. With a variance of 1e-5,
+    another eps shows.
     """
     rng = np.random.default_rng(1)
     for shape in ((7, 33), (2, 3, 48), (1, 1)):
@@ -100,7 +101,7 @@ def linear_cases(dtype: str) -> Iterator[Case]:
         w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((n_in, n_out), (n_out,)))
         for x in inputs((n_seq, n_in), dtype):
             yield x, w, b
-            yield x / (4 * n_in), w, np.zeros_like(b)  # beside b, tiny numbers are lost; denormal ones add up to such
+            yield x / (4 * n_in), w, np.zeros_like(b)  # b would hide tiny sums; small terms keep sums denormal
 
 
 def ffn_cases(dtype: str) -> Iterator[Case]:
@@ -111,7 +112,7 @@ def ffn_cases(dtype: str) -> Iterator[Case]:
 
 
 def causal(q: Array, k: Array) -> Array:
-    """Return the causal mask, True where a query may look. References need it; our causal_attention makes its own."""
+    """Return the causal mask for the references, True where a query may look. Our causal_attention makes its own."""
     n_q, n_k = q.shape[-2], k.shape[-2]
     return np.tri(n_q, n_k, n_k - n_q, dtype=bool)
 
@@ -125,7 +126,7 @@ def attention_cases(dtype: str) -> Iterator[Case]:
 
 
 def causal_attention_cases(dtype: str) -> Iterator[Case]:
-    """Yield numbers of queries and keys on both sides of the block size, which may change no number."""
+    """Yield fewer and more queries than a block of 96, because blockwise attention must not change the result."""
     for n_q, n_k in ((6, 6), (4, 9), (1, 7), (130, 130), (120, 140)):
         q, k, v = (np.random.default_rng(n).standard_normal((2, n, 8)).astype(dtype) for n in (n_q, n_k, n_k + 1))
         yield q, k, v[:, :n_k], causal(q, k)
@@ -146,8 +147,9 @@ def transformer_block_cases(dtype: str) -> Iterator[Case]:
 def gpt2_cases(dtype: str) -> Iterator[Case]:
     """Yield small models with weights as large as trained ones', and with large, tiny, denormal and constant weights.
 
-    Embeddings are never constant: from equal numbers a layer norm leaves nothing but rounding errors, multiplied by
-    1/√eps = 316 in every layer, and two such results have no digit in common. `layer_norm_cases` has equal numbers.
+    The embeddings are never constant. From equal numbers, a layer norm leaves nothing but rounding errors, and it
+    multiplies them by 1/√eps = 316: after a few layers, two right results have no digit in common. `layer_norm_cases`
+    has constant numbers.
     """
     smallest = float(np.finfo(dtype).smallest_normal)
     random, constant = weights(SMALL, dtype), weights(SMALL, dtype, scale=0.1, constant=True)
@@ -162,9 +164,9 @@ def gpt2_cases(dtype: str) -> Iterator[Case]:
 
 
 def in_pieces(cases: Iterator[Case]) -> Iterator[Case]:
-    """Add to each case of `gpt2` the ways to feed its n ids, as lists of lengths.
+    """Add three ways to feed the ids in pieces to each case of `gpt2`, as lists of the pieces' lengths.
 
-    The ways are: the prompt and then single ids, five single ids first, and two halves.
+    The ways are a prompt and then single ids, five single ids and then the rest, and two halves.
     """
     for ids, *rest in cases:
         n = len(ids)
@@ -178,9 +180,9 @@ def cached_cases(dtype: str) -> Iterator[Case]:
 
 
 def filter_cases(x: Array) -> Iterator[Case]:
-    """Yield logits with settings of every filter, except where two equal logits are on both sides of a cut.
+    """Yield the logits with many settings of the filters, except where a filter would keep one of two equal logits.
 
-    There we keep the lower ids and transformers keeps all, on purpose.
+    There the results differ on purpose: we keep the lower id, and transformers keeps both.
     """
     rng, seen = np.random.default_rng(4), [3, 1, 4, 1, 5]
     settings = [(1.0, 0, 1.0, 1.0), *((t, 0, 1.0, 1.0) for t in (0.05, 0.7, 5.0)), (1.0, 0, 1.0, 1.3)]
@@ -219,7 +221,7 @@ MADE_UP: dict[str, Cases] = {
 
 
 class ModelCases:
-    """A model, and the arguments that each part has in a forward pass of it, at both dtypes."""
+    """A model, and the arguments that each part gets in a forward pass of it, at both dtypes."""
 
     def __init__(self, name: str, encoder: Encoder, params: Params, n_head: int):
         self.name, self.encoder, self.original, self.n_head = name, encoder, params, n_head
@@ -271,7 +273,7 @@ class ModelCases:
         yield self.ids, self.at(dtype)[0], self.n_head
 
     def by_part(self) -> dict[str, Cases]:
-        """Return the cases of every part, as `MADE_UP` does."""
+        """Return the cases of every part, in the form of `MADE_UP`."""
         layers, n_head = self.layers, self.n_head
         return {
             "gelu": lambda dtype: ((values["mlp/c_fc"],) for _, values in layers(dtype)),
@@ -323,7 +325,7 @@ def texts() -> list[str]:
 
 
 def made_up_encoder() -> Encoder:
-    """Return a tokenizer whose order of merges matters: of overlapping pairs, the earlier merge is applied first."""
+    """Return a tokenizer whose merges overlap, so that the order in which they are applied matters."""
     merges = ["t h", "h e", "th e", "i n", "Ġ the", "Ġ t", "a n", "n d", "an d", "x x", "xx xx"]
     merges += [merge for merge in made_up_merges(3000) if merge not in merges]
     tokens = list(dict.fromkeys([*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]))

@@ -30,7 +30,7 @@ def tensor(x: Any) -> Any:
 
 
 def in_torch(function: Callable[..., Any]) -> Any:
-    """Turn a function of tensors into one of arrays, computed without gradients."""
+    """Turn a function of tensors into a function of arrays that computes no gradients."""
 
     def wrapped(*args: Any) -> Any:
         import torch

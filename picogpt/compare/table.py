@@ -2,11 +2,12 @@
 
     python -m picogpt compare
 
-Each line of the table compares one part with one library at one dtype. A name behind the part says that the inputs come
-from that model's forward pass; without one, they are made up. The columns "absolute" and "relative" have the largest
-difference of all cases. The relative one is a share of the largest number in the case's result, and it is what the
-tolerance limits: 1e-12 in float64 and 1e-4 in float32. Rounding errors stay below (the largest that we measured were
-2e-13 and 5e-5), while a wrong formula is far above for at least one of the inputs. The tests plant such errors.
+Each line of the table compares one part with one library at one dtype. A model's name behind the part says that the
+inputs come from a forward pass of that model; otherwise they are made up. The columns "absolute" and "relative" give
+the largest differences among all cases. A relative difference is a share of the largest number in the case's result.
+It must be within the tolerance, 1e-12 in float64 and 1e-4 in float32. Rounding errors are smaller: at most 5e-14 and
+3e-5 were measured. A wrong formula exceeds the tolerance by far on one of the inputs, at least in float64; the tests
+plant such errors to prove it.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def our_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
 
 
 def our_cached(ids: Array, params: Any, n_head: int, ways: list[list[int]]) -> Any:
-    """Return all rows of logits, computed in every way that a cache allows, and then twice the last two.
+    """Compute the logits in every way that keeps keys and values, and return all their rows below each other.
 
-    The ids are fed in pieces, with a cache that this function manages in each of the ways, and with a `gpt2.Context` in
-    the last one. The last two rows come from that context, which held other ids after the first half, and from
-    `n_logits`.
+    First come the rows of all ids: once for each way to feed them in pieces into a cache of our own, and once for the
+    last of these ways with a `gpt2.Context`. Then come the last two rows: from that context when it held other ids
+    behind the first half, and from `n_logits`.
     """
     rows = []
     for pieces in ways:
@@ -107,11 +108,11 @@ OURS: dict[str, Callable[..., Any]] = {
 
 
 def difference(ours: Array, theirs: Array) -> tuple[float, float]:
-    """Return the largest absolute difference, and its share of the largest number in theirs.
+    """Return the largest absolute difference, and the same relative to the largest number in theirs.
 
-    NaN and infinity are infinitely wrong. The relative difference leaves out one smallest normal number, because
-    libraries may round smaller (denormal) numbers to 0, and TensorFlow does. Raises ValueError for a wrong shape or
-    dtype.
+    NaN and infinity count as infinitely different. The relative difference ignores errors up to the smallest normal
+    number, because a library may round the denormal numbers below it to 0, as TensorFlow does. Raises ValueError where
+    shapes or dtypes differ.
     """
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         raise ValueError(f"{ours.dtype} {list(ours.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
@@ -124,7 +125,7 @@ def difference(ours: Array, theirs: Array) -> tuple[float, float]:
 
 
 def compared(name: str, part: str, against: str, dtype: str, cases: Callable[[], list[Case]]) -> Row:
-    """Return one line of the table. If one of the two sides raises an error, the verdict is FAIL with the message."""
+    """Return one line of the table. If either side raises an error, the verdict is FAIL with its message."""
     if not installed(against):
         return Row(name, against, dtype, 0, 0, 0, 0, "not installed")
     pairs = []
@@ -133,7 +134,7 @@ def compared(name: str, part: str, against: str, dtype: str, cases: Callable[[],
             with np.errstate(over="ignore", under="ignore"):
                 ours, theirs = (np.asarray(side(*case)) for side in (OURS[part], REFERENCES[part][against]))
             pairs.append(difference(ours, theirs))
-    except Exception as error:  # any error is a difference, and the other lines are still worth having
+    except Exception as error:  # any error at all: the table goes on with the other lines
         return failed(name, against, dtype, error)
     absolute, relative = (max(column) for column in zip(*pairs))
     tolerance = TOLERANCE[str(ours.dtype)]  # the sampling filters compute in float64, whatever the logits are
@@ -142,16 +143,16 @@ def compared(name: str, part: str, against: str, dtype: str, cases: Callable[[],
 
 
 def compared_tokenizer(name: str, against: str, encoder: Encoder) -> Row:
-    """Return one line of the table, where a difference is a text with other ids, or whose ids don't give it back."""
+    """Return one line of the table. It counts the texts whose ids differ, or whose ids do not decode to the text."""
     if not installed(against):
         return Row(name, against, "ids", 0, 0, 0, 0, "not installed")
     merges, cases = list(encoder.cache.ranks), texts()
-    ours = Encoder(encoder.encoder, merges)  # has an empty cache of words, unlike the model's
+    ours = Encoder(encoder.encoder, merges)  # a copy, whose cache of words is still empty
     try:
         theirs = TOKENIZERS[against](encoder, merges)
         encoded = [(text, ours.encode(text)) for text in cases]
         wrong = sum(ids != theirs(text) or ours.decode(ids) != text for text, ids in encoded)
-    except Exception as error:  # as above
+    except Exception as error:  # any error at all, as above
         return failed(name, against, "ids", error)
     return Row(name, against, "ids", len(cases), wrong, wrong / len(cases), 0, "FAIL" if wrong else "pass")
 
@@ -171,7 +172,7 @@ def failed(name: str, against: str, dtype: str, error: Exception) -> Row:
 
 
 def compare(model: ModelCases | None, parts: list[str]) -> Iterator[Row]:
-    """Yield the lines of the table for some parts, each on made-up cases and, if there is a model, on the model's."""
+    """Yield the lines of the table for these parts: on made-up cases, and on those of the model if there is one."""
     from tqdm import tqdm
 
     sources = {"": MADE_UP} | ({f", {model.name}": model.by_part()} if model else {})
@@ -190,7 +191,7 @@ def compare(model: ModelCases | None, parts: list[str]) -> Iterator[Row]:
 
 
 def made_once(cases: Cases, dtype: str) -> Callable[[], list[Case]]:
-    """Return a function that lists a part's cases, and makes them at its first call, for all libraries together."""
+    """Return a function that makes a part's cases when it is first called, and returns the same ones afterwards."""
     return cache(lambda: list(cases(dtype)))
 
 
@@ -211,7 +212,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parts = [*OURS, "tokenizer"]
     parser = Parser(
         prog="python -m picogpt compare",
-        description="Check every part against other people's implementations. The exit status is 1 if one differs.",
+        description="Check every part against other people's implementations. The exit status is 1 if a part differs.",
         epilog="examples:\n  python -m picogpt compare\n  python -m picogpt compare --model_size 124M\n"
         '  python -m picogpt compare --parts gelu "cached steps"',
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from helpers import ROOT
 
+import gpt2
 from picogpt.compare import cases
 from picogpt.compare.table import DTYPES, OURS
 from utils import load_encoder_hparams_and_params
@@ -33,6 +36,13 @@ def test_every_part_has_cases_in_the_dtype(part, dtype):
     arrays = [x for case in made for x in case if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
     assert all(x.dtype == dtype for x in arrays)
     assert all(np.isfinite(x).all() for x in arrays)
+
+
+def test_attention_has_more_queries_than_a_block():
+    n_block = inspect.signature(gpt2.blockwise_attention).parameters["n_block"].default
+    assert max(q.shape[-2] for q, *_ in cases.MADE_UP["blockwise_attention"]("float32")) > n_block
+    assert max(len(ids) for ids, *_ in cases.MADE_UP["gpt2"]("float32")) > n_block
+    assert max(max(way) for *_, ways in cases.MADE_UP["cached steps"]("float32") for way in ways) > n_block
 
 
 def test_the_ways_to_feed_ids_have_them_all():
