@@ -1,8 +1,7 @@
-"""The picture that `bench --plot` draws: how time and memory grow with prompt, context and model size."""
+"""Draw the picture of `bench --plot`: how time and memory grow with the prompt, the context and the model's size."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
 import tracemalloc
@@ -13,28 +12,28 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from picogpt.bench.timing import LIMIT, Times, Work, Workload, measure
+from picogpt.bench.timing import LIMIT, N_DECODED, OURS, Tick, Times, Work, Workload, measure
 from picogpt.checkpoints.sizes import SHAPES, hparams_of
 from utils import expected_shapes, nest
 
 if TYPE_CHECKING:
     from picogpt.bench.peers import Transformers
 
-OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#0072b2", "#555555", "#d55e00"  # told apart by the colour-blind
-
-
-def check_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise OSError("--plot: matplotlib is not installed: pip install -r requirements-train.txt")
+OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#0072b2", "#555555", "#d55e00"  # the colour-blind can tell them apart
 
 
 def lengths(n_ctx: int) -> list[int]:
-    """Lengths that double, and the whole context."""
+    """Return the numbers of tokens to measure at: each twice the one before, and last the whole context."""
     return [*(n for n in (16, 32, 64, 128, 256, 512) if n < n_ctx), n_ctx]
 
 
-def shapes_that_fit() -> list[str]:
-    """The sizes whose weights take less than half of the machine's memory; unknown, it is taken to be 8 GiB."""
+def n_bytes_of(size: str) -> int:
+    """Return how many bytes the weights of a size take in float32."""
+    return 4 * sum(int(np.prod(shape)) for shape in expected_shapes(hparams_of(size)).values())
+
+
+def sizes_that_fit() -> list[str]:
+    """Return the sizes whose weights take less than half of the machine's memory (8 GiB if that is unknown)."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -42,17 +41,13 @@ def shapes_that_fit() -> list[str]:
     return [size for size in SHAPES if 2 * n_bytes_of(size) < memory]
 
 
-def n_bytes_of(size: str) -> int:
-    return 4 * sum(int(np.prod(shape)) for shape in expected_shapes(hparams_of(size)).values())
-
-
-def steps(n_ctx: int) -> int:
-    """How many measurements `draw` makes."""
-    return 3 * len(lengths(n_ctx)) + len(shapes_that_fit())
+def n_measurements(n_ctx: int) -> int:
+    """Return how many measurements `draw` makes."""
+    return 3 * len(lengths(n_ctx)) + len(sizes_that_fit())
 
 
 def made_up(size: str) -> Any:
-    """Parameters of a size in memory: the same few random numbers again and again. Speed does not depend on them."""
+    """Return parameters in memory that repeat the same few random numbers, on which the speed does not depend."""
     hparams = hparams_of(size)
     some = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * 0.02
     tensors = {name: np.resize(some, shape) for name, shape in expected_shapes(hparams).items()}
@@ -60,7 +55,7 @@ def made_up(size: str) -> Any:
 
 
 def peak_memory(work: Callable[[], Any]) -> float:
-    """MiB that a call allocates beyond what was there: NumPy reports its arrays to tracemalloc."""
+    """Return the MiB that a call allocates at its peak. (NumPy reports its arrays to tracemalloc.)"""
     tracemalloc.start()
     try:
         work()
@@ -69,31 +64,29 @@ def peak_memory(work: Callable[[], Any]) -> float:
         tracemalloc.stop()
 
 
-def milliseconds(times: Times, factors: dict[str, float]) -> dict[str, float]:
+def milliseconds(work: Work, times: Times) -> dict[str, float]:
+    """Return the median time of the work itself, of its limit, and of each peer."""
+    factors = {LIMIT: work.limit_share}
     return {name: 1e3 * factors.get(name, 1) * statistics.median(values) for name, values in times.items()}
 
 
-def a_token(work: Work, rounds: int) -> dict[str, float]:
-    """Milliseconds for each of the tokens that a work decodes."""
-    whole = milliseconds(measure(work, rounds)[1], {LIMIT: work.part})
+def milliseconds_per_token(work: Work, rounds: int) -> dict[str, float]:
+    """Measure decoding, and return the median time of a single token."""
+    whole = milliseconds(work, measure(work, rounds)[1])
     return {name: value / work.amount for name, value in whole.items()}
 
 
-def draw(
-    machine: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Callable[[], Any]
-) -> None:
-    """Measure and draw four panels."""
+def draw(workload: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Tick) -> None:
+    """Measure, and draw four panels."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
-    n_ctx = machine.n_ctx
-    counts = lengths(n_ctx)
-    draw_prompts(panels[0, 0], machine, other, counts, rounds, tick)
-    draw_decoding(panels[0, 1], machine, other, [n - 8 for n in counts], rounds, tick)
-    draw_memory(panels[1, 0], machine, counts, tick)
+    draw_prompts(panels[0, 0], workload, other, rounds, tick)
+    draw_decoding(panels[0, 1], workload, other, rounds, tick)
+    draw_memory(panels[1, 0], workload, tick)
     draw_sizes(panels[1, 1], rounds, tick)
     figure.suptitle(f"picogpt, {name}, {os.cpu_count()} processors, float32")
     for axes in panels.flat:
@@ -103,62 +96,63 @@ def draw(
     plt.close(figure)
 
 
-def lines(axes: Any, x: list[Any], found: list[dict[str, float]], limit: str) -> None:
-    """One line for each of ours, the limit and the peers that were measured at every point."""
+def draw_lines(axes: Any, x: list[Any], points: list[dict[str, float]], limit: str) -> None:
+    """Draw one line each for picogpt, the limit, and transformers if it was measured."""
     styles = {
-        "ours": {"color": OURS_COLOUR, "marker": "o", "label": "picogpt"},
-        "limit": {"color": LIMIT_COLOUR, "linestyle": "--", "label": limit},
+        OURS: {"color": OURS_COLOUR, "marker": "o", "label": "picogpt"},
+        LIMIT: {"color": LIMIT_COLOUR, "linestyle": "--", "label": f"limit: {limit}"},
         "transformers": {"color": PEER_COLOUR, "marker": "s", "label": "transformers, PyTorch"},
     }
     for key, style in styles.items():
-        if key in found[0]:
-            axes.plot(x, [point[key] for point in found], **style)
+        if key in points[0]:
+            axes.plot(x, [point[key] for point in points], **style)
     axes.set_ylabel("milliseconds")
 
 
-def draw_prompts(axes: Any, machine: Workload, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
-    found = []
+def draw_prompts(axes: Any, workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> None:
+    """Draw the time from a prompt to its first token."""
+    points, counts = [], lengths(workload.n_ctx)
     for n in counts:
-        work = machine.prompt(n, other.prompt(machine, n) if other else {})
-        found.append(milliseconds(measure(work, rounds)[1], {LIMIT: work.part}))
+        work = workload.prompt(n, other.prompt(workload, n) if other else {})
+        points.append(milliseconds(work, measure(work, rounds)[1]))
         tick()
-    lines(axes, counts, found, "limit: sgemm")
+    draw_lines(axes, counts, points, "sgemm")
     axes.set(title="a prompt, to its first token", xlabel="prompt tokens", xscale="log", yscale="log")
 
 
-def draw_decoding(axes: Any, machine: Workload, other: Any, counts: list[int], rounds: int, tick: Any) -> None:
-    found = []
+def draw_decoding(axes: Any, workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> None:
+    """Draw the time of one more token."""
+    points, counts = [], [n - N_DECODED for n in lengths(workload.n_ctx)]
     for n in counts:
-        work = machine.decode(n, other.decoding(machine, n) if other else {})
-        found.append(a_token(work, 2 * rounds))
+        work = workload.decode(n, other.decoding(workload, n) if other else {})
+        points.append(milliseconds_per_token(work, 2 * rounds))
         tick()
-    lines(axes, counts, found, "limit: reading the weights")
+    draw_lines(axes, counts, points, "reading the weights")
     axes.set(title="one more token", xlabel="tokens before it")
     axes.set_ylim(bottom=0)
 
 
-def draw_memory(axes: Any, machine: Workload, counts: list[int], tick: Any) -> None:
-    """Beyond the weights, which are mapped: the cache for a prompt and one token more, and what its pass needs."""
-
-    peaks = []
+def draw_memory(axes: Any, workload: Workload, tick: Tick) -> None:
+    """Draw the memory that a prompt and one more token take beyond the weights, which are mapped from their file."""
+    peaks, counts = [], lengths(workload.n_ctx)
     for n in counts:
-        new = gpt2.generate(machine.ids[:n], machine.params, machine.n_head, 1)
+        new = gpt2.generate(workload.ids[:n], workload.params, workload.n_head, 1)
         peaks.append(peak_memory(partial(list, new)))
         tick()
-    n_embd, n_layer = machine.params["wte"].shape[1], len(machine.params["blocks"])
+    n_embd, n_layer = workload.params["wte"].shape[1], len(workload.params["blocks"])
     axes.plot(counts, peaks, color=OURS_COLOUR, marker="o", label="picogpt")
     cache = [n * n_layer * 2 * n_embd * 4 / 2**20 for n in counts]
     axes.plot(counts, cache, color=LIMIT_COLOUR, linestyle="--", label="the keys and values alone")
     axes.set(title="memory beyond the weights", xlabel="prompt tokens", ylabel="MiB")
 
 
-def draw_sizes(axes: Any, rounds: int, tick: Any) -> None:
-    found, sizes = [], shapes_that_fit()
+def draw_sizes(axes: Any, rounds: int, tick: Tick) -> None:
+    """Draw the time of one more token after ten others, in models of OpenAI's sizes with made-up weights."""
+    points, sizes = [], sizes_that_fit()
     for size in sizes:
-        work = Workload(made_up(size), SHAPES[size][1]).decode(10)
-        found.append(a_token(work, rounds))
+        points.append(milliseconds_per_token(Workload(made_up(size), hparams_of(size)["n_head"]).decode(10), rounds))
         tick()
-    lines(axes, [n_bytes_of(size) / 1e9 for size in sizes], found, "limit: reading the weights")
+    draw_lines(axes, [n_bytes_of(size) / 1e9 for size in sizes], points, "reading the weights")
     axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(sizes))
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

@@ -1,4 +1,4 @@
-"""Other programs at the work that `bench` measures: whole processes with their memory, and calls in this one."""
+"""Time other programs at the same work: whole processes with their memory, single passes, and tokenizers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from encoder import Encoder
 from picogpt.bench.timing import Workload, seconds
 from picogpt.checkpoints.convert import to_hf
 from picogpt.compare.references import TOKENIZERS
+from picogpt.options import require
 
 ROOT = Path(gpt2.__file__).parent
 PROMPT = "Alan Turing theorized that computers would one day become"
 
 
 class Process(NamedTuple):
-    """Seconds to the first byte of output and to the end, and peak memory in MiB (0 where it is not known)."""
+    """The seconds to a process's first output and to its end, and its peak memory in MiB (0 where it is unknown)."""
 
     first: float
     whole: float
     memory: float
 
 
-# A process of its own, because the peak of a child counts what the process that started it had in memory.
+# This program starts the measured one. A small program in between is needed, because the system counts the memory of
+# the starting process as the child's own until the child's program is loaded.
 LAUNCHER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -50,7 +52,7 @@ sys.exit(status)
 
 
 def run_process(command: list[str]) -> Process:
-    """Raises ValueError with what a program said when it failed."""
+    """Run a command and measure it. Raises ValueError with the end of its error output if it fails."""
     launched = [sys.executable, "-c", LAUNCHER, *command]
     done = subprocess.run(launched, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -59,16 +61,17 @@ def run_process(command: list[str]) -> Process:
 
 
 def our_process(folder: Path) -> Process:
-    """The README's command, 40 tokens."""
+    """Measure the command that bench's page shows: `gpt2.py` with 40 tokens to generate."""
     model = ["--model_size", folder.name, "--models_dir", str(folder.parent)]
     return run_process([sys.executable, str(ROOT / "gpt2.py"), PROMPT, "--n_tokens_to_generate", "40", *model])
 
 
 def start_of_numpy() -> float:
-    """Seconds in which a process starts, imports NumPy and ends."""
+    """Return the seconds that a process takes to start, import NumPy and end."""
     return run_process([sys.executable, "-c", "import numpy"]).whole
 
 
+# The model in its plainest form: all tokens pass through it again for each new one.
 WITHOUT_A_CACHE = """
 import sys
 sys.path.insert(0, sys.argv[3])
@@ -97,8 +100,8 @@ ids = tokenizer(sys.argv[2], return_tensors="pt")
 model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, streamer=Printer())
 """
 
-
-# Answers lines [ids before, ids] with the seconds that a pass of ids took, or one for each behind those before.
+# This program answers each line [ids before, ids] with seconds. Where there are ids before, these are kept as keys and
+# values, and the ids are timed one by one after them; otherwise the ids are timed as one prompt.
 SERVER = """
 import json, sys, time
 import torch
@@ -122,23 +125,24 @@ for line in sys.stdin:
 """
 
 
-def without_a_cache(machine: Workload, n: int) -> Callable[[], float]:
-    """All tokens again for one more, and a row of logits for each: GPT-2 in its plainest form. Timed once, for each."""
-    whole = partial(gpt2.gpt2, machine.ids[: n + 1], **machine.params, n_head=machine.n_head)
-    return lambda: len(machine.coming(n)) * seconds(whole)
+def without_a_cache(workload: Workload, n: int) -> Callable[[], float]:
+    """Return a clock for decoding without a cache, where every token passes through the model again for each new one.
+
+    One token is timed, and its time stands for each of `next_ids`.
+    """
+    whole = partial(gpt2.gpt2, workload.ids[: n + 1], **workload.params, n_head=workload.n_head)
+    return lambda: len(workload.next_ids(n)) * seconds(whole)
 
 
 class Transformers:
-    """Hugging Face's GPT-2 with the same weights, in a temporary folder in its layout, and in a process; a context.
+    """Hugging Face's GPT-2 with the same weights, converted into a temporary folder that the context removes.
 
-    Its process is another, since PyTorch's and NumPy's threads would take each other's processors in one. Raises
-    OSError naming what is not installed.
+    It runs in a process of its own, since PyTorch's threads and NumPy's would compete for the processors in one.
+    Raises OSError if PyTorch, transformers or safetensors is not installed.
     """
 
     def __init__(self, folder: Path):
-        for name in ("torch", "transformers"):
-            if importlib.util.find_spec(name) is None:
-                raise OSError(f"--peers: {name} is not installed: pip install -r requirements-dev.txt")
+        require("torch", "transformers", "safetensors")
         self.source = folder
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name) / "hf"
@@ -155,20 +159,22 @@ class Transformers:
         self.temporary.cleanup()
 
     def processes(self, folder: Path) -> dict[str, Callable[[], Process]]:
-        """Our command's work by its library, and by gpt2.py's forward pass alone."""
+        """Return clocks for our command's work, done by transformers and by `gpt2` without a cache."""
         ours = [sys.executable, "-c", WITHOUT_A_CACHE, folder.name, str(folder.parent), str(ROOT), PROMPT]
         theirs = [sys.executable, "-c", BY_TRANSFORMERS, str(self.folder), PROMPT]
         return {"transformers": partial(run_process, theirs), "without a cache": partial(run_process, ours)}
 
+    def start_server(self) -> Any:
+        """Start the process that answers `ask`, and wait until its model is loaded."""
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        command = [sys.executable, "-c", SERVER, str(self.folder)]
+        server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, encoding="utf-8")
+        server.stdout.readline()  # type: ignore[union-attr]
+        return server
+
     def ask(self, before: list[int], ids: list[int]) -> float:
-        """Seconds for a pass of ids; behind `before`, if there are any, for a pass of each."""
-        if self.server is None:
-            command = [sys.executable, "-c", SERVER, str(self.folder)]
-            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-            self.server = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, encoding="utf-8"
-            )
-            self.server.stdout.readline()
+        """Return the seconds that the ids take: as one prompt, or one by one after the ids `before`."""
+        self.server = self.server or self.start_server()
         try:
             self.server.stdin.write(json.dumps([before, ids]) + "\n")
             self.server.stdin.flush()
@@ -176,15 +182,17 @@ class Transformers:
         except (ValueError, OSError):
             raise OSError("--peers: the process with transformers has ended") from None
 
-    def decoding(self, machine: Workload, n: int) -> dict[str, Callable[[], float]]:
-        return {"transformers": partial(self.ask, machine.ids[:n], machine.coming(n))}
+    def decoding(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
+        """Return the clock for decoding `next_ids` after n others."""
+        return {"transformers": partial(self.ask, workload.ids[:n], workload.next_ids(n))}
 
-    def prompt(self, machine: Workload, n: int) -> dict[str, Callable[[], float]]:
-        return {"transformers": partial(self.ask, [], machine.ids[:n])}
+    def prompt(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
+        """Return the clock for a prompt of n tokens."""
+        return {"transformers": partial(self.ask, [], workload.ids[:n])}
 
 
 def other_tokenizers(encoder: Encoder, text: str) -> dict[str, Callable[[], float]]:
-    """tiktoken and tokenizers with the same merges, as far as they are installed."""
+    """Return clocks for tiktoken and tokenizers with the same merges, if they are installed."""
     merges = list(encoder.cache.ranks)
     found = {name: make(encoder, merges) for name, make in TOKENIZERS.items() if importlib.util.find_spec(name)}
     return {name: partial(seconds, partial(encode, text)) for name, encode in found.items()}

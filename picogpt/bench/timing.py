@@ -1,4 +1,4 @@
-"""Timing in turn with limits and peers, and a model's own work: what `bench` and its picture measure with."""
+"""Time pieces of work in turn with their limits and with other programs, and describe the model's own work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ import gpt2
 Row = dict[str, Any]
 Times = dict[str, list[float]]
 Tick = Callable[[], Any]
-Clocks = Mapping[str, Callable[[], float]]  # each does a work and returns the seconds it took
+Clocks = Mapping[str, Callable[[], float]]  # each function does a piece of work and returns the seconds it took
 OURS, LIMIT = "ours", "limit"
-SIDE = 2048  # of the square matrices whose product is the sgemm rate
+SIDE = 2048  # rows and columns of the two matrices whose product gives the machine's speed at multiplying
+N_DECODED = 8  # tokens decoded in a row for one figure: a single token would be timed with cold caches
 
 
 class Work(NamedTuple):
-    """One thing to measure: a call does `amount` of `unit`, and at the limit's speed takes `part` of its time."""
+    """One thing to measure.
+
+    A call of `ours` does `amount` of `unit`. At the limit's speed it would take `limit_share` times as long as a call
+    of `limit`.
+    """
 
     name: str
     unit: str
@@ -29,7 +34,7 @@ class Work(NamedTuple):
     ours: Callable[[], Any]
     limit: Callable[[], Any] | None = None
     limit_name: str = ""
-    part: float = 1.0
+    limit_share: float = 1.0
     peers: Clocks = {}  # noqa: RUF012
 
 
@@ -37,13 +42,14 @@ class Work(NamedTuple):
 
 
 def seconds(work: Callable[[], Any]) -> float:
+    """Return how many seconds a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def in_turn(rounds: int, clocks: Clocks, pause: float = 0) -> Times:
-    """Seconds that each gives, one after the other in every round; a first round does not count."""
+    """Run every clock once in each round, and return each one's seconds. A first round is run but not counted."""
     times: Times = {name: [] for name in clocks}
     for _ in range(rounds + 1):
         for name, clock in clocks.items():
@@ -53,12 +59,15 @@ def in_turn(rounds: int, clocks: Clocks, pause: float = 0) -> Times:
 
 
 def summary(name: str, values: list[float], unit: str) -> Row:
-    """One line of the table: the median, and the range it was found in."""
+    """Return one row of the table: the median of the values, the lowest and the highest."""
     return {"name": name, "median": statistics.median(values), "low": min(values), "high": max(values), "unit": unit}
 
 
 def rows_of(work: Work, times: Times) -> list[Row]:
-    """A work's own line, with its share of the limit, and one for each peer, with how many times as fast ours is."""
+    """Return our own row with its share of the limit, and a row for each peer with the ratio of its time to ours.
+
+    Share and ratio are computed in each round and their median is taken, since a machine's speed drifts.
+    """
     ours = times[OURS]
 
     def figures(seconds: list[float]) -> list[float]:
@@ -66,7 +75,7 @@ def rows_of(work: Work, times: Times) -> list[Row]:
 
     row = summary(work.name, figures(ours), work.unit)
     if work.limit:
-        share = statistics.median(work.part * limit / t for limit, t in zip(times[LIMIT], ours))
+        share = statistics.median(work.limit_share * limit / t for limit, t in zip(times[LIMIT], ours))
         row |= {"share": share, "limit": work.limit_name}
     rows = [row]
     for peer in work.peers:
@@ -76,10 +85,10 @@ def rows_of(work: Work, times: Times) -> list[Row]:
 
 
 def measure(work: Work, rounds: int) -> tuple[list[Row], Times]:
-    """A work's lines, and the times that they come from.
+    """Measure a piece of work. Returns its rows and the times that they were computed from.
 
-    The peers have rounds of their own, in which ours runs once more: other programs leave cold caches. There, idle
-    threads get the time to stop spinning, or they would take the next one's processors.
+    The peers get rounds of their own, in which our work is timed once more, because other programs empty the
+    processor's caches. A pause in these rounds lets the threads of one program go to sleep before the next one starts.
     """
     ours: Clocks = {OURS: partial(seconds, work.ours)}
     times = in_turn(rounds, {**ours, LIMIT: partial(seconds, work.limit)} if work.limit else ours)
@@ -95,23 +104,28 @@ def measure(work: Work, rounds: int) -> tuple[list[Row], Times]:
 
 
 def weights_per_token(params: Any) -> list[Any]:
-    """The matrices that one decoded token is multiplied with: each is read once."""
-    inside = [block[a][b]["w"] for block in params["blocks"] for a, b in (("attn", "c_attn"), ("attn", "c_proj"))]
-    inside += [block[a][b]["w"] for block in params["blocks"] for a, b in (("mlp", "c_fc"), ("mlp", "c_proj"))]
-    return [*inside, params["wte"]]
+    """Return the matrices that a decoded token is multiplied with. Each of them is read once."""
+    names = (("attn", "c_attn"), ("attn", "c_proj"), ("mlp", "c_fc"), ("mlp", "c_proj"))
+    return [*(block[a][b]["w"] for block in params["blocks"] for a, b in names), params["wte"]]
 
 
 def prompt_flop(params: Any, n: int) -> float:
-    """Multiplications and additions of a prompt of n tokens: each weight twice per token, the causal half of attention
-    (queries with keys, probabilities with values), and the vocabulary once, for the last position."""
+    """Count the multiplications and additions of a prompt of n tokens.
+
+    Each token takes two for each weight. Attention takes the causal half of two products: queries with keys, and
+    probabilities with values. Only the last token is multiplied with the vocabulary.
+    """
     *matrices, wte = weights_per_token(params)
     attention = len(params["blocks"]) * 2 * wte.shape[1] * n * (n + 1)
     return float(2 * n * sum(w.size for w in matrices) + attention + 2 * wte.size)
 
 
 class Limits:
-    """The two products that nothing in NumPy beats: one large matrix with a vector, as many bytes as the weights have
-    (up to a gigabyte: `reads` says how many times the weights are the matrix), and two large matrices."""
+    """The two products that mark the machine's limits: a large matrix with a vector, and two large matrices.
+
+    The first one reads as many bytes as the weights have, but at most a gigabyte. `reads` is the number of times that
+    its matrix fits into the weights.
+    """
 
     def __init__(self, params: Any):
         n_bytes, n_embd = sum(w.nbytes for w in weights_per_token(params)), params["wte"].shape[1]
@@ -122,38 +136,45 @@ class Limits:
         self.reads = n_bytes / self.matrix.nbytes
 
     def read(self) -> Any:
+        """Read the large matrix once, by multiplying it with a vector."""
         return self.matrix @ self.vector
 
     def multiply(self) -> Any:
+        """Multiply the two square matrices."""
         return self.square @ self.square
 
 
 class Workload:
-    """A model's parameters with a full cache, ready to decode a token behind any number of others, or take a prompt."""
+    """A model with random ids as its text: decodes tokens after any number of others, or takes a prompt."""
 
     def __init__(self, params: Any, n_head: int):
         self.params, self.n_head = params, n_head
         self.n_ctx = len(params["wpe"])
         self.ids: list[int] = np.random.default_rng(0).integers(0, len(params["wte"]), self.n_ctx).tolist()
-        self.cache = gpt2.empty_cache(params, n_head, self.n_ctx)
+        self.context = gpt2.Context(params, n_head)
         self.limits = Limits(params)
-        gpt2.next_logits(self.ids, params, n_head, self.cache, 0)
 
-    def coming(self, n_past: int) -> list[int]:
-        """The ids that are decoded behind n_past others, one by one: a few, so that it is the pace of many."""
-        return self.ids[n_past : n_past + 8]
+    def next_ids(self, n_past: int) -> list[int]:
+        """Return the ids that are decoded one by one after the first n_past."""
+        return self.ids[n_past : n_past + N_DECODED]
 
     def decode(self, n_past: int, peers: Clocks | None = None) -> Work:
-        ids, limits = self.coming(n_past), self.limits
+        """Return the work of decoding `next_ids`. It reads all weights once for each of them."""
+        ids, limits = self.next_ids(n_past), self.limits
 
         def ours() -> None:
-            for i, id in enumerate(ids):
-                gpt2.next_logits([id], self.params, self.n_head, self.cache, n_past + i)
+            for n in range(n_past + 1, n_past + len(ids) + 1):
+                self.context.logits(self.ids[:n])
 
-        name, part = f"decode, {n_past} tokens before", limits.reads * len(ids)
-        return Work(name, "tokens/s", len(ids), ours, limits.read, "bandwidth", part, peers or {})
+        name, limit_share = f"decode, {n_past} tokens before", limits.reads * len(ids)
+        return Work(name, "tokens/s", len(ids), ours, limits.read, "bandwidth", limit_share, peers or {})
 
     def prompt(self, n: int, peers: Clocks | None = None) -> Work:
-        ours = partial(gpt2.next_logits, self.ids[:n], self.params, self.n_head, self.cache, 0)
-        part = prompt_flop(self.params, n) / (2.0 * SIDE**3)
-        return Work(f"prompt of {n}", "tokens/s", n, ours, self.limits.multiply, "sgemm", part, peers or {})
+        """Return the work of taking a prompt of n tokens, up to the logits of its last position."""
+
+        def ours() -> None:
+            self.context.ids = []  # forget the keys and values of the round before
+            self.context.logits(self.ids[:n])
+
+        limit_share = prompt_flop(self.params, n) / (2.0 * SIDE**3)
+        return Work(f"prompt of {n}", "tokens/s", n, ours, self.limits.multiply, "sgemm", limit_share, peers or {})
