@@ -1,76 +1,348 @@
-"""What the README says is what happens: its commands, its output, its example."""
+"""Run every command and every block of code in README.md and docs/, in a copy of the repository.
+
+Fenced blocks have a language. `sh` blocks are commands and `python` blocks are programs. A `text` block directly behind
+commands is their output, in which … stands for anything. Comments behind `print` are the output of programs.
+
+Each command gets one of these forms, which the test's name shows:
+
+    runs        as it stands
+    runs tiny   with models/tiny in the place of one of OpenAI's models, which would have to be downloaded
+    parsed      the tool reads its options, but the work would take minutes or needs the network
+    pytest      these tests are running at the moment; the files that a command names must exist
+    set-up      nothing is installed: the names are compared with requirements.txt
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ENVIRONMENT, ODD, ROOT, random_params
+
+import gpt2
+from picogpt.__main__ import TOOLS
+from utils import FILES, SIZES, load_encoder_hparams_and_params
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TINY = ROOT / "models" / "tiny"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LIGHT = {"numpy", "regex", "requests", "tqdm"}
+SLOW_TOOLS = ("compare", "train")
+NEEDS = {  # word in a block: modules without which it is skipped
+    "convert": ("safetensors", "tensorflow"),
+    "--png": ("matplotlib",),
+    "plot_lens": ("matplotlib",),
+    "mypy": ("mypy",),
+}
 
 
-def run(line: str) -> subprocess.CompletedProcess[str]:
-    import shlex
+class Block(NamedTuple):
+    """A fenced block of a page. For commands, `shown` is the output that the page shows, if it does."""
 
-    command = [sys.executable if word == "python" else word for word in shlex.split(line)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
+    page: str
+    line: int
+    language: str
+    code: str
+    shown: str | None
 
 
-def test_the_first_command_prints_what_the_readme_shows():
-    line, shown = re.search(r'^    (python gpt2.py "ROMEO:".*)\n\n((?:    .*\n|\n)+)', README, re.MULTILINE).groups()
-    done = run(line)
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = list(re.finditer(r"^```(.*)\n((?:.*\n)*?)^```$", text, re.MULTILINE))
+    blocks = []
+    for block, after in zip(found, [*found[1:], None]):
+        follows = after and after[1] == "text" and not text[block.end() : after.start()].strip()
+        line = text.count("\n", 0, block.start()) + 1
+        blocks.append(Block(page.name, line, block[1], block[2], after[2] if follows else None))
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def commands_of(code: str) -> list[str]:
+    """Split a block into its commands: one on each line, unless a quote, a backslash or && goes on to the next line."""
+    commands, held = [], ""
+    for line in code.splitlines(keepends=True):
+        held += line
+        try:
+            shlex.split(held)
+        except ValueError:  # a quote is open
+            continue
+        if held.endswith("\\\n"):
+            held = held[:-2]
+        elif not held.endswith("&&\n"):
+            commands += re.split(r"\s+&&\s+", held.strip())
+            held = ""
+    assert not held, held
+    return commands
+
+
+def parsed(words: list[str]) -> tuple[str, object]:
+    """Return the tool of a command, and the options as its own parse_args reads them. Raises SystemExit."""
+    name, rest = (words[3], words[4:]) if words[1] == "-m" else (Path(words[1]).stem, words[2:])
+    module = importlib.import_module(TOOLS[name][0] if words[1] == "-m" else name)
+    return name, module.parse_args(rest) if hasattr(module, "parse_args") and "--help" not in rest else None
+
+
+def form_of(command: str) -> str:
+    words = shlex.split(command)
+    if words[0] in ("pip", "uv"):
+        return "set-up"
+    if words[:3] == ["python", "-m", "pytest"]:
+        return "pytest"
+    if words[0] != "python":
+        return "runs"
+    try:
+        name, args = parsed(words)
+    except SystemExit:
+        return "wrong options"
+    if name in SLOW_TOOLS or getattr(args, "shape", None) or getattr(args, "size", None) in SIZES:
+        return "parsed"
+    if name == "convert":
+        return "runs" if args.source.startswith("models/") else "parsed"
+    if getattr(args, "model_size", None) in SIZES:
+        return "parsed" if name == "bench" else "runs tiny"
+    return "runs"
+
+
+def forms(block: Block) -> str:
+    return ", ".join(form_of(command) for command in commands_of(block.code)) if block.language == "sh" else "runs"
+
+
+def title(block: Block) -> str:
+    return f"{block.page}:{block.line} {forms(block)}"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A repository with the files of this one. What the commands write appears there."""
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("needs git, and a clone of the repository")
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in listed.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    me = ["-c", "user.name=me", "-c", "user.email=me@example.com", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def run(command: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    settings = ENVIRONMENT | {"PATH": path, "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"), "MPLBACKEND": "Agg"}
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, encoding="utf-8", env=settings, cwd=folder, timeout=300
+    )
+
+
+def pattern(shown: str) -> str:
+    """Return a regular expression for a shown output: … stands for anything, on a line of its own for many lines."""
+    anything = {"…": ".*", "…\n": r"(?:.*\n)*"}
+    parts = re.split(r"((?<=\n)…\n|…)", shown.rstrip("\n") + "\n")
+    return "".join(anything.get(part, re.escape(part)) for part in parts)
+
+
+def check_set_up(command: str) -> None:
+    """Check that the light set-up is what requirements.txt asks for, and that a named file exists."""
+    program, *words = shlex.split(command)
+    if program == "uv":  # the metadata on top of the script tells uv what to install
+        assert re.findall(r'"(\w+)[^"]*"', re.search(r"# dependencies = (.*)", (ROOT / words[1]).read_text())[1])
+        gpt2.parse_args(words[2:])
+    elif words[1] == "-r":
+        assert (ROOT / words[2]).is_file()
+    else:
+        assert words[0] == "install"
+        assert set(words[1:]) == LIGHT
+
+
+def skip_without(block: Block) -> None:
+    """Skip a block if a module that it needs is not installed."""
+    for word, modules in NEEDS.items():
+        for module in modules if word in re.findall(r"[\w-]+", block.code) else ():
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"needs {module}")
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "sh"], ids=title)
+def test_commands(block, clone):
+    skip_without(block)
+    done = None
+    for command in commands_of(block.code):
+        form = form_of(command)
+        assert form != "wrong options", command
+        if form == "set-up":
+            check_set_up(command)
+        elif form == "pytest":
+            assert all((ROOT / word).exists() for word in shlex.split(command) if word.startswith("tests/"))
+        elif form == "parsed":
+            parsed(shlex.split(command))
+        else:
+            done = run(["sh", "-c", command + (" --model_size tiny" if form == "runs tiny" else "")], clone)
+            fails = "error:" in (block.shown or "")  # as shown
+            assert bool(done.returncode) == fails, done.stdout + done.stderr
+    if block.shown is not None and done:
+        assert re.fullmatch(pattern(block.shown), done.stdout.rstrip("\n") + "\n"), done.stdout
+    assert_clean(clone)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=title)
+def test_programs(block, clone):
+    skip_without(block)
+    if "activations.npz" in block.code and not (clone / "activations.npz").exists():
+        pytest.skip("reads the file that the command before it writes")
+    done = run([sys.executable, "-"], clone, stdin=block.code)
     assert done.returncode == 0, done.stderr
-    expected = re.sub(r"^    ", "", shown, flags=re.MULTILINE).strip("\n")
-    assert done.stdout.strip("\n") == expected
+    printed = re.findall(r"^ *print\(.*\)  # (.*)$", block.code, re.MULTILINE)
+    assert block.code.count("print(") == len(printed)
+    assert done.stdout.splitlines() == printed
+    assert_clean(clone)
 
 
-@pytest.mark.parametrize(
-    "line", sorted(set(re.findall(r"^    (python (?:gpt2|utils|encoder).py --help)$", README, re.M)))
-)
-def test_help(line):
-    done = run(line)
-    assert done.returncode == 0
-    assert "examples:" in done.stdout
+def assert_clean(clone: Path) -> None:
+    """Assert that the examples left nothing that git would show."""
+    shown = subprocess.check_output(["git", "status", "--porcelain"], cwd=clone, text=True)
+    assert shown == ""
 
 
-def test_every_tool_has_help_with_examples():
-    listed = run("python -m picogpt --help").stdout
-    tools = re.findall(r"^  (\w+) ", listed, re.MULTILINE)
-    assert "train" in tools
-    for tool in tools:
-        done = run(f"python -m picogpt {tool} --help")
-        assert done.returncode == 0, done.stderr
-        assert "examples:" in done.stdout, tool
-    assert run("python -m picogpt nothing").returncode == 2
+def test_every_block_has_a_language():
+    assert {block.language for block in BLOCKS} == {"sh", "python", "text"}
 
 
-def test_every_option_is_in_the_readme():
-    options = set(re.findall(r"^  (--\w+)", run("python gpt2.py --help").stdout, re.MULTILINE)) - {"--help"}
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if target.startswith("https://"):
+                continue
+            name, _, anchor = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), (page.name, target)
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in [title.lower().replace(" ", "-") for title in titles], (page.name, target)
+
+
+def test_every_option_is_in_the_readme(capsys):
+    with pytest.raises(SystemExit):
+        gpt2.parse_args(["--help"])
+    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
     assert len(options) == 9
     for option in options:
-        assert f"`{option}" in README, option
+        assert f"| `{option} " in README, option
 
 
-def test_the_example_runs(monkeypatch):
-    """With the model that is here in place of the one that would be downloaded."""
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    monkeypatch.chdir(ROOT)
-    names: dict = {}
-    exec(code.replace("124M", "tiny"), names)
-    assert names["logits"].shape == (len(names["ids"]), names["hparams"]["n_vocab"])
-    assert len(names["encoder"].encode(names["text"])) > 0
+def test_every_option_of_explain_is_on_its_page(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(TOOLS["explain"][0]).parse_args(["--help"])
+    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
+    page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    assert len(options) > 8
+    assert {option for option in options if f"{option}" not in page} <= {"--models_dir"}
+
+
+def test_every_tool_is_in_the_readme_with_its_page():
+    assert set(re.findall(r"^\| \[`(\w+)`\]\(docs/", README, re.MULTILINE)) == set(TOOLS)
+
+
+def test_every_file_in_the_reading_order_exists():
+    table = README.split("## The files")[1].split("##")[0]
+    names = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    assert names[:3] == ["gpt2.py", "encoder.py", "utils.py"]
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_the_light_set_up_is_the_full_one_without_tensorflow():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    names = {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")}
+    assert names == LIGHT | {"tensorflow"}
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
-    assert "\n    python -m pytest\n" in README
-    assert "\npython -m pytest\n" in (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -r requirements-dev.txt && python -m pytest\n" in README
+    assert "pip install -qq -r requirements-dev.txt\n" in ci
+    assert "\npython -m pytest\n" in ci
 
 
-def test_every_file_in_the_table_is_there():
-    table = README.split("## The files")[1].split("##")[0]
-    for name in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE):
-        assert (ROOT / name).exists()
+def test_the_offline_route_names_the_files_of_a_model():
+    (paragraph,) = re.findall(r"these seven files into [^:]*:([^.]*(?:\.\w[^.]*)*)\. ", README)
+    assert set(re.findall(r"`(.+?)`", paragraph)) == set(FILES)
+
+
+# -------------------------------------------------------------------------------- what runs on our files, and on JAX
+
+
+def their_gpt2(inputs, wte, wpe, blocks, ln_f, n_head):
+    """A forward pass with the interface of picoGPT and its own functions: an oracle that knows nothing of gpt2.py."""
+
+    def linear(x, w, b):
+        return x @ w + b
+
+    def norm(x, g, b):
+        return g * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) + b
+
+    def attend(q, k, v):
+        scores = np.exp(q @ k.T / np.sqrt(q.shape[-1])) * np.tri(len(q))
+        return scores / scores.sum(-1, keepdims=True) @ v
+
+    x = wte[inputs] + wpe[range(len(inputs))]
+    for block in blocks:
+        qkv = np.split(linear(norm(x, **block["ln_1"]), **block["attn"]["c_attn"]), 3 * n_head, axis=-1)
+        heads = [attend(*qkv[head::n_head]) for head in range(n_head)]
+        x = x + linear(np.hstack(heads), **block["attn"]["c_proj"])
+        y = linear(norm(x, **block["ln_2"]), **block["mlp"]["c_fc"])
+        y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        x = x + linear(y, **block["mlp"]["c_proj"])
+    return norm(x, **ln_f) @ wte.T
+
+
+def test_a_model_in_picogpt_s_style_runs_on_our_encoder_and_utils():
+    encoder, hparams, params = load_encoder_hparams_and_params("tiny", str(ROOT / "models"))
+    prompt = encoder.encode("To be, or not to")
+    assert len(prompt) + 8 < hparams["n_ctx"]
+    inputs = list(prompt)
+    for _ in range(8):
+        inputs.append(int(np.argmax(their_gpt2(inputs, **params, n_head=hparams["n_head"])[-1])))
+    new_ids = gpt2.generate(prompt, params, hparams["n_head"], 8)
+    with pytest.raises(TypeError):
+        len(new_ids)
+    assert encoder.decode(inputs[len(prompt) :]) == encoder.decode(new_ids)
+    assert len(list(gpt2.generate(prompt, params, hparams["n_head"], 8))) == 8
+
+
+def test_what_runs_with_jax_in_place_of_numpy():
+    jax = pytest.importorskip("jax")
+    source = (ROOT / "gpt2.py").read_text(encoding="utf-8")
+    names = {"__name__": "gpt2_in_jax"}
+    exec(source.replace("import numpy as np", "import jax.numpy as np"), names)
+    ids, n_head = [1, 2, 3, 5, 8, 13], ODD["n_head"]
+    numpy_params = random_params(ODD)
+    params = jax.tree.map(jax.numpy.asarray, numpy_params)
+
+    def logits(params):
+        return names["gpt2"](ids, **params, n_head=n_head)
+
+    expected = gpt2.gpt2(ids, **numpy_params, n_head=n_head)
+    assert np.allclose(jax.jit(logits)(params), expected, rtol=1e-4, atol=1e-4)
+    gradient = jax.jit(jax.grad(lambda params: logits(params).sum()))(params)  # jit compiles once, in place of each step
+    assert gradient["wte"].shape == params["wte"].shape
+    with pytest.raises(TypeError, match="immutable"):
+        names["gpt2"](ids, **params, n_head=n_head, cache=names["empty_cache"](params, n_head, 8))
+    with pytest.raises(TypeError, match="immutable"):
+        names["Context"](params, n_head).logits(ids)
+    with pytest.raises(TypeError, match="immutable"):
+        list(names["generate"](ids, params, n_head, 2))
+    with pytest.raises((TypeError, AttributeError)):
+        names["sample"](jax.numpy.asarray(expected[-1]), ids, np.random.default_rng(0))
