@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,6 +43,7 @@ NEEDS = {  # word in a block: modules without which it is skipped
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
 }
+SLOW_WORDS = {"bench", "convert", "mypy", "--png"}
 
 
 class Block(NamedTuple):
@@ -176,7 +177,15 @@ def skip_without(block: Block) -> None:
                 pytest.skip(f"needs {module}")
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "sh"], ids=title)
+def blocks(language: str) -> list[Any]:
+    """Return the blocks of a language as parameters of a test."""
+    found = [block for block in BLOCKS if block.language == language]
+    slow = [any(word in SLOW_WORDS for word in re.findall(r"[\w-]+", block.code)) for block in found]
+    marks = [[pytest.mark.slow] if is_slow else [] for is_slow in slow]
+    return [pytest.param(block, id=title(block), marks=mark) for block, mark in zip(found, marks)]
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
 def test_commands(block, clone):
     skip_without(block)
     done = None
@@ -198,7 +207,7 @@ def test_commands(block, clone):
     assert_clean(clone)
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=title)
+@pytest.mark.parametrize("block", blocks("python"))
 def test_programs(block, clone):
     skip_without(block)
     if "activations.npz" in block.code and not (clone / "activations.npz").exists():
@@ -322,6 +331,7 @@ def test_a_model_in_picogpt_s_style_runs_on_our_encoder_and_utils():
     assert len(list(gpt2.generate(prompt, params, hparams["n_head"], 8))) == 8
 
 
+@pytest.mark.slow
 def test_what_runs_with_jax_in_place_of_numpy():
     jax = pytest.importorskip("jax")
     source = (ROOT / "gpt2.py").read_text(encoding="utf-8")
@@ -336,7 +346,7 @@ def test_what_runs_with_jax_in_place_of_numpy():
 
     expected = gpt2.gpt2(ids, **numpy_params, n_head=n_head)
     assert np.allclose(jax.jit(logits)(params), expected, rtol=1e-4, atol=1e-4)
-    gradient = jax.jit(jax.grad(lambda params: logits(params).sum()))(params)  # jit compiles once, in place of each step
+    gradient = jax.jit(jax.grad(lambda params: logits(params).sum()))(params)  # jit: to compile once
     assert gradient["wte"].shape == params["wte"].shape
     with pytest.raises(TypeError, match="immutable"):
         names["gpt2"](ids, **params, n_head=n_head, cache=names["empty_cache"](params, n_head, 8))
