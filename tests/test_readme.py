@@ -36,14 +36,14 @@ from utils import FILES, SIZES, load_encoder_hparams_and_params
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LIGHT = {"numpy", "regex", "requests", "tqdm"}
-SLOW_TOOLS = ("compare", "train")
 NEEDS = {  # word in a block: modules without which it is skipped
+    "compare": ("tiktoken", "tokenizers"),
     "convert": ("safetensors", "tensorflow"),
     "--png": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
 }
-SLOW_WORDS = {"bench", "convert", "mypy", "--png"}
+SLOW_WORDS = {"bench", "compare", "convert", "mypy", "--png"}
 
 
 class Block(NamedTuple):
@@ -107,12 +107,12 @@ def form_of(command: str) -> str:
         name, args = parsed(words)
     except SystemExit:
         return "wrong options"
-    if name in SLOW_TOOLS or getattr(args, "shape", None) or getattr(args, "size", None) in SIZES:
+    if name in ("train", "random_weights") or (name == "compare" and "--parts" not in words):
         return "parsed"
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
     if getattr(args, "model_size", None) in SIZES:
-        return "parsed" if name == "bench" else "runs tiny"
+        return "parsed" if name == "bench" else "runs tiny"  # bench --shape has 124M, too
     return "runs"
 
 
