@@ -332,6 +332,7 @@ def test_a_model_in_picogpt_s_style_runs_on_our_encoder_and_utils():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
 def test_what_runs_with_jax_in_place_of_numpy():
     jax = pytest.importorskip("jax")
     source = (ROOT / "gpt2.py").read_text(encoding="utf-8")

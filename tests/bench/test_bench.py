@@ -69,7 +69,9 @@ def test_every_round_computes_its_positions_again():
 
 @pytest.fixture
 def little_work(monkeypatch, tmp_path):
-    """Make the tokenizer's texts short, and return the options that do the same with English."""
+    """Make texts short and the limit's matrices small, and return the options that choose a short English text."""
+    monkeypatch.setattr(command, "SIDE", 256)
+    monkeypatch.setattr(timing, "SIDE", 256)
     mixed = command.mixed_languages()[:5000]
     monkeypatch.setattr(command, "mixed_languages", lambda: mixed)
     monkeypatch.setattr(command, "N_LETTERS", 10_000)
