@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -90,6 +91,7 @@ def commands_of(code: str) -> list[str]:
 
 def parsed(words: list[str]) -> tuple[str, object]:
     """Return the tool of a command, and the options as its own parse_args reads them. Raises SystemExit."""
+    words = list(itertools.takewhile(lambda word: word not in ("<", ">", "|"), words))
     name, rest = (words[3], words[4:]) if words[1] == "-m" else (Path(words[1]).stem, words[2:])
     module = importlib.import_module(TOOLS[name][0] if words[1] == "-m" else name)
     return name, module.parse_args(rest) if hasattr(module, "parse_args") and "--help" not in rest else None
