@@ -30,7 +30,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -216,9 +216,10 @@ def read_plain(prefix: Path) -> dict[str, Array]:
     return tensors
 
 
-def data_paths(prefix: Path, n_shards: int) -> list[Path]:
-    """Return the paths of a checkpoint's data files."""
-    return [prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{n_shards:05d}") for shard in range(n_shards)]
+def data_paths(prefix: Path, n_shards: int) -> Iterator[Path]:
+    """Yield the paths of a checkpoint's data files, one by one, since a damaged index may claim billions of them."""
+    for shard in range(n_shards):
+        yield prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{n_shards:05d}")
 
 
 def entries_in_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
@@ -420,7 +421,7 @@ def verify(prefix: Path) -> str:
     return f"{len(entries)} tensors, {count:,} numbers; all checksums are right"
 
 
-def verify_data(paths: list[Path], entries: dict[str, Entry]) -> None:
+def verify_data(paths: Iterable[Path], entries: dict[str, Entry]) -> None:
     """Check the length of the data files and the checksum of every tensor. Raises ValueError at the first wrong one.
 
     Text tensors are left out: GPT-2 has none, and TensorFlow computes their checksums in another way.

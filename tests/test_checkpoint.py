@@ -287,6 +287,13 @@ def test_tensors_in_slices_are_not_plain(rewritten):
         read_index(folder / "model.ckpt.index")
 
 
+@pytest.mark.timeout(20)
+def test_an_index_that_claims_billions_of_data_files_is_an_error_at_the_first(damaged, monkeypatch):
+    monkeypatch.setattr(utils, "read_index", lambda path: ({}, 1 << 40))
+    with pytest.raises(FileNotFoundError, match="model.ckpt.data-00000-of-1099511627776"):
+        utils.read_plain(damaged() / "model.ckpt")
+
+
 @settings(max_examples=300, deadline=None)
 @example(b"\n\2ab", True)
 @given(st.binary(max_size=80), st.booleans())
