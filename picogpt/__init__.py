@@ -4,6 +4,8 @@ In a notebook: `from picogpt import look_inside, plot_lens`. A module is importe
 so that no tool waits for the modules of another.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
