@@ -94,7 +94,7 @@ class Trainer:
             dropout.key = None
             updates, state = self.optimizer.update(gradients, state, params)
             params = optax.apply_updates(params, updates)
-            ema = jax.tree.map(lambda average, x: average + (1 - args.ema) * (x - average), ema, params)
+            ema = jax.tree.map(lambda average, x: average + (1 - args.average) * (x - average), ema, params)
             return params, state, ema, loss
 
         self.step = jax.jit(step, donate_argnums=(0, 1, 2))

@@ -218,7 +218,7 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
     "warmup": (100, WHOLE_OR_0, "N", "steps in which the learning rate rises to --lr"),
     "weight_decay": (0.1, number(0), "X", "AdamW's weight decay"),
     "dropout": (0.1, number(0, 0.9), "P", "the probability with which dropout sets a number to 0"),
-    "ema": (0.99, number(0, 0.9999), "X", "decay of the exponential moving average of the weights, in each step"),
+    "average": (0.99, number(0, 0.9999), "X", "decay of the exponential moving average of the weights, in each step"),
     "eval_every": (100, WHOLE, "N", "steps between two evaluations on the held-out text"),
     "patience": (10, WHOLE_OR_0, "N", "stop after N evaluations without a lower loss; 0: never stop early"),
     "seed": (0, WHOLE_OR_0, "S", "a number: the same seed gives the same model"),
