@@ -33,7 +33,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
-# A merge never joins two pieces. A piece is an English contraction, or a run of letters, of digits or of other signs
+# A merge stays within one piece. A piece is an English contraction, or a run of letters, of digits or of other signs
 # with at most one space before it, or white space. The last space of several belongs to the word that follows.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -88,7 +88,7 @@ def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 def push_pair(
     i: int, a: str, b: str, ranks: dict[str, int], positions_by_rank: dict[int, list[int]], heap: list[Pair]
 ) -> None:
-    """Note that the pair a, b stands at position i. A pair that is not in the list of merges is left out.
+    """Record that the pair a, b stands at position i. A pair that is not in the list of merges is left out.
 
     `positions_by_rank` holds the positions of each pair, and `heap` gives the pairs in the order of their ranks.
     """
@@ -101,7 +101,7 @@ def push_pair(
 
 
 def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Do what `merge` does, in time that grows with n instead of n²: a word may have a million letters.
+    """Do what `merge` does, in O(n log n) instead of O(n²) time, because a word may have a million letters.
 
     `left` and `right` hold the position of each symbol's neighbours. A reader can skip this function: it changes the
     time, not the result.
@@ -209,7 +209,7 @@ class Encoder:
         return self._bytes(ids).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the same text piece by piece as the ids come. Half a character waits for its other half, or the end."""
+        """Yield the text of the ids piece by piece as they come. The bytes of a character wait until it is complete."""
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for id in ids:
             yield utf8.decode(self.token_bytes(id))
@@ -221,7 +221,7 @@ def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
     if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
         raise ValueError("encoder.json is not a JSON object that maps each token to its id")
     if sorted(encoder.values()) != list(range(len(encoder))):
-        raise ValueError(f"encoder.json: the ids must be 0 to {len(encoder) - 1}, each used by one of its tokens")
+        raise ValueError(f"encoder.json: the ids must be 0 to {len(encoder) - 1}, each used exactly once")
     alphabet = set(BYTE_TO_CHAR.values())
     if missing := alphabet - encoder.keys():
         raise ValueError(f"encoder.json has no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")

@@ -2,17 +2,18 @@
 # requires-python = ">=3.10"
 # dependencies = ["numpy>=1.26", "regex", "requests", "tqdm"]
 # ///
-"""GPT-2 in NumPy: the model, read from the bottom up, and a command line that continues a text.
+"""GPT-2 in NumPy: the model, built from the bottom up, and a command line that continues a text.
 
     python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
 
-Read it from top to bottom. Each function uses only those above it, from `gelu` to `gpt2`, which turns token ids into
-scores for the next token. Choosing a token comes next, then generating text, then the command line.
+Read this file from top to bottom. Each function uses only those above it, from `gelu` to `gpt2`, which turns token
+ids into logits, the scores of the next token. Choosing a token comes next, then generating text, then the command line.
 
 The comment under each `def` gives the shapes. Matrix[n_seq, n_embd] is an array of n_seq rows and n_embd columns: one
-row for each token of the input. Heads[n_seq, d_head] is one such matrix for each attention head. Type checkers read
-these comments (picogpt/typing/shapes.py). Further axes in front, such as a batch, pass through every function of the
-model, and every result has the dtype of the parameters.
+row for each token of the input. Heads[n_seq, d_head] has one more axis in front, which it does not name: it is an array
+[n_head, n_seq, d_head], one matrix for each attention head. Type checkers read these comments; the names are explained
+in picogpt/typing/shapes.py. Every function of the model also takes further leading axes, such as a batch axis, and
+every result has the dtype of the parameters.
 
 The model is described in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which
 builds on Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
@@ -74,7 +75,7 @@ def linear(x, w, b):
 
 def ffn(x, c_fc, c_proj):
     # type: (Matrix[n_seq, n_embd], Linear[n_embd, n_hidden], Linear[n_hidden, n_embd]) -> Matrix[n_seq, n_embd]
-    """Feed-forward network: each position by itself, widened to 4 n_embd and back."""
+    """Feed-forward network: widen each position to n_hidden = 4 n_embd numbers, and narrow it to n_embd again."""
     return linear(gelu(linear(x, **c_fc)), **c_proj)  # [n_seq, n_embd] -> [n_seq, n_hidden] -> [n_seq, n_embd]
 
 
@@ -84,7 +85,8 @@ def attention(q, k, v, mask):
 
     The mask is added to the scores: 0 where a query may look, -inf where it may not. All heads are computed at once.
     """
-    # [n_head, n_seq, d_head] @ [n_head, d_head, n_keys] -> [n_head, n_seq, n_keys], then back to d_head
+    # q @ k^T: [n_head, n_seq, d_head] @ [n_head, d_head, n_keys] -> [n_head, n_seq, n_keys]
+    # probs @ v: [n_head, n_seq, n_keys] @ [n_head, n_keys, d_head] -> [n_head, n_seq, d_head]
     return softmax((q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2) + mask) @ v
 
 
@@ -92,7 +94,7 @@ def causal_mask(q, k):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head]) -> Matrix[n_seq, n_keys]
     """Let each position see itself and the positions before it: 0 up to the diagonal, -inf above it.
 
-    The queries belong to the last n_seq of n_keys positions, so this serves a prompt as well as tokens that follow it.
+    The queries are the last n_seq of the n_keys positions, so the same formula serves a prompt and the steps after it.
     """
     n_seq, n_keys = q.shape[-2], k.shape[-2]
     return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)
@@ -100,12 +102,12 @@ def causal_mask(q, k):
 
 def causal_attention(q, k, v):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head]) -> Heads[n_seq, d_head]
-    return attention(q, k, v, causal_mask(q, k) if q.shape[-2] > 1 else 0.0)  # the last position sees every key
+    return attention(q, k, v, causal_mask(q, k) if q.shape[-2] > 1 else 0.0)  # a single query sees every key
 
 
 def blockwise_attention(q, k, v, n_block=96):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head], int) -> Heads[n_seq, d_head]
-    """Causal attention with less work: each block of queries leaves out the keys that come after all of them."""
+    """Causal attention with less work: each block of n_block queries skips the keys after its last query."""
     n_seq, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
     blocks = []
     for start in range(0, n_seq, n_block):
@@ -133,14 +135,14 @@ def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
     q, k, v = (split_heads(part, n_head) for part in qkv)  # -> 3 x [n_head, n_seq, d_head]
     if cache is not None:
         n_keys = n_past + x.shape[-2]
-        cache[..., n_past:n_keys, :] = k, v
+        cache[..., n_past:n_keys, :] = k, v  # cache: [2, n_head, n_ctx, d_head]
         k, v = cache[..., :n_keys, :]  # -> 2 x [n_head, n_keys, d_head]
     return linear(merge_heads(blockwise_attention(q, k, v)), **c_proj)  # -> [n_seq, n_embd]
 
 
 def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None, n_past=0):
     # type: (Matrix[n_seq, n_embd], Mlp, Attn, Norm, Norm, int, KV | None, int) -> Matrix[n_seq, n_embd]
-    """Attention, then the feed-forward network; each adds its result to its input."""
+    """Attention, then the feed-forward network. Each reads a normalized copy of x and adds its result to x."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
@@ -149,10 +151,10 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
     # type: (IdsLike[n_seq], Matrix[n_vocab, n_embd], Matrix[n_ctx, n_embd], Sequence[Block], Norm, int, Cache | None, int, int | None) -> Matrix[Any, n_vocab]
     """The forward pass, from token ids to logits: row i scores every token as the one that follows inputs[: i + 1].
 
-    wte holds the token embeddings and, transposed, also turns the result into scores; wpe holds the position
-    embeddings. With a cache (see `empty_cache`), the inputs follow n_past earlier positions: their keys and values are
-    read from the cache, and the new ones are written behind them. n_logits=1 scores only the last position, which
-    skips most of the largest matrix product. Raises ValueError where there are more than n_ctx positions.
+    wte holds the token embeddings; its transpose also turns the last layer's output into logits (tied weights). wpe
+    holds the position embeddings. With a cache (see `empty_cache`), the inputs follow n_past earlier positions: the
+    keys and values of those are read from the cache, and the new ones are appended. n_logits=1 scores only the last
+    position, which skips most of the largest matrix product. Raises ValueError for more than n_ctx positions.
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
@@ -163,7 +165,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
         x = transformer_block(x, **block, n_head=n_head, cache=None if cache is None else cache[layer], n_past=n_past)
     if n_logits is not None:
         x = x[..., max(0, n_seq - n_logits) :, :]  # -> [n_logits, n_embd]
-    return layer_norm(x, **ln_f) @ wte.T  # -> [n_logits, n_vocab]
+    return layer_norm(x, **ln_f) @ wte.T  # -> [n_seq or n_logits, n_vocab]
 
 
 # ------------------------------------------------------------------------------------------------ choosing a token
@@ -171,16 +173,16 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
 
 def penalize(logits, ids, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float) -> Vector[n_vocab]
-    """Make the tokens in ids less likely, each of them once however often it occurs (Keskar et al. 2019, 4.1)."""
-    seen = np.unique(np.asarray(ids, dtype=np.intp))  # [n_picked]
-    penalized = logits.copy()
+    """Make the tokens in ids less likely, by the same factor however often they occur (Keskar et al. 2019, 4.1)."""
+    seen = np.unique(np.asarray(ids, dtype=np.intp))
+    penalized = logits.copy()  # negative logits are multiplied, since dividing them would make them likelier
     penalized[seen] = np.where(logits[seen] > 0, logits[seen] / repetition_penalty, logits[seen] * repetition_penalty)
     return penalized
 
 
 def keep_top_k(logits, top_k):
     # type: (Vector[n_vocab], int) -> Vector[n_vocab]
-    """Set all but the top_k largest logits to -inf. Ties keep the lower id, and 0 keeps all.
+    """Set all but the top_k largest logits to -inf. Ties keep the lower id, and top_k = 0 keeps all.
 
     >>> keep_top_k(np.array([1.0, 3.0, 2.0]), top_k=2).tolist()
     [-inf, 3.0, 2.0]
@@ -195,9 +197,9 @@ def keep_top_k(logits, top_k):
 
 def keep_top_p(logits, top_p):
     # type: (Vector[n_vocab], float) -> Vector[n_vocab]
-    """Set to -inf all logits outside the smallest set of likeliest tokens that has a probability of at least top_p.
+    """Keep the fewest likeliest tokens that together reach probability top_p, and set the other logits to -inf.
 
-    At least one token stays, even with top_p = 0, and 1 keeps all. (Nucleus sampling, Holtzman et al. 2020, 3.1.)
+    top_p = 0 keeps one token, and top_p = 1 keeps all. This is nucleus sampling (Holtzman et al. 2020, 3.1).
     """
     if top_p >= 1:
         return logits
@@ -210,10 +212,10 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float, int, float, float) -> Vector[n_vocab]
     """Compute the probabilities, in float64, from which the token after ids is drawn.
 
-    Temperature 0 gives the largest logit the probability 1. Ties go to the lower id.
+    Temperature 0 gives probability 1 to the token with the largest logit. Ties go to the lower id.
     """
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
-    logits = logits - np.max(logits)  # no logit is above 0, so that a tiny temperature can't make inf - inf
+    logits = logits - np.max(logits)  # so that a tiny temperature overflows to -inf only, never to inf
     if temperature == 0:
         return np.where(np.arange(len(logits)) == np.argmax(logits), 1.0, 0.0)
     with np.errstate(over="ignore"):
@@ -223,14 +225,14 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
 
 def sample(logits, ids, rng, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
     # type: (Vector[n_vocab], Sequence[int], np.random.Generator, float, int, float, float) -> int
-    """Draw the id that follows ids. A generator rng in the same state draws the same id."""
+    """Draw the id that follows ids at random. The same state of the generator rng draws the same id."""
     probs = token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty)
     return int(rng.choice(len(probs), p=probs))
 
 
 def greedy(logits, ids):
     # type: (Vector[n_vocab], Sequence[int]) -> int
-    """Choose the likeliest id. Ties go to the lower id."""
+    """Choose the likeliest id. Ties go to the lower id. ids is unused, but every `choose` function gets it."""
     return int(np.argmax(logits))
 
 
@@ -239,14 +241,14 @@ def greedy(logits, ids):
 
 def empty_cache(params, n_head, n_ctx):
     # type: (Params, int, int) -> Cache
-    """Make room for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head], not initialized."""
+    """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head]."""
     wpe = params["wpe"]
     return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
 
 def n_shared(a, b):
     # type: (Sequence[int], Sequence[int]) -> int
-    """Count the ids that two sequences have in common before they differ.
+    """Return the length of the common prefix of two sequences of ids.
 
     >>> n_shared([1, 2, 3], [1, 2, 4, 5])
     2
@@ -255,10 +257,10 @@ def n_shared(a, b):
 
 
 class Context:
-    """Token ids with their keys and values, kept so that no position is computed twice.
+    """Token ids and a cache of their keys and values, so that no position is computed twice.
 
-    `logits` compares the ids it is given with those it holds and computes only the rest. Going on with a text, going
-    back in it, and starting another one with the same beginning are therefore all one call.
+    `logits` takes all ids of a text, finds the prefix that is in the cache, and computes only the rest. The same call
+    therefore continues a text, goes back in it, or starts another text with the same beginning.
     """
 
     def __init__(self, params, n_head, n_ctx=None):
@@ -273,13 +275,16 @@ class Context:
         # type: (Sequence[int], int) -> Matrix[Any, n_vocab]
         """Score the tokens that may follow each of the last n_logits ids, and keep the ids. -> [n_logits, n_vocab]
 
-        Raises ValueError where there are fewer than n_logits ids, or more than the context has room for.
+        Raises ValueError if there are fewer than n_logits ids, or more than the context has room for.
         """
         if not 1 <= n_logits <= len(ids) <= self.n_ctx:
-            raise ValueError(f"{len(ids)} ids for {n_logits} rows of logits: the context has room for {self.n_ctx} ids")
+            raise ValueError(
+                f"{len(ids)} ids for {n_logits} rows of logits: "
+                f"each row needs an id, and the context has room for {self.n_ctx} ids"
+            )
         ids = list(ids)
         n_past = n_shared(self.ids, ids[: len(ids) - n_logits])
-        self.ids = ids[:n_past]  # an interruption of the next line leaves ids whose keys and values are right
+        self.ids = ids[:n_past]  # if Ctrl-C interrupts the next line, self.ids still fits the cache
         new = gpt2(ids[n_past:], **self.params, n_head=self.n_head, cache=self.cache, n_past=n_past, n_logits=n_logits)
         self.ids = ids
         return new
@@ -287,7 +292,7 @@ class Context:
 
 def check_lengths(n_prompt, n_tokens_to_generate, n_ctx):
     # type: (int, int, int) -> None
-    """Raise ValueError unless the new tokens fit. The last one needs no room, since it is not fed back."""
+    """Raise ValueError unless the new tokens fit into n_ctx. The last of them needs no room: it is never an input."""
     n_fit = n_ctx - n_prompt + 1
     if n_prompt == 0:
         raise ValueError("the prompt is empty, but the model needs at least 1 token to continue")
@@ -304,8 +309,8 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
     # type: (Iterable[int], Params, int, int, Choose | None) -> Iterator[int]
     """Yield the ids that continue inputs, one by one. inputs itself does not change.
 
-    choose(logits, ids so far) picks each id; without it, `greedy` does. Raises ValueError where prompt and new tokens
-    exceed n_ctx, or an id is not in the vocabulary.
+    choose(logits, ids so far) picks each id; the default is `greedy`. When the first id is asked for, this raises
+    ValueError if prompt and new tokens exceed n_ctx, or if an id is not in the vocabulary.
     """
     ids, n_vocab = list(inputs), len(params["wte"])
     check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
@@ -336,15 +341,15 @@ def parse_args(argv=None):
     )
     whole, add = number(0, kind=int), parser.add_argument
     add("prompt", help="the text to continue, or - to read it from standard input (without its last line end)")
-    add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="(default: 40)")
+    add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
     add("--models_dir", default="models", help="the folder that holds the models (default: models)")
-    add("--temperature", type=number(0), default=0.0, metavar="T", help="0: the likeliest token (default); 1: sample")
+    add("--temperature", type=number(0), default=0.0, metavar="T", help="0: likeliest token (default); above 0: sample")
     add("--top_k", type=whole, default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
-    add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that reach P")
-    add("--repetition_penalty", type=number(0.01, 100), default=1.0, metavar="R", help="above 1: repeat less")
+    add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that sum to P or more")
+    add("--repetition_penalty", type=number(0.01, 100), default=1.0, metavar="R", help="above 1: fewer repetitions")
     add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")
-    add("--stop", default=None, metavar="TEXT", help="end before this text")
+    add("--stop", default=None, metavar="TEXT", help="stop where this text would begin")
     args = parser.parse_args(argv)
     if args.stop == "":
         parser.error("argument --stop: the text is empty")
@@ -353,7 +358,7 @@ def parse_args(argv=None):
 
 def stop_before(pieces, stop):
     # type: (Iterable[str], str | None) -> Iterator[str]
-    """Pass pieces of text on until `stop` comes. The end of the text is held back while `stop` may begin in it.
+    """Pass on pieces of text until `stop` comes. An end that may be the beginning of `stop` is held back.
 
     >>> list(stop_before(["one t", "wo th", "ree"], stop="three"))
     ['one ', 'two ', '']
@@ -372,10 +377,10 @@ def stop_before(pieces, stop):
 
 def warn(args, prompt):
     # type: (Namespace, str) -> None
-    """Say on stderr which of the inputs are allowed but probably a mistake."""
+    """Warn on stderr about inputs that are allowed but probably a mistake."""
     if prompt.endswith(" "):
         print(
-            "warning: the prompt ends in a space; GPT-2's tokens begin with theirs, so the text gets worse",
+            "warning: the prompt ends in a space, which makes the text worse: GPT-2's tokens begin with a space",
             file=sys.stderr,
         )
     defaults = {"top_k": 0, "top_p": 1.0, "seed": None}
@@ -386,7 +391,7 @@ def warn(args, prompt):
 
 def log_speed(n_prompt, times):
     # type: (int, list[float]) -> None
-    """Say on stderr how fast it was, from the time of the start and the time of each token, in seconds."""
+    """Print the speed to stderr. times holds the clock at the start and after each new token, in seconds."""
     if len(times) > 1:
         rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
         print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
@@ -417,7 +422,7 @@ def main(argv=None):
         print(text, end="", flush=True)
         times.append(time.perf_counter())
     print(flush=True)
-    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop ends with held-back text, without a token
+    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop's last piece has no token
     return 0
 
 

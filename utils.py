@@ -74,7 +74,7 @@ def load_encoder_hparams_and_params(
 
 
 def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
-    """Return the hyperparameters and the parameters of the model in a folder, which needs no tokenizer for that."""
+    """Return the hyperparameters and the parameters of the model in a folder. The tokenizer's files may be missing."""
     hparams = load_hparams(folder / "hparams.json")
     return hparams, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams)
 
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def checkpoint_prefix(folder: Path) -> Path:
     """Return the path that the names of the checkpoint's files begin with, such as models/124M/model.ckpt.
 
-    The file `checkpoint` says it, because training scripts choose other names, such as model-1000.
+    The file `checkpoint` names it, because training scripts choose other names, such as model-1000.
     """
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (folder / "checkpoint").read_text(encoding="utf-8")
@@ -237,7 +237,7 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
         if not length:
             return b""
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with contextlib.suppress(AttributeError, OSError):  # Linux only: with large pages, a token of 1558M took 15 % less
+    with contextlib.suppress(AttributeError, OSError):  # Linux only: large pages save 15 % of the time of a 1558M token
         mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped
 
@@ -278,7 +278,7 @@ def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array
 
 
 class Entry(NamedTuple):
-    """Where a tensor is: the bytes offset to offset + size of a shard, with their CRC-32C checksum."""
+    """The index entry of a tensor: type, shape, and the bytes offset to offset + size of a shard with their CRC-32C."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -386,7 +386,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Read the integer at a position, and return it with the position behind it. Each byte holds 7 of its bits.
+    """Read the varint at a position, and return its value and the position after it. Each byte holds 7 of its bits.
 
     >>> varint(b"\\x96\\x01", 0)
     (150, 2)
@@ -448,7 +448,7 @@ SHA256 = {  # of OpenAI's tokenizer, which is the same for all sizes
 def check_file(path: Path, name: str, folder: Path) -> None:
     """Raise ValueError unless the file at `path` is what a file of this name should be.
 
-    It may lie anywhere, because a download is checked before it gets its name. `folder` holds the model's other files.
+    `path` may end in another name, because a download is checked before it gets its name. `folder` has the other files.
     """
     if name in SHA256 and hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
         raise ValueError(f"{folder / name} is not OpenAI's file: its sha256 differs")
@@ -533,7 +533,7 @@ def unmask(masked: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- download
 #
 # A file gets its name only when it is complete and checked; until then it is called <name>.partial. An interrupted
-# download goes on from there. A learner can skip everything behind `download_gpt2_files`: it is about broken
+# download goes on from there. A learner can skip everything after `download_gpt2_files`: it is about broken
 # connections, servers that give wrong answers, and two processes that download at once.
 
 
@@ -614,7 +614,7 @@ def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
         elif isinstance(error, ValueError):  # the contents are wrong: start from the beginning
             partial.unlink(missing_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
-        if have > best:  # a connection that breaks now and then still gets there in the end
+        if have > best:  # new bytes arrived, so start counting the failures again
             failures, best = 0, have
         if failures == len(PAUSES):
             raise DownloadError(f"can't download {url}: {reason(error)}")
@@ -670,7 +670,7 @@ def parse_range(response: Any, url: str, partial: Path, have: int) -> tuple[int,
 
 
 def write(file: Any, data: bytes) -> None:
-    """Write to a file. An error, such as a full disk, names the file."""
+    """Write to a file. If that fails, for example on a full disk, the error names the file."""
     try:
         file.write(data)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Train gpt2.py's own functions with JAX: the model in JAX, dropout, the optimizer and one training step.
 
-The model is written down only once: gpt2.py is loaded a second time with `np` replaced by `jax.numpy`, and JAX
-differentiates its functions. Dropout, which only training needs, is wrapped around two of them.
+There is no second model: gpt2.py is loaded again with `np` replaced by `jax.numpy`, and JAX differentiates its
+functions. Dropout, which only training needs, is wrapped around two of these functions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Dropout:
     """Dropout for the functions mha and ffn of a JAX gpt2 module (Srivastava et al. 2014).
 
     Each number of their output becomes 0 with probability `rate`, and the others are divided by 1 - rate, which keeps
-    the expected sum. This happens only while `key` is set: training sets it while JAX traces the training step.
+    the expected value. This happens only while `key` is set: training sets it while JAX traces the training step.
     """
 
     def __init__(self, module: ModuleType, rate: float):
@@ -51,7 +51,7 @@ class Dropout:
             x = function(*args, **kwargs)
             if self.key is None or self.rate == 0:
                 return x
-            self.n_calls += 1  # so that every call draws other numbers
+            self.n_calls += 1  # so that every call drops different numbers
             kept = jax.random.bernoulli(jax.random.fold_in(self.key, self.n_calls), 1 - self.rate, x.shape)
             return jax.numpy.where(kept, x / (1 - self.rate), 0)
 
@@ -59,7 +59,7 @@ class Dropout:
 
 
 def make_optimizer(args: argparse.Namespace) -> Any:
-    """Return AdamW with clipped gradients, a warm-up and a cosine decay to 1/20 of the rate, as GPTs are trained."""
+    """Return AdamW with clipped gradients, a warm-up and a cosine decay to 1/20 of the peak, as is usual for GPTs."""
     import jax
     import optax
 

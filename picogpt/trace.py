@@ -6,8 +6,8 @@
         gpt2.gpt2(ids, **params, n_head=12)
     t["h3/attn/probs"]
 
-gpt2.py contains nothing for this. While a trace runs, each of its functions is replaced in the module by a wrapper,
-which calls the function once and keeps its arguments or result. Values that stay within a single function, such as the
+gpt2.py has no code for this. While a trace runs, the functions in TRACED are replaced in the module by wrappers. Each
+wrapper calls its function once and keeps the arguments or result. Values that stay within a function, such as the
 variance in a layer norm, can't be recorded in this way.
 """
 
@@ -34,14 +34,14 @@ Change = Callable[[Array], Array]
 # All names in the order of computation. Those of LAYER come once for each layer, after h0/, h1/ and so on.
 BEFORE = {
     "inputs": "token ids [n_seq]",
-    "embedding": "wte[inputs] + wpe[n_past:] [n_seq, n_embd]",
+    "embedding": "token embeddings + position embeddings [n_seq, n_embd]",
 }
 LAYER = {
     "ln_1": "layer norm of the layer's input [n_seq, n_embd]",
     "attn/c_attn": "queries, keys and values of all heads side by side [n_seq, 3 n_embd]",
     "attn/q": "queries [n_head, n_seq, d_head]",
-    "attn/k": "keys, first those from the cache [n_head, n_past + n_seq, d_head]",
-    "attn/v": "values, first those from the cache [n_head, n_past + n_seq, d_head]",
+    "attn/k": "keys, with those from the cache first [n_head, n_past + n_seq, d_head]",
+    "attn/v": "values, with those from the cache first [n_head, n_past + n_seq, d_head]",
     "attn/scores": "q / sqrt(d_head) @ k^T, -inf where masked [n_head, n_seq, n_past + n_seq]",
     "attn/probs": "softmax of scores, 0 where masked [n_head, n_seq, n_past + n_seq]",
     "attn/heads": "probs @ v [n_head, n_seq, d_head]",
@@ -59,8 +59,8 @@ AFTER = {
     "logits": "ln_f @ wte^T [n_logits, n_vocab]",
 }
 
-# The functions of gpt2.py whose results are recorded as they are, with the names of their results in one layer. The
-# other four functions are methods of `Trace`.
+# The functions of gpt2.py whose results are recorded as they are, with the names of their results in one layer. Methods
+# of `Trace` with the same names record the other four functions.
 RESULTS = {
     "layer_norm": ("ln_1", "ln_2"),
     "linear": ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"),
@@ -102,7 +102,7 @@ class Trace:
                 raise ValueError(f"{name} can't be replaced, it is a sum: replace {name[:-3]}attn/c_proj")
 
     def changed(self, name: str, value: Array) -> Array:
-        """Return the value, or its replacement. Raises ValueError if that has another shape or dtype."""
+        """Return the value, or its replacement. Raises ValueError if the replacement has another shape or dtype."""
         if name not in self.replace:
             return value
         self.paused = True
@@ -117,7 +117,7 @@ class Trace:
         return new
 
     def record(self, name: str, value: Array, copy: bool = False) -> Array:
-        """Record a value of the current layer and return it, after replacing it if asked to."""
+        """Record a value of the current layer and return it, after replacing it if `replace` has its name."""
         value = self.changed(self.prefix + name, value)
         self.passes[-1][self.prefix + name] = value.copy() if copy else value
         return value

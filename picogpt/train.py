@@ -113,7 +113,7 @@ def start(args: argparse.Namespace, trainer: Trainer) -> tuple[Any, History]:
 
 
 def run_steps(args: argparse.Namespace, trainer: Trainer, tree: Any, ids: Array, steps: range, bar: Any) -> float:
-    """Train for these steps, which updates the tree, and return their mean loss in nats per token."""
+    """Train for these steps, update the tree in place, and return the mean loss in nats per token."""
     import jax
 
     key, losses = jax.random.key(args.seed), []
@@ -170,7 +170,7 @@ def check_finite(args: argparse.Namespace, name: str, loss: float, step: int) ->
 
 
 def stalled(history: History, patience: int) -> bool:
-    """Return whether the held-out loss has not fallen for `patience` evaluations. A patience of 0 never ends."""
+    """Return whether the held-out loss has not fallen for `patience` evaluations. If `patience` is 0, return False."""
     losses = [row["held_out"] for row in history]
     return 0 < patience < len(losses) - losses.index(min(losses)) if losses else False
 
@@ -214,10 +214,10 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
     "n_layer": (6, WHOLE, "N", "layers"),
     "steps": (4000, WHOLE, "N", "training steps"),
     "batch_size": (32, WHOLE, "N", "windows of n_ctx tokens in each step"),
-    "lr": (2e-3, number(0, open_low=True), "X", "the highest learning rate"),
+    "lr": (2e-3, number(0, open_low=True), "X", "the peak learning rate"),
     "warmup": (100, WHOLE_OR_0, "N", "steps in which the learning rate rises to --lr"),
     "weight_decay": (0.1, number(0), "X", "AdamW's weight decay"),
-    "dropout": (0.1, number(0, 0.9), "P", "the probability with which dropout sets a number to 0"),
+    "dropout": (0.1, number(0, 0.9), "P", "the dropout probability"),
     "average": (0.99, number(0, 0.9999), "X", "decay of the exponential moving average of the weights, in each step"),
     "eval_every": (100, WHOLE, "N", "steps between two evaluations on the held-out text"),
     "patience": (10, WHOLE_OR_0, "N", "stop after N evaluations without a lower loss; 0: never stop early"),
@@ -249,7 +249,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise an error before the work begins if its results could not be written."""
+    """Raise UsageError before the training begins if the names of the outputs are not valid."""
     if args.plot and (args.plot.suffix != ".png" or not args.plot.absolute().parent.is_dir()):
         raise UsageError(f"--plot {args.plot}: not the name of a .png file in a folder that exists")
     if not args.out.name:

@@ -24,7 +24,20 @@ pytestmark = pytest.mark.usefixtures("checked_shapes")
 TINY = ROOT / "models" / "tiny"
 # All tests train with the same shape and schedule where they can: XLA then compiles the step once for all of them.
 SETTINGS = ["--n_vocab", "280", "--n_ctx", "16", "--n_embd", "12", "--n_head", "3", "--n_layer", "2"]
-SETTINGS += ["--batch_size", "4", "--warmup", "1", "--lr", "0.01", "--average", "0.5", "--dropout", "0.2", "--steps", "4"]
+SETTINGS += [
+    "--batch_size",
+    "4",
+    "--warmup",
+    "1",
+    "--lr",
+    "0.01",
+    "--average",
+    "0.5",
+    "--dropout",
+    "0.2",
+    "--steps",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
     python -m picogpt bench --model_size 124M --peers --plot growth.png
 
-A machine's speed drifts. Each figure is therefore measured in turn with its limit, in several rounds, and then in turn
-with the other programs; the table shows the median of the rounds. The limits are these:
+A machine's speed drifts. Each round therefore measures the work and its limit one right after the other, and later the
+work and the other programs. The table shows the median of several rounds. The limits are these:
 
-- A decoded token reads every weight once: at best at the speed of one large matrix-vector product.
-- A prompt is mostly matrix products: at best it runs at the speed of one large matrix product (sgemm).
+- A decoded token reads every weight once, at best as fast as one large matrix-vector product reads its matrix.
+- A prompt is mostly matrix products. At best it does as many FLOP/s as one large matrix product (sgemm).
 - The command starts Python, imports NumPy, and reads the weights once for each token.
 - A tokenizer splits the text by a regular expression, and a detokenizer joins strings.
 """
@@ -53,7 +53,7 @@ from picogpt.files import new_file
 from picogpt.options import add_model_options, require
 from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
 
-N_LETTERS = 1_000_000  # of the longest word
+N_LETTERS = 1_000_000  # letters of the longest word
 
 # ------------------------------------------------------------------------------------------------------- the model
 
@@ -107,7 +107,7 @@ def measure_command(folder: Path, limits: Limits, other: Transformers | None, ro
 
 
 def memory_rows(folder: Path, memory: dict[str, list[float]]) -> list[Row]:
-    """Return the rows of each program's peak memory: none on Windows, where it is not known."""
+    """Return a row for each program's peak memory, or no rows on Windows, where the memory is not known."""
     if not all(memory[OURS]):
         return []
     data = sum(path.stat().st_size for path in folder.glob(f"{checkpoint_prefix(folder).name}.data-*")) / 2**20
@@ -132,7 +132,7 @@ def mixed_languages() -> str:
     """Make up almost two megabytes of text in ten scripts and in emoji.
 
     Words repeat as they do in real text: the i-th word comes 1/i times as often as the first. Chinese, Japanese and
-    Thai have no spaces, so that there every run of up to forty letters is new.
+    Thai have no spaces between words, so runs of up to forty of their letters never repeat.
     """
     rng = random.Random(0)
     spaced = ["az", "àÿ", "ας", "ая", "ἀ\u1f7e", "את", "ءي", "कह", "가힣", "😀🙏"]
@@ -145,12 +145,12 @@ def mixed_languages() -> str:
 
 
 def encode_with_next(encoders: list[Encoder], text: str) -> Any:
-    """Encode with an encoder that has not seen a word yet: the last of the list, which it is taken from."""
+    """Encode with an unused encoder, whose cache is empty. It is removed from the end of the list."""
     return encoders.pop().encode(text)
 
 
 def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> list[Row]:
-    """Measure the tokenizer from cold on English and on other languages, the way back, and one very long word."""
+    """Measure encoding with an empty cache (English, other languages), decoding, and encoding one very long word."""
     encoder = load()
     word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=N_LETTERS))
     rows = []
@@ -195,7 +195,7 @@ def table(rows: list[Row]) -> str:
 
 
 def bench(folder: Path, text: str, rounds: int, peers: bool, plot: Path | None) -> list[Row]:
-    """Measure a model's folder, and return all rows of the table. With `plot`, draw the picture too."""
+    """Measure the model in a folder, and return all rows of the table. With `plot`, draw the picture too."""
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
@@ -227,8 +227,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shape", choices=SIZES, help="measure random weights of this size instead, in a temporary folder")
     add("--text", type=Path, metavar="FILE", help="English text to tokenize (default: Python's own documentation)")
-    add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="rounds to measure (default: %(default)s)")
-    add("--peers", action="store_true", help="measure transformers, tiktoken and tokenizers, and no cache, as well")
+    add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="how many rounds (default: %(default)s)")
+    add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
     add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
     return parser.parse_args(argv)

@@ -47,7 +47,7 @@ def n_measurements(n_ctx: int) -> int:
 
 
 def made_up(size: str) -> Any:
-    """Return parameters in memory that repeat the same few random numbers, on which the speed does not depend."""
+    """Return parameters that repeat a few random numbers, because the speed does not depend on the values."""
     hparams = hparams_of(size)
     some = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * 0.02
     tensors = {name: np.resize(some, shape) for name, shape in expected_shapes(hparams).items()}
@@ -77,7 +77,7 @@ def milliseconds_per_token(work: Work, rounds: int) -> dict[str, float]:
 
 
 def draw(workload: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Tick) -> None:
-    """Measure, and draw four panels."""
+    """Measure the model and draw a picture with four panels."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -61,7 +61,7 @@ def run_process(command: list[str]) -> Process:
 
 
 def our_process(folder: Path) -> Process:
-    """Measure the command that bench's page shows: `gpt2.py` with 40 tokens to generate."""
+    """Measure the command that docs/speed.md shows: `gpt2.py` with 40 tokens to generate."""
     model = ["--model_size", folder.name, "--models_dir", str(folder.parent)]
     return run_process([sys.executable, str(ROOT / "gpt2.py"), PROMPT, "--n_tokens_to_generate", "40", *model])
 
@@ -100,8 +100,8 @@ ids = tokenizer(sys.argv[2], return_tensors="pt")
 model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, streamer=Printer())
 """
 
-# This program answers each line [ids before, ids] with seconds. Where there are ids before, these are kept as keys and
-# values, and the ids are timed one by one after them; otherwise the ids are timed as one prompt.
+# This program answers each line [ids before, ids] with the seconds that `ids` take. If there are ids before, their keys
+# and values are cached and `ids` are timed one by one after them. Otherwise `ids` are timed as one prompt.
 SERVER = """
 import json, sys, time
 import torch
@@ -128,7 +128,7 @@ for line in sys.stdin:
 def without_a_cache(workload: Workload, n: int) -> Callable[[], float]:
     """Return a clock for decoding without a cache, where every token passes through the model again for each new one.
 
-    One token is timed, and its time stands for each of `next_ids`.
+    Only one token is timed, and its time is multiplied by the number of `next_ids`.
     """
     whole = partial(gpt2.gpt2, workload.ids[: n + 1], **workload.params, n_head=workload.n_head)
     return lambda: len(workload.next_ids(n)) * seconds(whole)

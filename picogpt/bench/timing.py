@@ -24,8 +24,8 @@ N_DECODED = 8  # tokens decoded in a row for one figure: a single token would be
 class Work(NamedTuple):
     """One thing to measure.
 
-    A call of `ours` does `amount` of `unit`. At the limit's speed it would take `limit_share` times as long as a call
-    of `limit`.
+    A call of `ours` does `amount` tokens, or megabytes; `unit` is "tokens/s" or "MB/s", or "s" if the time
+    itself is shown. At the limit's speed, a call of `ours` would take `limit_share` times as long as a call of `limit`.
     """
 
     name: str
@@ -112,8 +112,8 @@ def weights_per_token(params: Any) -> list[Any]:
 def prompt_flop(params: Any, n: int) -> float:
     """Count the multiplications and additions of a prompt of n tokens.
 
-    Each token takes two for each weight. Attention takes the causal half of two products: queries with keys, and
-    probabilities with values. Only the last token is multiplied with the vocabulary.
+    Each token takes two operations for each weight. Attention takes the causal half of two products: queries with keys,
+    and probabilities with values. Only the last token is multiplied with wte.
     """
     *matrices, wte = weights_per_token(params)
     attention = len(params["blocks"]) * 2 * wte.shape[1] * n * (n + 1)
@@ -145,7 +145,7 @@ class Limits:
 
 
 class Workload:
-    """A model with random ids as its text: decodes tokens after any number of others, or takes a prompt."""
+    """A model and random ids, with the two kinds of work to measure: decoding after n tokens, and taking a prompt."""
 
     def __init__(self, params: Any, n_head: int):
         self.params, self.n_head = params, n_head
@@ -166,7 +166,7 @@ class Workload:
             for n in range(n_past + 1, n_past + len(ids) + 1):
                 self.context.logits(self.ids[:n])
 
-        name, limit_share = f"decode, {n_past} tokens before", limits.reads * len(ids)
+        name, limit_share = f"decode after {n_past} tokens", limits.reads * len(ids)
         return Work(name, "tokens/s", len(ids), ours, limits.read, "bandwidth", limit_share, peers or {})
 
     def prompt(self, n: int, peers: Clocks | None = None) -> Work:

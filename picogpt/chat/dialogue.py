@@ -40,7 +40,7 @@ N_PENALIZED = 64
 
 
 class Format(NamedTuple):
-    """The ids around the messages and replies of a dialogue, and the text that ends a reply, as a line end does."""
+    """The ids around the messages and replies of a dialogue. A reply ends at a line end, or at the text `stop`."""
 
     persona: list[int]
     before_message: list[int]
@@ -54,7 +54,7 @@ def plain(encoder: Encoder, persona: str, names: Sequence[str]) -> Format:
     user, model = names
     persona = persona.rstrip("\n") + "\n" if persona.strip() else ""
     encode = encoder.encode
-    # The line "Alice: Hello" consists of "Alice:" and " Hello": GPT-2's words carry the space before them.
+    # The line "Alice: Hello" consists of "Alice:" and " Hello": the token of a word includes the space before it.
     return Format(encode(persona), encode(f"{user}:"), encode(f"\n{model}:"), encode("\n"), f"{user}:")
 
 
@@ -175,7 +175,7 @@ class Chat:
     def reply(self) -> Generator[str, None, None]:
         """Answer the last message, piece by piece.
 
-        The pieces that were passed on remain part of the conversation, also if the caller stops early.
+        The pieces that were passed on remain part of the conversation, even if the caller stops early.
         """
         turn = self.turns[-1]
         turn.reply, turn.reply_ids = "", []
@@ -220,8 +220,8 @@ class Chat:
     def make_room(self, n_new: int = 0) -> bool:
         """Drop the oldest turns if n_new more ids would not fit in the context.
 
-        Turns are dropped until a quarter of the context is free, but never the last one. Everything after the persona
-        has to be computed again then: dropping one turn at a time would cost that in every turn from now on.
+        Turns are dropped until a quarter of the context is free, but never the last one. Everything after
+        the persona is then computed again. If single turns were dropped, every later turn would cost that.
 
         Returns True if turns were dropped and the remaining ids fit.
         """
@@ -248,5 +248,5 @@ class Chat:
         self.turns, self.first = [], 0
 
     def transcript(self, names: Sequence[str]) -> str:
-        """Return all turns as text, one line for each speaker, with the turns that have left the context."""
+        """Return all turns as text, one line for each speaker, including the turns that have left the context."""
         return "".join(f"{names[0]}: {turn.message}\n{names[1]}: {turn.reply}\n" for turn in self.turns)

@@ -2,8 +2,8 @@
 
     python -m picogpt chat --model_size 124M
 
-Each line that the user types is a message, or a command if it begins with a slash. Standard input that is not a
-terminal is a script: one message per line, and only the replies go to standard output.
+Each line that the user types is a message, or a command if it begins with a slash. If standard input is not
+a terminal, its lines are handled in the same way, and only the replies go to standard output.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def log_notes(chat: Chat) -> None:
 
 
 def save(name: str, text: str) -> None:
-    """Write text to a file. Raises UsageError if the name can't be one, and OSError if the file can't be written."""
+    """Write text to a file. Raises UsageError if the name is not valid, and OSError if the file can't be written."""
     if not name or "\0" in name:
         raise UsageError("/save needs the name of a file")
     with new_file(Path(name).expanduser()) as file:
@@ -98,7 +98,7 @@ def run_command(line: str, chat: Chat, screen: Screen) -> None:
     if name == "/save":
         save(argument.strip(), chat.transcript(screen.names))
     elif argument.strip() or name not in ("/reset", "/undo", "/retry", "/help"):
-        raise UsageError(f"{line.strip()!r} is not a command: /help lists them")
+        raise UsageError(f"{line.strip()!r} is not a command: /help lists the commands")
     elif name == "/reset":
         chat.reset()
         log("[everything but the persona is forgotten]")
@@ -196,7 +196,7 @@ def talk(chat: Chat, screen: Screen) -> int:
 
 
 def speaker_name(text: str) -> str:
-    """Return a speaker's name. Raises ArgumentTypeError if a reader could not tell it from the words after it."""
+    """Return a speaker's name. Raises ArgumentTypeError if it is empty, has several lines, or contains a colon."""
     if text != one_line(text) or not text or ":" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name: it must be one line without a colon")
     return text
@@ -205,7 +205,7 @@ def speaker_name(text: str) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt chat",
-        description="Talk with GPT-2. Standard input that is not a terminal is a script with one message per line.",
+        description="Talk with GPT-2. If standard input is not a terminal, its lines are messages or commands.",
         epilog="""examples:
   python -m picogpt chat --model_size 124M
   python -m picogpt chat --model_size tiny --names JULIET ROMEO --persona balcony.txt --seed 1
@@ -241,7 +241,7 @@ def read_persona(args: argparse.Namespace) -> str:
 
 
 def open_chat(args: argparse.Namespace) -> Chat:
-    """Load the model and return a chat as the command line asks for it."""
+    """Load the model and return a chat with the settings of the command line."""
     persona = read_persona(args)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     format = dialogpt(encoder, persona) if args.format == "dialogpt" else plain(encoder, persona, args.names)

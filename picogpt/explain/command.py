@@ -76,7 +76,7 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
     with contextlib.ExitStack() as stack:
         if png:
             require("matplotlib")
-            os.environ["MPLBACKEND"] = "agg"  # needs no window; a backend that is set for notebooks may be missing here
+            os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
             stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
         if html:
             paths["page"] = html
@@ -100,7 +100,7 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
 
 
 def path(text: str) -> Path:
-    """Refuse an empty name, which Path would take for the current folder."""
+    """Parse a path. An empty one is an error, because Path would take it for the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return Path(text)
@@ -122,10 +122,10 @@ The sampling options show the probabilities that gpt2.py would sample from with 
     add = parser.add_argument
     add_prompt(parser)
     add("--layer", type=number(0, kind=int), metavar="L", help="show the attention of this layer (default: the last)")
-    add("--head", type=number(0, kind=int), default=0, metavar="H", help="and of this head in it (default: 0)")
-    add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="list at most K tokens (default: 5)")
+    add("--head", type=number(0, kind=int), default=0, metavar="H", help="show the attention of this head (default: 0)")
+    add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="up to K tokens in each list (default: 5)")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
-    add("--html", type=path, metavar="FILE.html", help="write a page that opens without network")
+    add("--html", type=path, metavar="FILE.html", help="write a web page that works offline")
     add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
     add_model_options(parser)
     add_sampling_options(parser)

@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def check_settings(top: int, settings: Settings) -> None:
-    """Raise UsageError for a number outside its limits. On the command line, the options check this themselves."""
+    """Raise UsageError for a number outside its limits. On the command line, argparse checks them first."""
     limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
     for name, value, (low, high) in zip(("top", *Settings._fields), (top, *settings), limits):
         if not low <= value <= high:
@@ -129,7 +129,7 @@ def distributions(logits: Array, ids: Sequence[int], settings: Settings) -> list
 
 
 def probs_and_ranks(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Array]:
-    """Look up the probability and rank of each token in the distribution before it. -> [n_seq], [n_seq]"""
+    """Return the probability and rank of each token, as predicted at the position before it. -> [n_seq], [n_seq]"""
     found = [row[id] for row, id in zip(probs, ids[1:])]
     ranks = [1 + np.count_nonzero(row > p) for row, p in zip(probs, found)]
     return np.array([np.nan, *found]), np.array([0, *ranks])

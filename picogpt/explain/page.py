@@ -1,4 +1,4 @@
-"""Write the numbers of `look_inside` into page.html, which makes one HTML file that opens without network.
+"""Write the numbers of `look_inside` into page.html, which makes a single HTML file that works offline.
 
 The numbers are JSON inside a script element, in ASCII and without the characters that could end that element. The
 page's own script draws everything from them, and never parses a token as HTML.
@@ -33,7 +33,7 @@ def number(x: float) -> float | None:
 
 
 def packed(attention: Array) -> str:
-    """Write the lower triangles of matrices [..., n, n] in base64: numbers times 65535, as 16 bits, low byte first."""
+    """Write the lower triangles of matrices [..., n, n] in base64: 65535 x for each x, as little-endian uint16."""
     n = attention.shape[-1]
     triangles = attention[..., np.tri(n, dtype=bool)]
     return base64.b64encode(np.round(triangles * 65535).astype("<u2").tobytes()).decode()
@@ -73,7 +73,7 @@ def content(inside: Inside, title: str, layer: int, head: int, layers: list[int]
 def page(inside: Inside, title: str, layer: int = 0, head: int = 0, layers: list[int] | None = None) -> str:
     """Return the page as HTML. It contains the attention of these layers (by default all of them).
 
-    It opens with the given layer and head. Raises ValueError if it does not contain them.
+    The page opens with the given layer and head. Raises ValueError if the page does not contain these.
     """
     layers = list(range(len(inside.attention))) if layers is None else layers
     if layer not in layers or head not in range(inside.attention.shape[1]):

@@ -68,7 +68,7 @@ def style() -> dict[str, Any]:
 
 
 def shown(n_seq: int) -> range:
-    """Return the positions that a picture has room for, which are the last ones."""
+    """Return the last positions of a text, as many as a picture has room for."""
     return range(max(0, n_seq - MAX_ROWS), n_seq)
 
 
@@ -77,7 +77,7 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 def title_of(text: str, tokens: range, inside: Inside) -> str:
-    """Add to a title which tokens are shown if it is not all, and the settings if they are not the defaults."""
+    """Append to a title which tokens are shown, unless all are, and the settings that are not the defaults."""
     part = "" if len(tokens) == len(inside.ids) else f" (the last {len(tokens)} of {len(inside.ids)} tokens)"
     changed = inside.settings.changed()
     return text + part + ("\nwith " + ", ".join(changed) if changed else "")
@@ -150,14 +150,14 @@ def plot_lens(inside: Inside, figure: Figure | None = None) -> Axes:
 
 
 def plot_probabilities(inside: Inside, figure: Figure | None = None) -> Axes:
-    """Draw the probability of each token, and the most likely token in its place where that is another one."""
+    """Draw the probability of each token, and the most likely token wherever that was a different one."""
     tokens = shown(len(inside.ids))
     figure = new_figure(8, 0.25 * len(tokens) + 1.1, figure)
     axes = figure.subplots()
     axes.barh(range(len(tokens)), np.nan_to_num(inside.probs[tokens]), color=BLUE, label="this token")
     rows, ids, probs = alternatives(inside, tokens)
     rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="most likely token, if different")
-    rings[0].set(markerfacecolor="none", clip_on=False)  # not clipped at 0 % and 100 %
+    rings[0].set(markerfacecolor="none", clip_on=False)  # so that rings at 0 % and 100 % stay whole
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")
         text = axes.annotate(label(inside.text(id)), (p, row), side, textcoords="offset points", **style())

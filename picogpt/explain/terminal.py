@@ -12,8 +12,8 @@ import numpy as np
 from picogpt.explain.numbers import Inside, layer_name
 from picogpt.explain.text import decimals, fit, n_columns, visible_merges
 
-# For probabilities below each limit, the colours of text and background, by their numbers among the 256 colours of
-# terminals. They follow matplotlib's viridis. Both are set, so that a token is readable on a light or dark background.
+# limit: (text colour, background colour), for probabilities below the limit. The colours are numbers of the 256-colour
+# palette of terminals, and follow matplotlib's viridis. With both set, a token is readable in light and dark terminals.
 COLOURS = {0.01: (255, 53), 0.05: (255, 60), 0.2: (255, 30), 0.5: (16, 77), 1.0: (16, 220)}
 TOKEN, INDEX, CELL = 16, 5, 18  # widths of the columns, in characters
 

@@ -9,9 +9,9 @@ day, the same text moves into annotations.
     Matrix[r, c]  r rows of c numbers           Cache         the keys and the values of all n_layer layers
 
 A dimension is a type that only this module makes, so that a checker takes no dimension for another. NumPy's own array
-type does not serve: its operators forget the shape. Therefore shaped_numpy.pyi describes the part of NumPy that gpt2.py
-uses once more, with shapes. To a checker, a plain np.ndarray has none of these types: `typing.cast` turns one into
-them, and `np.asarray(x)` turns them into a plain one. Token ids may be plain.
+type does not serve: its operators forget the shape. Therefore shaped_numpy.pyi describes the functions of NumPy that
+gpt2.py uses, with shapes. To a checker, a plain np.ndarray has none of these types: `typing.cast` gives it one of them,
+and `np.asarray(x)` returns a plain array again. Token ids may be plain.
 """
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ def little_work(monkeypatch, tmp_path):
 def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys):
     assert command.main([*little_work, "--json", str(tmp_path / "figures.json")]) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
-    assert {"decode, 10 tokens before", "prompt of 64", "tokenizer, English", "detokenizer, mixed languages"} <= set(
-        rows
-    )
+    assert {"decode after 10 tokens", "prompt of 64", "tokenizer, English", "detokenizer, mixed languages"} <= set(rows)
     assert ("peak memory" in rows) == (sys.platform != "win32")
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
@@ -116,8 +114,8 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
         "process start to first text: transformers",
         "whole command, 40 tokens: without a cache",
         "peak memory: transformers",
-        "decode, 10 tokens before: transformers",
-        "decode, 10 tokens before: without a cache",
+        "decode after 10 tokens: transformers",
+        "decode after 10 tokens: without a cache",
         "prompt of 64: transformers",
         "tokenizer, mixed languages: tiktoken",
         "tokenizer, English: tokenizers",
