@@ -19,7 +19,7 @@ Encoding takes three steps:
 
 Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units" (BPE); Radford et al. 2019,
 "Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes). A model's folder holds two files for
-it: `encoder.json` maps each token to its id, and `vocab.bpe` lists the merges in order.
+the tokenizer: `encoder.json` maps each token to its id, and `vocab.bpe` lists the merges in order.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 
-# A merge stays within one piece. A piece is an English contraction, or a run of letters, of digits or of other signs
-# with at most one space before it, or white space. The last space of several belongs to the word that follows.
+# A piece is the end of an English contraction such as 'll, or white space, or a run of letters, of digits or of other
+# signs with at most one space before it. Of several spaces, the last belongs to the word that follows. Merges join only
+# symbols of the same piece.
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 END_OF_TEXT = "<|endoftext|>"
@@ -66,12 +67,12 @@ CACHED_CHARS, CACHED_PIECES, LONG_SYMBOLS = 32, 1 << 17, 128
 
 
 def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Join neighbouring symbols in the order of the merges. `ranks` maps "left right" to the place in the list.
+    """Join neighbouring symbols in the order of the merges. `ranks` maps "left right" to its place in the list.
 
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    none = len(ranks)
+    none = len(ranks)  # the rank of a pair that may not be joined: behind all others
     pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
     while pairs and (rank := min(pairs)) != none:
         while rank in pairs:  # join every occurrence, from the left, before looking for the next best pair
@@ -127,7 +128,7 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 
 
 class PieceCache(dict[str, list[int]]):
-    """Keep the ids of pieces that were met before. Looking up a new piece computes its ids.
+    """A dictionary from each piece that occurred to its ids. Looking up a new piece computes its ids.
 
     The cache is emptied when it is full, so that its memory stays bounded.
     """
@@ -250,7 +251,7 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
         path = folder / "vocab.bpe"
         merges = read_merges(path)
-        path = folder
+        path = folder  # from here on, an error is about both files
         return Encoder(vocabulary, merges)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -6,6 +6,14 @@
 
     python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
 
+A text is cut into tokens: words or parts of words, each with a number, its id. From the ids of a text, the model scores
+every token of its vocabulary as the next one. To generate text, choose a token by its score, add its id, and repeat.
+
+Inside the model, each position of the text is a vector of n_embd numbers, which begins as the embedding of its token.
+The layers, `transformer_block`, change these vectors one after another: attention (`mha`) brings in information from
+earlier positions, and the feed-forward network (`ffn`) works on each position by itself. Both add their results to the
+vectors instead of replacing them, so that no layer loses what earlier layers have found.
+
 Read this file from top to bottom. Each function uses only those above it, from `gelu` to `gpt2`, which turns token
 ids into logits, the scores of the next token. Choosing a token comes next, then generating text, then the command line.
 
@@ -14,6 +22,9 @@ row for each token of the input. Heads[n_seq, d_head] has one more axis in front
 [n_head, n_seq, d_head], one matrix for each attention head. Type checkers read these comments; the names are explained
 in picogpt/typing/shapes.py. Every function of the model also takes further leading axes, such as a batch axis, and
 every result has the dtype of the parameters.
+
+The parameters have their names in OpenAI's checkpoint: c_attn, c_fc and c_proj are linear layers with a weight w and a
+bias b, ln_1, ln_2 and ln_f are layer norms with a gain g and a bias b, and mlp is the feed-forward network.
 
 The model is described in Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, which
 builds on Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
@@ -39,13 +50,15 @@ else:
 
 def gelu(x):
     # type: (Matrix[n_seq, n_hidden]) -> Matrix[n_seq, n_hidden]
-    """Gaussian error linear unit: a smooth ReLU, in the tanh form GPT-2 was trained with (Hendrycks & Gimpel 2016).
+    """Gaussian error linear unit: a smooth max(x, 0), in the tanh form of GPT-2 (Hendrycks & Gimpel 2016).
+
+    Between two linear layers, it keeps them from being equal to a single linear layer.
 
     >>> gelu(np.array([-1, 0, 1])).round(4).tolist()
     [-0.1588, 0.0, 0.8412]
     """
     c = math.sqrt(2 / math.pi)  # a Python float, because a NumPy scalar would turn float32 into float64
-    return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))
+    return 0.5 * x * (1 + np.tanh(x * (c + 0.044715 * c * (x * x))))  # tanh(c (x + 0.044715 x³)), faster than x**3
 
 
 def softmax(x):
@@ -55,15 +68,18 @@ def softmax(x):
     >>> softmax(np.array([0, math.log(3)])).round(4).tolist()
     [0.25, 0.75]
     """
-    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))  # the largest becomes exp(0), so that nothing overflows
+    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))  # subtracting keeps the result, and exp can't overflow
     return exp_x / exp_x.sum(axis=-1, keepdims=True)
 
 
 def layer_norm(x, g, b, eps=1e-5):
     # type: (Matrix[n_seq, n_embd], Vector[n_embd], Vector[n_embd], float) -> Matrix[n_seq, n_embd]
-    """Give each row mean 0 and variance 1, then scale it by g and shift it by b (Ba et al. 2016)."""
+    """Give each row mean 0 and variance 1, then scale it by g and shift it by b (Ba et al. 2016).
+
+    So the numbers stay in the same range in every layer. eps keeps a constant row from being divided by 0.
+    """
     n_embd = x.shape[-1]
-    centred = x - x.sum(axis=-1, keepdims=True) / n_embd
+    centred = x - x.sum(axis=-1, keepdims=True) / n_embd  # sum is faster than mean for one row
     variance = (centred * centred).sum(axis=-1, keepdims=True) / n_embd  # [n_seq, 1]
     return centred / np.sqrt(variance + eps) * g + b
 
@@ -83,7 +99,9 @@ def attention(q, k, v, mask):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head], Matrix[n_seq, n_keys] | float) -> Heads[n_seq, d_head]
     """Average the values v for each query in q, weighted by how well the keys k match it (Vaswani et al. 2017, eq. 1).
 
-    The mask is added to the scores: 0 where a query may look, -inf where it may not. All heads are computed at once.
+    The query of a position says what it looks for, the key what it offers, and the value what it passes on. A score is
+    the dot product of a query and a key, divided by √d_head, since long vectors have large products and softmax would
+    choose a single key. The mask is added to the scores: 0 where a query may look, -inf where it may not.
     """
     # q @ k^T: [n_head, n_seq, d_head] @ [n_head, d_head, n_keys] -> [n_head, n_seq, n_keys]
     # probs @ v: [n_head, n_seq, n_keys] @ [n_head, n_keys, d_head] -> [n_head, n_seq, d_head]
@@ -92,12 +110,12 @@ def attention(q, k, v, mask):
 
 def causal_mask(q, k):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head]) -> Matrix[n_seq, n_keys]
-    """Let each position see itself and the positions before it: 0 up to the diagonal, -inf above it.
+    """Let each position see itself and those before it, but not the tokens to predict: 0 up to the diagonal, then -inf.
 
     The queries are the last n_seq of the n_keys positions, so the same formula serves a prompt and the steps after it.
     """
     n_seq, n_keys = q.shape[-2], k.shape[-2]
-    return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)
+    return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)  # triu's k is a diagonal
 
 
 def causal_attention(q, k, v):
@@ -108,7 +126,7 @@ def causal_attention(q, k, v):
 def blockwise_attention(q, k, v, n_block=96):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head], Heads[n_keys, d_head], int) -> Heads[n_seq, d_head]
     """Causal attention with less work: each block of n_block queries skips the keys after its last query."""
-    n_seq, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    n_seq, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]  # n_past keys belong to positions before the first query
     blocks = []
     for start in range(0, n_seq, n_block):
         rows, seen = slice(start, start + n_block), slice(n_past + start + n_block)
@@ -118,19 +136,25 @@ def blockwise_attention(q, k, v, n_block=96):
 
 def split_heads(x, n_head):
     # type: (Matrix[n_seq, n_embd], int) -> Heads[n_seq, d_head]
+    """Cut each row into n_head parts, one for each attention head, so that each head works with its own matrix."""
     split = x.reshape(*x.shape[:-1], n_head, x.shape[-1] // n_head)  # [n_seq, n_embd] -> [n_seq, n_head, d_head]
     return split.swapaxes(-2, -3)  # -> [n_head, n_seq, d_head]
 
 
 def merge_heads(x):
     # type: (Heads[n_seq, d_head]) -> Matrix[n_seq, n_embd]
+    """Undo `split_heads`."""
     split = x.swapaxes(-2, -3)  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
     return split.reshape(*split.shape[:-2], split.shape[-2] * split.shape[-1])  # -> [n_seq, n_embd]
 
 
 def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
     # type: (Matrix[n_seq, n_embd], Linear[n_embd, n_qkv], Linear[n_embd, n_embd], int, KV | None, int) -> Matrix[n_seq, n_embd]
-    """Multi-head attention: the only place where positions exchange information."""
+    """Multi-head attention: the only place where positions exchange information. c_proj mixes the results of the heads.
+
+    Queries, keys and values all come from x, in one product with c_attn. With a cache, the keys and values of the
+    n_past positions before x are read from there instead of being computed again.
+    """
     qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # [n_seq, n_embd] -> [n_seq, 3 n_embd] -> 3 x [n_seq, n_embd]
     q, k, v = (split_heads(part, n_head) for part in qkv)  # -> 3 x [n_head, n_seq, d_head]
     if cache is not None:
@@ -142,19 +166,20 @@ def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
 
 def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None, n_past=0):
     # type: (Matrix[n_seq, n_embd], Mlp, Attn, Norm, Norm, int, KV | None, int) -> Matrix[n_seq, n_embd]
-    """Attention, then the feed-forward network. Each reads a normalized copy of x and adds its result to x."""
+    """Attention, then the feed-forward network (mlp). Each reads a normalized copy of x and adds its result to x."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=None):
     # type: (IdsLike[n_seq], Matrix[n_vocab, n_embd], Matrix[n_ctx, n_embd], Sequence[Block], Norm, int, Cache | None, int, int | None) -> Matrix[Any, n_vocab]
-    """The forward pass, from token ids to logits: row i scores every token as the one that follows inputs[: i + 1].
+    """The forward pass, from token ids to logits: row i scores the tokens that may follow inputs[: i + 1].
 
-    wte holds the token embeddings; its transpose also turns the last layer's output into logits (tied weights). wpe
-    holds the position embeddings. With a cache (see `empty_cache`), the inputs follow n_past earlier positions: the
-    keys and values of those are read from the cache, and the new ones are appended. n_logits=1 scores only the last
-    position, which skips most of the largest matrix product. Raises ValueError for more than n_ctx positions.
+    wte holds a vector for each token, its embedding; the transpose also turns the last layer's output into logits (tied
+    weights). wpe holds an embedding for each position, because attention compares vectors only, not positions. With a
+    cache (see `empty_cache`), the inputs follow n_past earlier positions: the keys and values of those are read from
+    the cache, and the new ones are appended. n_logits=1 scores only the last position, which skips most of the largest
+    matrix product. Raises ValueError for more than n_ctx positions.
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
@@ -241,7 +266,10 @@ def greedy(logits, ids):
 
 def empty_cache(params, n_head, n_ctx):
     # type: (Params, int, int) -> Cache
-    """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head]."""
+    """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head].
+
+    No position sees later ones. The keys and values of a text therefore stay the same when it grows, and can be kept.
+    """
     wpe = params["wpe"]
     return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
@@ -283,7 +311,7 @@ class Context:
                 f"each row needs an id, and the context has room for {self.n_ctx} ids"
             )
         ids = list(ids)
-        n_past = n_shared(self.ids, ids[: len(ids) - n_logits])
+        n_past = n_shared(self.ids, ids[: len(ids) - n_logits])  # the last n_logits are computed, known or not
         self.ids = ids[:n_past]  # if Ctrl-C interrupts the next line, self.ids still fits the cache
         new = gpt2(ids[n_past:], **self.params, n_head=self.n_head, cache=self.cache, n_past=n_past, n_logits=n_logits)
         self.ids = ids
@@ -369,9 +397,9 @@ def stop_before(pieces, stop):
         if stop is not None and stop in held:
             yield held[: held.index(stop)]
             return
-        n = 0 if stop is None else max(n for n in range(len(stop)) if held.endswith(stop[:n]))
-        yield held[: len(held) - n]
-        held = held[len(held) - n :]
+        n_held = 0 if stop is None else max(n for n in range(len(stop)) if held.endswith(stop[:n]))
+        yield held[: len(held) - n_held]
+        held = held[len(held) - n_held :]
     yield held
 
 
@@ -414,8 +442,8 @@ def main(argv=None):
         raise UsageError(str(error)) from None
     warn(args, prompt)
     settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    drawn = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
-    choose = greedy if args.temperature == 0 and args.repetition_penalty == 1 else drawn
+    draw = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+    choose = greedy if args.temperature == 0 and args.repetition_penalty == 1 else draw
     new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)
     times = [time.perf_counter()]
     for text in stop_before(encoder.decode_stream(new_ids), args.stop):

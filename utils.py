@@ -424,7 +424,7 @@ def verify(prefix: Path) -> str:
 def verify_data(paths: Iterable[Path], entries: dict[str, Entry]) -> None:
     """Check the length of the data files and the checksum of every tensor. Raises ValueError at the first wrong one.
 
-    Text tensors are left out: GPT-2 has none, and TensorFlow computes their checksums in another way.
+    Tensors of text are not checked: GPT-2 has none, and TensorFlow computes their checksums in another way.
     """
     from tqdm import tqdm
 
@@ -533,7 +533,7 @@ def unmask(masked: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- download
 #
 # A file gets its name only when it is complete and checked; until then it is called <name>.partial. An interrupted
-# download goes on from there. A learner can skip everything after `download_gpt2_files`: it is about broken
+# download is continued from that file. A learner can skip everything after `download_gpt2_files`: it is about broken
 # connections, servers that give wrong answers, and two processes that download at once.
 
 
@@ -597,7 +597,7 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
 
 
 def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
-    """Download one file in as many attempts as it takes, check it, and give it its name."""
+    """Download one file, check it, and give it its name. Raises DownloadError after four attempts without new bytes."""
     import requests
 
     partial = path.with_name(path.name + ".partial")
@@ -690,7 +690,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time work in a folder. The system frees the lock when the process ends, even if killed."""
     path = folder / ".lock"
     while True:
-        folder.mkdir(parents=True, exist_ok=True)  # again each time: a process that got nothing removes the folder
+        folder.mkdir(parents=True, exist_ok=True)  # in the loop: a process whose download fails removes the folder
         with open(path, "a+b") as file:
             try:
                 lock(file.fileno(), wait=False)

@@ -12,7 +12,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder. Inside the `with` block it has a temporary name; it gets `path` when the block ends well.
+    """Make a folder. Inside the `with` block it has a temporary name; it is renamed to `path` if the block succeeds.
 
     If the block fails, the folder and the parents made for it are removed. An existing folder is never replaced: that
     raises FileExistsError.
@@ -39,7 +39,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing. It gets its name, and replaces an old file, when the `with` block ends well.
+    """Open a file for writing. It gets its name, and replaces an old file, only if the `with` block succeeds.
 
     If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
     replaced. Raises OSError if the file can't be made, or if `path` is a folder, a device or a pipe.

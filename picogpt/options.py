@@ -56,7 +56,7 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
 
 
 def sampler(args: argparse.Namespace) -> Choose:
-    """Return the function that chooses each next token, as the sampling options and --seed say."""
+    """Return a function that chooses the next token by the sampling options and --seed (the `choose` of `generate`)."""
     rng = np.random.default_rng(args.seed)
     return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
 

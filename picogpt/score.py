@@ -42,7 +42,7 @@ def token_losses(ids: Array, params: Params, n_head: int) -> Array:
 def loss_per_char(text: str, encoder: Encoder, params: Params, hparams: dict[str, int]) -> float:
     """Return the loss of a text in nats per character: the sum of its tokens' losses divided by its characters.
 
-    Unlike the loss per token, it compares models whose tokenizers differ.
+    Unlike the loss per token, it can be compared between models whose tokenizers differ.
     """
     losses = token_losses(np.array(encoder.encode(text)), params, hparams["n_head"])
     return float(losses.sum()) / len(text)

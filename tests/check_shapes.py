@@ -2,7 +2,7 @@
 
 Within a call, a dimension's name stands for one size, leading axes (a batch) are the same everywhere, and all floats
 have one dtype, the result included. The names come from picogpt/typing/shapes.py. The types of arrays are defined here
-once more, because there they exist for type checkers only.
+again, because in shapes.py they exist for type checkers only.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Cache:
 KINDS = (Vector, Ids, Matrix, Heads, KV, Cache)
 NAMES = {**vars(collections.abc), **vars(shapes), **{kind.__name__: kind for kind in KINDS}}
 NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable}
-ANY_SHAPE = {"gelu"}  # the comment gives the shape it has in the model, but it takes any
+ANY_SHAPE = {"gelu"}  # its comment gives the shape of x in the model, but it takes arrays of any shape
 NO_BATCH = {"causal_mask"}  # its result is the same for all sequences of a batch
 RESULT_DTYPE = {"token_probs": np.dtype(np.float64)}  # all other functions return the dtype they are given
 
@@ -128,7 +128,7 @@ Check = Callable[[Call, str, Any], None]
 
 
 def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
-    """Return the check that a type asks for, or None where it has no shape. given: the meanings of type variables."""
+    """Return the check for a type, or None if it has no shape. `given` maps type variables to what they stand for."""
     if hint is shapes.Array:
         return lambda call, name, value: (
             call.bind(name, hint, value.shape),
@@ -162,19 +162,24 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
 
 @functools.cache
 def type_comments(file: str) -> dict[str, str]:
-    """Read the type comment of every function of a file: {"gelu": "(Matrix[n_seq, n_hidden]) -> …"}."""
+    """Read the type comment of every function and method: {"gelu": "(Matrix[n_seq, n_hidden]) -> …"}."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"), type_comments=True)
-    return {node.name: node.type_comment for node in tree.body if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions |= {f"{owner.name}.{node.name}": node for owner in classes for node in owner.body[1:]}
+    return {name: node.type_comment for name, node in functions.items()}
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Evaluate a function's type comment: {parameter: type}, and "return"."""
+    """Evaluate a function's type comment: {parameter: type}, and "return". It does not name a method's self."""
     function = inspect.unwrap(function)
-    comment = type_comments(function.__code__.co_filename)[function.__name__]
+    comment = type_comments(function.__code__.co_filename)[function.__qualname__]
     parsed = ast.parse(comment, mode="func_type")
     names = [*inspect.signature(function).parameters, "return"]
     texts = [ast.unparse(type) for type in (*parsed.argtypes, parsed.returns)]
-    assert len(names) == len(texts), f"{function.__name__} has {len(names) - 1} parameters: {comment}"
+    if names[0] == "self":
+        names = names[1:]
+    assert len(names) == len(texts), f"{function.__qualname__} has {len(names) - 1} parameters: {comment}"
     return {name: eval(text, NAMES) for name, text in zip(names, texts)}
 
 
@@ -192,7 +197,9 @@ def checked(function: Callable[..., Any], hints: dict[str, Any] | None = None) -
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(zip(signature.parameters, args)) | kwargs
-        call = Call(function.__name__, arguments)
+        call = Call(function.__qualname__, arguments)
+        if hasattr(arguments.get("self"), "params"):  # a method: its shapes are those of its object
+            check_of(eval("Params", NAMES), {})(call, "params", arguments["self"].params)
         for name, check in checks.items():
             if name in arguments:
                 check(call, name, arguments[name])
@@ -207,8 +214,11 @@ def checked(function: Callable[..., Any], hints: dict[str, Any] | None = None) -
 
 
 def watch(module: types.ModuleType) -> types.ModuleType:
-    """Replace the functions of gpt2.py, or of a copy of it, by checked ones."""
-    for name, function in list(vars(module).items()):
-        if inspect.isfunction(function) and function.__module__ == module.__name__:
-            setattr(module, name, checked(function))
+    """Replace the functions of gpt2.py, or of a copy of it, and the methods of its classes by checked ones."""
+    for name, thing in list(vars(module).items()):
+        if inspect.isfunction(thing) and thing.__module__ == module.__name__:
+            setattr(module, name, checked(thing))
+        if inspect.isclass(thing) and thing.__module__ == module.__name__:
+            methods = {key: checked(method) for key, method in vars(thing).items() if inspect.isfunction(method)}
+            setattr(module, name, type(name, (thing,), methods))
     return module

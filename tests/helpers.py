@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def command(name: str, *args: Any) -> list[Any]:
-    """Return the command line of a script ("gpt2.py") or of a tool ("picogpt train"); error messages begin so, too."""
+    """Return the command line of a script ("gpt2.py") or of a tool ("picogpt train"), by the name in its messages."""
     start = ["-m", *name.split()] if name.startswith("picogpt ") else [name]
     return [sys.executable, *start, *(arg if isinstance(arg, bytes) else str(arg) for arg in args)]
 
@@ -94,7 +94,7 @@ def model_options(folder: Path) -> list[Any]:
 
 
 def shared(name: str) -> Path:
-    """Return a file or folder of the reference data, or skip the test where it is missing."""
+    """Return a file or folder of the reference data, or skip the test if it is missing."""
     if not (SHARED / name).exists():
         pytest.skip(f"needs ../shared/{name}")
     return SHARED / name
@@ -132,7 +132,7 @@ def their_logits(model: Any, ids: Any) -> np.ndarray:
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest difference, divided by the largest number."""
+    """Return the largest difference, divided by the largest number in theirs."""
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -3,8 +3,8 @@
     python -m picogpt convert openai-community/gpt2 models/gpt2
     python -m picogpt convert --to-hf models/tiny tiny-hf
 
-Nothing is computed, since both layouts hold the same tensors. huggingface.py has Hugging Face's names, and refuses
-models that gpt2.py can't compute.
+Both layouts hold the same tensors, so only names and file formats change. huggingface.py has Hugging Face's names, and
+refuses models that gpt2.py can't compute.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def to_hf(source: Path, target: Path) -> str:
 
 
 def read_openai(source: Path) -> tuple[dict[str, int], Mapping[str, Any], Encoder]:
-    """Read hyper-parameters, parameters and tokenizer from a folder in OpenAI's layout."""
+    """Read hyperparameters, parameters and tokenizer from a folder in OpenAI's layout."""
     if not (source / "hparams.json").exists():
         hint = " (leave out --to-hf to convert from Hugging Face's)" if (source / hf.CONFIG).exists() else ""
         raise FileNotFoundError(f"{source} is not a model in OpenAI's layout{hint}: it has no hparams.json")
@@ -122,7 +122,7 @@ def read_openai(source: Path) -> tuple[dict[str, int], Mapping[str, Any], Encode
 
 
 def hf_settings(hparams: dict[str, int], dtype: str, end: int | None) -> dict[str, dict[str, Any]]:
-    """Return the JSON files that transformers wants beside weights and vocabulary. `end` is the id of <|endoftext|>."""
+    """Return the contents of the JSON files that transformers needs, by name. `end` is the id of <|endoftext|>."""
     ends = {"bos_token_id": end, "eos_token_id": end}
     token = None if end is None else END_OF_TEXT
     return {

@@ -1,7 +1,7 @@
 """Hugging Face's layout of a GPT-2: its names for tensors, settings and files, and how to read a folder of them.
 
 Both layouts hold the same tensors under other names: h0/attn/c_attn/w is h.0.attn.c_attn.weight, and a linear layer's
-weights are [n_in, n_out] in both. A model that differs from GPT-2 is refused with a ValueError. Otherwise gpt2.py would
+weights are [n_in, n_out] in both. A model that differs from GPT-2 is refused with a ValueError, because gpt2.py would
 generate wrong text from it without any sign of an error.
 
 Sources: the README of safetensors for its file format; GPT2Config of transformers for config.json.
@@ -27,7 +27,7 @@ VOCAB, MERGES, TOKENIZER, SETTINGS = "vocab.json", "merges.txt", "tokenizer.json
 ADDED = "added_tokens.json"
 WANTED = [CONFIG, WEIGHTS, SHARDS, "model-?????-of-?????.safetensors", VOCAB, MERGES, TOKENIZER, SETTINGS, ADDED]
 
-# Our hyper-parameters and config.json's names for them. The first name is the one to write; files may have any of them.
+# Our hyperparameters and config.json's names for them. The first name is written; a file that is read may have any.
 CONFIG_NAMES = {
     "n_vocab": ("vocab_size",),
     "n_ctx": ("n_positions", "max_position_embeddings", "n_ctx"),
@@ -80,7 +80,7 @@ def state_dict(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:
-    """Return the settings of a GPT2Config that describe a model with these hyper-parameters, as gpt2.py computes it."""
+    """Return the settings of a GPT2Config that describe a model with these hyperparameters, as gpt2.py computes it."""
     return {names[0]: hparams[name] for name, names in CONFIG_NAMES.items()} | COMPUTED
 
 
@@ -88,7 +88,7 @@ def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, int]:
-    """Read the hyper-parameters from a config.json. Raises ValueError naming a setting that gpt2.py can't compute."""
+    """Read the hyperparameters from a config.json. Raises ValueError naming a setting that gpt2.py can't compute."""
     config = read_json(path)
     found = {"model_type": None, **COMPUTED, **config}
     for name, value in {"model_type": "gpt2", **COMPUTED}.items():
@@ -253,7 +253,7 @@ def with_added_tokens(folder: Path, vocab: dict[str, int]) -> dict[str, int]:
         if not token or any(BYTE_TO_CHAR.get(ord(char)) != char for char in token) or not token.isascii():
             raise ValueError(f"{folder}: the added token {token!r} has characters other than visible ASCII")
     if new := [token for token in added if token not in vocab and token != END_OF_TEXT]:
-        text = "are ordinary text unless allowed_special has them"
+        text = "are ordinary text unless Encoder.encode gets them as allowed_special"
         log(f"{folder}: added tokens ({len(new)}, such as {new[0]!r}) {text}")
     return vocab | added
 

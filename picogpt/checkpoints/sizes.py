@@ -1,4 +1,4 @@
-"""The hyper-parameters of the four models that OpenAI published."""
+"""The hyperparameters of the four models that OpenAI published."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ SHAPES = {  # the size's name: (n_embd, n_head, n_layer)
 
 
 def hparams_of(size: str) -> dict[str, int]:
-    """Return the hyper-parameters of one of OpenAI's sizes, as its hparams.json has them."""
+    """Return the hyperparameters of one of OpenAI's sizes, as its hparams.json has them."""
     n_embd, n_head, n_layer = SHAPES[size]
     return {"n_vocab": 50257, "n_ctx": 1024, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}

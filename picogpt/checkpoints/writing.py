@@ -32,8 +32,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
     """Draw random float32 parameters to start training from: normal weights (deviation 0.02), gains 1, biases 0.
 
-    Each layer adds to the residual stream twice, through its two c_proj. Their weights are divided by √(2 n_layer), so
-    that the stream does not grow with the number of layers (Radford et al. 2019, section 2.3).
+    Each layer adds to x twice, through its two c_proj. Their weights are divided by √(2 n_layer), so that x does not
+    grow with the number of layers (Radford et al. 2019, section 2.3).
     """
     rng = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
@@ -75,7 +75,7 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def made_up_merges(n: int) -> list[str]:
-    """Return n merges of two bytes each: they give a vocabulary of the right size if OpenAI's files are not at hand."""
+    """Return n merges of two bytes each, for a vocabulary of the right size when OpenAI's files are not there."""
     return [f"{a} {b}" for a, b in itertools.islice(itertools.product(BYTE_TO_CHAR.values(), repeat=2), n)]
 
 
@@ -98,7 +98,7 @@ def write_tokenizer(folder: Path, merges: list[str]) -> None:
 def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
     """Let TensorFlow write the checkpoint's four files, then write hparams.json.
 
-    Raises ValueError if the parameters do not belong to these hyper-parameters, and OSError if TensorFlow is not
+    Raises ValueError if the parameters do not belong to these hyperparameters, and OSError if TensorFlow is not
     installed or can't write, for example to a full disk.
     """
     tensors = flatten(params)

@@ -1,8 +1,8 @@
-"""Make the inputs on which the two sides are compared: made-up numbers, and a model's own intermediate values.
+"""Make the inputs on which gpt2.py and other libraries are compared: made-up numbers, and a model's own values.
 
-A case is a tuple of arguments that both sides get. `MADE_UP` makes cases of every part from made-up numbers, and
-`ModelCases` takes them from a model's forward pass. There, every function gets the values that our own program computed
-before it, so that an error in one function shows only in its own lines and in those of its callers.
+A case is a tuple of arguments that both of them get. `MADE_UP` makes cases of every part from made-up numbers, and
+`ModelCases` takes them from a model's forward pass. There, every function gets the values that gpt2.py computed before
+it, so that an error in one function shows only in its own lines of the table and in those of its callers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Case = tuple[Any, ...]
 Cases = Callable[[str], Iterator[Case]]  # the cases of a part, from the name of a dtype
 
 SMALL = {"n_vocab": 101, "n_ctx": 140, "n_embd": 24, "n_head": 4, "n_layer": 3}  # n_ctx is more than one block of 96
-ONES = {"n_vocab": 7, "n_ctx": 5, "n_embd": 2, "n_head": 1, "n_layer": 1}  # np.squeeze would drop its dimensions of 1
+ONES = {"n_vocab": 7, "n_ctx": 5, "n_embd": 2, "n_head": 1, "n_layer": 1}  # a wrong np.squeeze would drop sizes of 1
 
 
 # ------------------------------------------------------------------------------------------------- made-up numbers
@@ -68,7 +68,7 @@ def random_ids(n_vocab: int, n: int) -> Array:
 
 
 def gelu_cases(dtype: str) -> Iterator[Case]:
-    """Yield every kind of numbers, special points, and two fine grids: the whole curve, and its shallow dip alone."""
+    """Yield the arrays of `inputs`, special points, and two fine grids: the whole curve, and its shallow dip alone."""
     points = np.array([-1e4, -10, -5.1, -3, -1, -0.0, 0.0, 1e-4, 1, 3, 5.1, 10, 1e4], dtype)
     grids = [np.linspace(start, stop, 999).astype(dtype) for start, stop in ((-6, 6), (-3, -1))]
     for x in (*inputs((7, 33), dtype), *inputs((1, 1), dtype), points, *grids):
@@ -82,7 +82,7 @@ def softmax_cases(dtype: str) -> Iterator[Case]:
 
 
 def layer_norm_cases(dtype: str) -> Iterator[Case]:
-    """Yield every kind of numbers, and two kinds that are hard for a layer norm.
+    """Yield the arrays of `inputs`, and two more that are hard for a layer norm.
 
     With a mean of 300 standard deviations, the formula E[x²] - E[x]² loses too many digits. With a variance of 1e-5,
     another eps shows.
@@ -126,7 +126,7 @@ def attention_cases(dtype: str) -> Iterator[Case]:
 
 
 def causal_attention_cases(dtype: str) -> Iterator[Case]:
-    """Yield fewer and more queries than a block of 96, because blockwise attention must not change the result."""
+    """Yield fewer queries than a block of 96 and more, because `blockwise_attention` must give the same result."""
     for n_q, n_k in ((6, 6), (4, 9), (1, 7), (130, 130), (120, 140)):
         q, k, v = (np.random.default_rng(n).standard_normal((2, n, 8)).astype(dtype) for n in (n_q, n_k, n_k + 1))
         yield q, k, v[:, :n_k], causal(q, k)
@@ -145,11 +145,11 @@ def transformer_block_cases(dtype: str) -> Iterator[Case]:
 
 
 def gpt2_cases(dtype: str) -> Iterator[Case]:
-    """Yield small models with weights as large as trained ones', and with large, tiny, denormal and constant weights.
+    """Yield small models with weights of ordinary size, and with large, tiny, denormal and constant weights.
 
-    The embeddings are never constant. From equal numbers, a layer norm leaves nothing but rounding errors, and it
-    multiplies them by 1/√eps = 316: after a few layers, two right results have no digit in common. `layer_norm_cases`
-    has constant numbers.
+    The embeddings are never constant. Of a row of equal numbers, a layer norm leaves only rounding errors, and it
+    multiplies these by 1/√eps = 316: after a few layers, two correct results have no digit in common. Constant rows are
+    tested by `layer_norm_cases` instead.
     """
     smallest = float(np.finfo(dtype).smallest_normal)
     random, constant = weights(SMALL, dtype), weights(SMALL, dtype, scale=0.1, constant=True)
@@ -164,7 +164,7 @@ def gpt2_cases(dtype: str) -> Iterator[Case]:
 
 
 def in_pieces(cases: Iterator[Case]) -> Iterator[Case]:
-    """Add three ways to feed the ids in pieces to each case of `gpt2`, as lists of the pieces' lengths.
+    """To each case of `gpt2`, add three ways to feed the ids in pieces, as lists of the pieces' lengths.
 
     The ways are a prompt and then single ids, five single ids and then the rest, and two halves.
     """
@@ -180,9 +180,9 @@ def cached_cases(dtype: str) -> Iterator[Case]:
 
 
 def filter_cases(x: Array) -> Iterator[Case]:
-    """Yield the logits with many settings of the filters, except where a filter would keep one of two equal logits.
+    """Yield the logits with many settings of the filters, but not if a filter would keep only one of two equal logits.
 
-    There the results differ on purpose: we keep the lower id, and transformers keeps both.
+    In that case the results differ on purpose: gpt2.py keeps the lower id, and transformers keeps both.
     """
     rng, seen = np.random.default_rng(4), [3, 1, 4, 1, 5]
     settings = [(1.0, 0, 1.0, 1.0), *((t, 0, 1.0, 1.0) for t in (0.05, 0.7, 5.0)), (1.0, 0, 1.0, 1.3)]
@@ -221,7 +221,7 @@ MADE_UP: dict[str, Cases] = {
 
 
 class ModelCases:
-    """A model, and the arguments that each part gets in a forward pass of it, at both dtypes."""
+    """A model, and the arguments that each part of it gets in a forward pass, in float32 and in float64."""
 
     def __init__(self, name: str, encoder: Encoder, params: Params, n_head: int):
         self.name, self.encoder, self.original, self.n_head = name, encoder, params, n_head

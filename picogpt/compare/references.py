@@ -1,7 +1,7 @@
 """Call other people's implementations of each part: PyTorch's, transformers', TensorFlow's, and two tokenizers.
 
 Every function here takes the arguments of a case (cases.py) and returns an array of the same dtype. A library is
-imported by the function that needs it, so that a missing one disturbs no other. `bench --peers` times the tokenizers.
+imported by the function that needs it, so that the others work without it. `bench --peers` times the tokenizers.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def torch_mha(x: Any, attn: Params, n_head: int) -> Any:
 
 @in_torch
 def torch_block(x: Any, block: Params, n_head: int) -> Any:
-    """Run PyTorch's layer, with GELU as a function: given a GELU module, its fast path would compute the erf form."""
+    """Run PyTorch's layer. GELU is a function here: for a GELU module, PyTorch's fast path computes the erf form."""
     import torch
 
     gelu, n = partial(torch.nn.functional.gelu, approximate="tanh"), x.shape[-1]
@@ -130,7 +130,7 @@ def torch_block(x: Any, block: Params, n_head: int) -> Any:
 
 
 def hf_config(n_embd: int, n_head: int, n_vocab: int = 1, n_ctx: int = 1, n_layer: int = 1) -> Any:
-    """Return the configuration of a model, or of a part of one, for which the last three sizes don't matter."""
+    """Return the configuration of a model. For a part of a model, the last three sizes don't matter."""
     from transformers import GPT2Config
 
     hparams = {"n_vocab": n_vocab, "n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
@@ -244,7 +244,7 @@ def hf_sampling(logits: Any, ids: list[int], temperature: float, top_k: int, top
 
 
 def tf_gelu(x: Array) -> Any:
-    """Compute GELU, in float64 from TensorFlow's tanh, because tf.nn.gelu rounds 0.044715 to float32 always."""
+    """Compute GELU. In float64 it takes TensorFlow's tanh, because tf.nn.gelu always rounds 0.044715 to float32."""
     tf = tensorflow()
     if x.dtype == np.float32:
         return tf.nn.gelu(x, approximate=True).numpy()
@@ -256,7 +256,7 @@ def tf_softmax(x: Array) -> Any:
 
 
 def tf_layer_norm(x: Array, g: Array, b: Array) -> Any:
-    """Normalize by TensorFlow's moments: its batch_normalization scales before it subtracts, and so loses digits."""
+    """Normalize with tf.nn.moments: tf.nn.batch_normalization scales before it subtracts, and so loses digits."""
     tf = tensorflow()
     mean, variance = tf.nn.moments(tf.constant(x), -1, keepdims=True)
     return ((x - mean) / tf.sqrt(variance + 1e-5) * g + b).numpy()
@@ -279,7 +279,7 @@ def tf_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Any:
 
 
 def tf_mha(x: Array, attn: Params, n_head: int) -> Any:
-    """Attend by TensorFlow's operations. Keras's MultiHeadAttention rounds 1 / √d_head to float32, even in float64."""
+    """Combine TensorFlow's operations: Keras's MultiHeadAttention rounds 1 / √d_head to float32 even in float64."""
     tf = tensorflow()
     n_seq, n_embd = x.shape
     heads = tf.reshape(tf_linear(x, **attn["c_attn"]), (n_seq, 3, n_head, n_embd // n_head))

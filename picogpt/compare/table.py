@@ -2,12 +2,12 @@
 
     python -m picogpt compare
 
-Each line of the table compares one part with one library at one dtype. A model's name behind the part says that the
-inputs come from a forward pass of that model; otherwise they are made up. The columns "absolute" and "relative" give
-the largest differences among all cases. A relative difference is a share of the largest number in the case's result.
-It must be within the tolerance, 1e-12 in float64 and 1e-4 in float32. Rounding errors are smaller: at most 5e-14 and
-3e-5 were measured. A wrong formula exceeds the tolerance by far on one of the inputs, at least in float64; the tests
-plant such errors to prove it.
+Each line of the table compares one part with one library at one dtype. If a model's name follows the part's, the inputs
+come from a forward pass of that model; otherwise they are made up. The columns "absolute" and "relative" give the
+largest differences among all cases. A relative difference is divided by the largest number in the case's result. It
+must be within the tolerance: 1e-12 in float64 and 1e-4 in float32. Rounding errors are smaller: at most 5e-14 and 3e-5
+were measured. A wrong formula exceeds the tolerance by far on one of the inputs, at least in float64; the tests plant
+such errors to prove it.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def our_attention(q: Any, k: Any, v: Any, mask: Any) -> Any:
 
 
 def our_cached(ids: Array, params: Any, n_head: int, ways: list[list[int]]) -> Any:
-    """Compute the logits in every way that keeps keys and values, and return all their rows below each other.
+    """Compute the logits in every way that uses a cache, and return all their rows below each other.
 
-    First come the rows of all ids: once for each way to feed them in pieces into a cache of our own, and once for the
-    last of these ways with a `gpt2.Context`. Then come the last two rows: from that context when it held other ids
-    behind the first half, and from `n_logits`.
+    First come the rows of all ids: once for each way to feed them in pieces into a cache, and once for the last of
+    these ways with a `gpt2.Context`. Then come only the last two rows, twice: from a context that held other ids
+    after the first half, and from `gpt2.gpt2` with n_logits=2.
     """
     rows = []
     for pieces in ways:
@@ -108,10 +108,10 @@ OURS: dict[str, Callable[..., Any]] = {
 
 
 def difference(ours: Array, theirs: Array) -> tuple[float, float]:
-    """Return the largest absolute difference, and the same relative to the largest number in theirs.
+    """Return the largest absolute difference, and that difference divided by the largest number in theirs.
 
     NaN and infinity count as infinitely different. The relative difference ignores errors up to the smallest normal
-    number, because a library may round the denormal numbers below it to 0, as TensorFlow does. Raises ValueError where
+    number, because a library may round the denormal numbers below it to 0, as TensorFlow does. Raises ValueError if
     shapes or dtypes differ.
     """
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
@@ -125,7 +125,7 @@ def difference(ours: Array, theirs: Array) -> tuple[float, float]:
 
 
 def compared(name: str, part: str, against: str, dtype: str, cases: Callable[[], list[Case]]) -> Row:
-    """Return one line of the table. If either side raises an error, the verdict is FAIL with its message."""
+    """Return one line of the table. If gpt2.py or the library raises an error, the verdict is FAIL with its message."""
     if not installed(against):
         return Row(name, against, dtype, 0, 0, 0, 0, "not installed")
     pairs = []
@@ -179,13 +179,13 @@ def compare(model: ModelCases | None, parts: list[str]) -> Iterator[Row]:
     encoders = {"": made_up_encoder()} | ({f", {model.name}": model.encoder} if model else {})
     work: list[Callable[[], Row]] = []
     for part in (part for part in OURS if part in parts):
-        for of, by_part in sources.items():
+        for source, by_part in sources.items():
             for dtype in DTYPES:
                 cases = made_once(by_part[part], dtype)
-                work += [partial(compared, part + of, part, lib, dtype, cases) for lib in REFERENCES[part]]
+                work += [partial(compared, part + source, part, lib, dtype, cases) for lib in REFERENCES[part]]
     if "tokenizer" in parts:
-        for of, encoder in encoders.items():
-            work += [partial(compared_tokenizer, f"tokenizer{of}", lib, encoder) for lib in TOKENIZERS]
+        for source, encoder in encoders.items():
+            work += [partial(compared_tokenizer, f"tokenizer{source}", lib, encoder) for lib in TOKENIZERS]
     for row in tqdm(work, desc="comparing", unit="row", file=sys.stderr, disable=None):
         yield row()
 

@@ -32,9 +32,9 @@ IdsLike: TypeAlias = Sequence[int] | Ids[_N] | ndarray[Any, _DType]
 _All: TypeAlias = slice[None, None, None]
 
 class Shaped(Generic[_Part]):
-    """Every kind of array computes with its like, with a number, with one for each row, and with the kind of its parts.
+    """An array that can be added to an array of the same kind, a number, one number for each row, or one of its parts.
 
-    NumPy repeats a part: the same vector for every row of a matrix, the same matrix for every head.
+    NumPy broadcasts a part: the same vector for every row of a matrix, the same matrix for every head.
     """
 
     @property
@@ -55,7 +55,7 @@ class Shaped(Generic[_Part]):
     def copy(self) -> Self: ...
 
 class Column(Generic[_Array]):
-    """One number for each row of an array of that kind: its last axis is 1 long."""
+    """One number for each row of an array, as keepdims=True gives: the last axis has length 1."""
 
     def __add__(self, other: float, /) -> Self: ...
     def __truediv__(self, other: float, /) -> Self: ...
@@ -89,11 +89,11 @@ class Matrix(Shaped[Vector[_C]], Generic[_R, _C]):
     def reshape(self, *shape: int) -> Split[_R, Any]: ...
 
 class Heads(Shaped[Matrix[_R, _C]], Generic[_R, _C]):
-    """A matrix for each head: what is multiplied with another one, matrix by matrix."""
+    """A matrix for each head. The product of two Heads multiplies matrix by matrix."""
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
-    def __getitem__(self, index: tuple[EllipsisType, slice, _All], /) -> Heads[_R, _C]: ...  # some rows keep the name
+    def __getitem__(self, index: tuple[EllipsisType, slice, _All], /) -> Heads[_R, _C]: ...  # rows keep the type
     def __matmul__(self, other: Heads[_C, _X], /) -> Heads[_R, _X]: ...
     @overload
     def swapaxes(self, a: Literal[-1], b: Literal[-2], /) -> Heads[_C, _R]: ...
@@ -101,7 +101,7 @@ class Heads(Shaped[Matrix[_R, _C]], Generic[_R, _C]):
     def swapaxes(self, a: Literal[-2], b: Literal[-3], /) -> Split[_R, _C]: ...
 
 class Split(Generic[_R, _C]):
-    """Each row cut into the parts that belong to the heads: between a matrix and Heads."""
+    """A matrix whose rows are cut into one part for each head: the step between Matrix and Heads."""
 
     @property
     def shape(self) -> tuple[int, int, int]: ...

@@ -5,11 +5,11 @@ them with the real arrays. Nothing imports this module while the model runs. If 
 day, the same text moves into annotations.
 
     Vector[n]     n numbers                     Heads[r, c]   a matrix for each of n_head attention heads
-    Ids[n]        n whole numbers               KV            the keys and the values of one layer, 2 of those
+    Ids[n]        n whole numbers               KV            two Heads: the keys and the values of one layer
     Matrix[r, c]  r rows of c numbers           Cache         the keys and the values of all n_layer layers
 
-A dimension is a type that only this module makes, so that a checker takes no dimension for another. NumPy's own array
-type does not serve: its operators forget the shape. Therefore shaped_numpy.pyi describes the functions of NumPy that
+Each dimension is a type of its own, so that a type checker does not confuse two of them. NumPy's own array type is not
+used here, because its operators forget the shape. Therefore shaped_numpy.pyi describes the functions of NumPy that
 gpt2.py uses, with shapes. To a checker, a plain np.ndarray has none of these types: `typing.cast` gives it one of them,
 and `np.asarray(x)` returns a plain array again. Token ids may be plain.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
 
     class TypedDict:
-        """Stand-in for typing's own, which can't be generic before Python 3.11."""
+        """A replacement for typing.TypedDict, which can't be generic before Python 3.11."""
 
 
 __all__ = [
@@ -78,7 +78,7 @@ d_head = NewType("d_head", int)  # 64 = n_embd / n_head: numbers in one head's q
 n_layer = NewType("n_layer", int)  # 12: transformer blocks
 n_seq = NewType("n_seq", int)  # positions in this call
 n_room = NewType("n_room", int)  # positions that a cache has room for
-n_picked = NewType("n_picked", int)  # entries that were picked out of others
+n_picked = NewType("n_picked", int)  # entries that an index picked out of an array
 
 # These stand for any dimension or array, and for the same one throughout a signature.
 n_in = TypeVar("n_in")

@@ -25,13 +25,13 @@ Rows = Callable[..., list[table.Row]]
 
 def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compute a reference once for each case: an error that is planted in ours does not change it."""
-    answers: dict[tuple[int, ...], Any] = {}
+    answers: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
     def call(*args: Any) -> Any:
-        key = tuple(map(id, args))  # the fixture keeps all cases, so no id is used twice
+        key = tuple(map(id, args))
         if key not in answers:
-            answers[key] = function(*args)
-        return answers[key]
+            answers[key] = args, function(*args)  # while the arguments are kept, no other object gets their ids
+        return answers[key][1]
 
     return call
 
