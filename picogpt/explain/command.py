@@ -49,16 +49,6 @@ def pictures(folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in FIGURES]
 
 
-def opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
-    """Open a new file and close it with the stack. An error names this path, not the temporary one of `new_file`."""
-    try:
-        return stack.enter_context(new_file(path))
-    except OSError as error:
-        if error.filename:
-            error.filename = str(path)
-        raise
-
-
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
@@ -72,7 +62,7 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
             stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
         if html:
             paths["page"] = html
-        yield {name: opened(stack, path) for name, path in paths.items()}
+        yield {name: stack.enter_context(new_file(path)) for name, path in paths.items()}
 
 
 def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
