@@ -103,8 +103,6 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
-    for library in ("OMP", "OPENBLAS"):  # one thread each: the model is small, and waiting threads take time
-        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
     picture, figures = tmp_path / "growth.png", tmp_path / "figures.json"
     assert command.main([*little_work, "--peers", "--plot", str(picture), "--json", str(figures)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
