@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -71,9 +71,7 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
 
 def measure_command(folder: Path, limits: Limits, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
     """Measure the whole command that generates 40 tokens: its first text, its end, and its memory."""
-    programs: dict[str, Callable[[], Process]] = {OURS: partial(our_process, folder)}
-    if other:
-        programs |= other.processes(folder)
+    programs = {OURS: partial(our_process, folder)} | (other.processes(folder) if other else {})
     runs: dict[str, list[Process]] = {name: [] for name in programs}
     least: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
@@ -130,11 +128,6 @@ def mixed_languages() -> str:
     return " ".join(often)
 
 
-def encode_with_next(encoders: list[Encoder], text: str) -> Any:
-    """Encode with an unused encoder, whose cache is empty. It is removed from the end of the list."""
-    return encoders.pop().encode(text)
-
-
 def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> list[Row]:
     """Measure encoding with an empty cache (English, other languages), decoding, and encoding one very long word."""
     encoder = load()
@@ -143,7 +136,8 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
     for name, sample in (("English", text), ("mixed languages", mixed_languages())):
         megabytes, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
         fresh = [load() for _ in range(2 * (rounds + 1))]  # made before the timing begins
-        encode, split = partial(encode_with_next, fresh, sample), partial(encoder.pieces.findall, sample)
+        encode = partial(lambda unused, text: unused.pop().encode(text), fresh, sample)  # with an empty cache
+        split = partial(encoder.pieces.findall, sample)
         others = other_tokenizers(encoder, sample) if peers else {}
         work = Work(f"tokenizer, {name}", "MB/s", megabytes, encode, split, "splitting", peers=others)
         rows += measure(work, rounds)[0]
