@@ -19,16 +19,12 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
     from picogpt.explain.plots import plot_probabilities as plot_probabilities
     from picogpt.explain.plots import plot_residual as plot_residual
 
-MODULES = {  # name: the module that defines it
-    "Inside": "picogpt.explain.numbers",
-    "Settings": "picogpt.explain.numbers",
-    "look_inside": "picogpt.explain.numbers",
-    "page": "picogpt.explain.page",
-    "plot_attention": "picogpt.explain.plots",
-    "plot_lens": "picogpt.explain.plots",
-    "plot_probabilities": "picogpt.explain.plots",
-    "plot_residual": "picogpt.explain.plots",
+NAMES = {  # module: the names that it defines
+    "picogpt.explain.numbers": ("Inside", "Settings", "look_inside"),
+    "picogpt.explain.page": ("page",),
+    "picogpt.explain.plots": ("plot_attention", "plot_lens", "plot_probabilities", "plot_residual"),
 }
+MODULES = {name: module for module, names in NAMES.items() for name in names}
 __all__ = list(MODULES)
 
 

@@ -56,6 +56,10 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         with open(partial, "wb") as file:
             yield file
         os.replace(partial, target)
+    except OSError as error:
+        if error.filename and Path(error.filename) == partial:  # the user knows only the file's own name
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):  # after the replacement there is nothing left to remove
             partial.unlink()

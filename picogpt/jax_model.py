@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -65,10 +66,7 @@ def make_optimizer(args: argparse.Namespace) -> Any:
 
     n_steps = max(args.steps, args.warmup + 1)
     rate = optax.warmup_cosine_decay_schedule(0.0, args.lr, args.warmup, n_steps, args.lr / 20)
-
-    def is_matrix(params: Any) -> Any:  # Biases and gains do not decay.
-        return jax.tree.map(lambda x: x.ndim > 1, params)
-
+    is_matrix = partial(jax.tree.map, lambda x: x.ndim > 1)  # Biases and gains do not decay.
     adamw = optax.adamw(rate, b2=0.99, weight_decay=args.weight_decay, mask=is_matrix)
     return optax.chain(optax.clip_by_global_norm(1.0), adamw)
 

@@ -191,8 +191,6 @@ class Trace:
 
 def assembled(blocks: list[Array], n_keys: int, fill: float) -> Array:
     """Join blocks of rows into one array. Each is as wide as the keys that its queries see; `fill` pads the rest."""
-    if len(blocks) == 1 and blocks[0].shape[-1] == n_keys:
-        return blocks[0]
     widths = [[(0, 0)] * (block.ndim - 1) + [(0, n_keys - block.shape[-1])] for block in blocks]
     padded = [np.pad(block, width, constant_values=fill) for block, width in zip(blocks, widths)]
     return np.concatenate(padded, axis=-2)

@@ -177,12 +177,10 @@ def stalled(history: History, patience: int) -> bool:
 
 def plot(history: History, path: Path) -> None:
     """Draw both losses over the steps, in two panels because their units differ."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    panels = figure.subplots(1, 2)
     titles = {"held_out": "held out, nats per character", "loss": "training, nats per token"}
     for axes, (name, title) in zip(panels, titles.items()):
         axes.plot([row["step"] for row in history], [row[name] for row in history], marker=".")

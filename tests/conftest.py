@@ -7,6 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+# One thread for each program: most models here are small, and threads that wait for each other take longer than the
+# work itself, on a busy machine many times as long. The libraries read this when they are first imported.
+os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
 import numpy as np
 import pytest
 from check_shapes import watch
@@ -16,9 +21,6 @@ import gpt2
 from picogpt import jax_model
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

@@ -25,28 +25,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
 from encoder import Encoder, get_encoder
 from picogpt.bench.growth import draw, n_measurements
 from picogpt.bench.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
-from picogpt.bench.timing import (
-    LIMIT,
-    OURS,
-    SIDE,
-    Limits,
-    Row,
-    Tick,
-    Times,
-    Work,
-    Workload,
-    measure,
-    rows_of,
-    seconds,
-    summary,
-)
+from picogpt.bench.timing import LIMIT, OURS, Limits, Row, Tick, Work, Workload, measure, rows_of, seconds, summary
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
 from picogpt.files import new_file
@@ -75,7 +61,7 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
         multiplying += times[LIMIT]
         tick()
     bandwidth = [workload.limits.matrix.nbytes / t / 1e9 for t in reading]
-    rate = [2 * SIDE**3 / t / 1e9 for t in multiplying]
+    rate = [2 * len(workload.limits.square) ** 3 / t / 1e9 for t in multiplying]
     limits = summary("limit: matrix-vector product", bandwidth, "GB/s"), summary("limit: sgemm", rate, "GFLOP/s")
     return [*limits, *rows]
 
@@ -85,9 +71,7 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
 
 def measure_command(folder: Path, limits: Limits, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
     """Measure the whole command that generates 40 tokens: its first text, its end, and its memory."""
-    programs: dict[str, Callable[[], Process]] = {OURS: partial(our_process, folder)}
-    if other:
-        programs |= other.processes(folder)
+    programs = {OURS: partial(our_process, folder)} | (other.processes(folder) if other else {})
     runs: dict[str, list[Process]] = {name: [] for name in programs}
     least: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
@@ -99,7 +83,7 @@ def measure_command(folder: Path, limits: Limits, other: Transformers | None, ro
     counted = {name: found[1:] for name, found in runs.items()}
     rows = []
     for i, title in enumerate(("process start to first text", "whole command, 40 tokens")):
-        times: Times = {name: [run[i] for run in found] for name, found in counted.items()}
+        times = {name: [run[i] for run in found] for name, found in counted.items()}
         clocks = {name: float for name in programs if name != OURS}  # never called: the times are here already
         work = Work(title, "s", 1, list, list, "start + read", peers=clocks)
         rows += rows_of(work, times | {LIMIT: [t[i] for t in least[1:]]})
@@ -144,11 +128,6 @@ def mixed_languages() -> str:
     return " ".join(often)
 
 
-def encode_with_next(encoders: list[Encoder], text: str) -> Any:
-    """Encode with an unused encoder, whose cache is empty. It is removed from the end of the list."""
-    return encoders.pop().encode(text)
-
-
 def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> list[Row]:
     """Measure encoding with an empty cache (English, other languages), decoding, and encoding one very long word."""
     encoder = load()
@@ -157,7 +136,8 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
     for name, sample in (("English", text), ("mixed languages", mixed_languages())):
         megabytes, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
         fresh = [load() for _ in range(2 * (rounds + 1))]  # made before the timing begins
-        encode, split = partial(encode_with_next, fresh, sample), partial(encoder.pieces.findall, sample)
+        encode = partial(lambda unused, text: unused.pop().encode(text), fresh, sample)  # with an empty cache
+        split = partial(encoder.pieces.findall, sample)
         others = other_tokenizers(encoder, sample) if peers else {}
         work = Work(f"tokenizer, {name}", "MB/s", megabytes, encode, split, "splitting", peers=others)
         rows += measure(work, rounds)[0]
@@ -194,7 +174,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def bench(folder: Path, text: str, rounds: int, peers: bool, plot: Path | None) -> list[Row]:
+def bench(folder: Path, text: str, rounds: int, peers: bool, plot: IO[bytes] | None) -> list[Row]:
     """Measure the model in a folder, and return all rows of the table. With `plot`, draw the picture too."""
     from tqdm import tqdm
 
@@ -208,8 +188,7 @@ def bench(folder: Path, text: str, rounds: int, peers: bool, plot: Path | None) 
         rows += measure_model(workload, other, rounds, bar.update)
         rows += measure_tokenizer(lambda: get_encoder(folder.name, folder.parent), text, peers, rounds, bar.update)
         if plot:
-            file = stack.enter_context(new_file(plot))
-            draw(workload, other, folder.name, rounds, file, bar.update)
+            draw(workload, other, folder.name, rounds, plot, bar.update)
     return rows
 
 
@@ -234,15 +213,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Raise OSError before the long work if one of the files can't be written, or matplotlib is not installed."""
-    for path in (args.json, args.plot):
-        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to, or {path.name} is one itself")
-    if args.plot:
-        require("matplotlib")
-
-
 def random_model(size: str, models_dir: Path, parent: Path) -> Path:
     """Write a model of random weights into a folder of `parent`. It gets OpenAI's tokenizer if `models_dir` has it."""
     folder, tokenizer = parent / size, models_dir / size
@@ -255,16 +225,18 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, and write the figures."""
     args = parse_args(argv)
     text = read_text(args.text) if args.text else english()
-    check_outputs(args)
-    with tempfile.TemporaryDirectory() as temporary:
+    if args.plot:
+        require("matplotlib")
+    with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
+        files = {path: stack.enter_context(new_file(path)) for path in {args.json, args.plot} - {None}}
         if args.shape:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory())
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))
         else:
             folder = ensure_downloaded(args.model_size, args.models_dir)
-        rows = bench(folder, text, args.rounds, args.peers, args.plot)
+        rows = bench(folder, text, args.rounds, args.peers, files.get(args.plot))
+        if args.json:
+            files[args.json].write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
     print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}, NumPy {np.__version__}, {args.rounds} rounds")
     print(table(rows))
-    if args.json:
-        with new_file(args.json) as file:
-            file.write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
     return 0

@@ -78,12 +78,10 @@ def milliseconds_per_token(work: Work, rounds: int) -> dict[str, float]:
 
 def draw(workload: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Tick) -> None:
     """Measure the model and draw a picture with four panels."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    panels = figure.subplots(2, 2)
     draw_prompts(panels[0, 0], workload, other, rounds, tick)
     draw_decoding(panels[0, 1], workload, other, rounds, tick)
     draw_memory(panels[1, 0], workload, tick)
@@ -93,7 +91,6 @@ def draw(workload: Workload, other: Transformers | None, name: str, rounds: int,
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
 
 
 def draw_lines(axes: Any, x: list[Any], points: list[dict[str, float]], limit: str) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from picogpt import options
 from picogpt.chat.dialogue import Chat, dialogpt, one_line, plain
 from picogpt.files import new_file
-from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number, read_text
+from utils import Parser, UsageError, decode_utf8, load_encoder_hparams_and_params, log, number, read_text
 
 NAMES = ("Alice", "Bob")  # the user and the model
 PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
@@ -127,13 +127,7 @@ def handle_line(line: str, chat: Chat, screen: Screen) -> None:
 def script(lines: Iterable[bytes], chat: Chat, screen: Screen) -> int:
     """Handle the lines of a pipe or a file. The first line that can't be handled raises an error and ends the chat."""
     for i, line in enumerate(lines, 1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"line {i} of standard input is not UTF-8: byte {error.start} is 0x{line[error.start]:02x}"
-            ) from None
-        handle_line(text, chat, screen)
+        handle_line(decode_utf8(line, f"line {i} of standard input"), chat, screen)
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, read_merges
 from picogpt.checkpoints.sizes import hparams_of
+from picogpt.checkpoints.writing import arrays_of
 from utils import expected_shapes, log, nest, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -67,16 +68,7 @@ def state_dict(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
     Examples: state_dict(params, "transformer.") has "transformer.h.0.ln_1.weight", and state_dict(block) "ln_1.weight".
     """
-    state: dict[str, Any] = {}
-    for name, value in params.items():
-        if name == "blocks":
-            for layer, block in enumerate(value):
-                state |= state_dict(block, f"{prefix}h.{layer}.")
-        elif isinstance(value, Mapping):
-            state |= state_dict(value, f"{prefix}{name}.")
-        else:
-            state[prefix + tensor_name(name)] = value
-    return state
+    return {prefix + tensor_name(name): array for name, array in arrays_of(params)}
 
 
 def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:

@@ -23,12 +23,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("size", choices=SIZES)
     add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make; it must not exist yet")
-    add(
-        "--tokenizer",
-        type=Path,
-        metavar="FOLDER",
-        help="copy encoder.json and vocab.bpe from this folder (default: make up a vocabulary of the same size)",
-    )
+    tokenizer = "copy encoder.json and vocab.bpe from this folder (default: make up a vocabulary of the same size)"
+    add("--tokenizer", type=Path, metavar="FOLDER", help=tokenizer)
     add("--seed", type=number(0, kind=int), default=0, help="for the random numbers (default: %(default)s)")
     return parser.parse_args(argv)
 

@@ -48,27 +48,25 @@ def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
     return nest(tensors, hparams["n_layer"])
 
 
+def arrays_of(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of the parameters, or of any part of them, by names such as h0/attn/c_attn/w."""
+    for name, value in params.items():
+        if name == "blocks":
+            for layer, block in enumerate(value):
+                yield from arrays_of(block, f"{prefix}h{layer}/")
+        elif isinstance(value, Mapping):
+            yield from arrays_of(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
 def flatten(params: Mapping[str, Any]) -> dict[str, Array]:
     """Return the parameters by the checkpoint's own names, {"model/h0/attn/c_attn/w": [1, n_in, n_out], …}.
 
     This is the inverse of `utils.nest`: each w gets its leading 1 back.
     """
-    flat: dict[str, Array] = {}
-
-    def walk(tree: Any, name: str) -> None:
-        if isinstance(tree, dict):
-            for key, branch in tree.items():
-                walk(branch, f"{name}/{key}")
-        else:
-            flat[name] = np.asarray(tree)[None] if name.endswith("/w") else np.asarray(tree)
-
-    for key, branch in params.items():
-        if key == "blocks":
-            for layer, block in enumerate(branch):
-                walk(block, f"model/h{layer}")
-        else:
-            walk(branch, f"model/{key}")
-    return flat
+    arrays = ((name, np.asarray(array)) for name, array in arrays_of(params))
+    return {f"model/{name}": array[None] if name.endswith("/w") else array for name, array in arrays}
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizer
@@ -122,9 +120,7 @@ def write_tensors(prefix: Path, tensors: dict[str, Array]) -> None:
             tensors=[tensors[name] for name in names],
         )
     except tf.errors.OpError as error:
-        message = re.sub(
-            r"\{\{.*?\}\} |\[Op:.*", "", error.message
-        ).strip()  # drops TensorFlow's own names of its nodes
+        message = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()  # without its own names of its nodes
         raise OSError(f"TensorFlow can't write {message}") from None
     with tf.Graph().as_default():
         v1 = tf.compat.v1

@@ -8,6 +8,7 @@ it, so that an error in one function shows only in its own lines of the table an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -248,50 +249,42 @@ class ModelCases:
             yield block, own | {"in": x}
             x = own["out"]
 
-    def linears(self, dtype: str) -> Iterator[Case]:
-        for block, values in self.layers(dtype):
-            attn, mlp = block["attn"], block["mlp"]
-            for x, layer in (
-                ("ln_1", attn["c_attn"]),
-                ("attn/merged", attn["c_proj"]),
-                ("ln_2", mlp["c_fc"]),
-                ("mlp/gelu", mlp["c_proj"]),
-            ):
-                yield values[x], layer["w"], layer["b"]
-
-    def norms(self, dtype: str) -> Iterator[Case]:
-        for block, values in self.layers(dtype):
-            yield values["in"], block["ln_1"]["g"], block["ln_1"]["b"]
-            yield values["mid"], block["ln_2"]["g"], block["ln_2"]["b"]
-
-    def attentions(self, dtype: str) -> Iterator[Case]:
-        for _, values in self.layers(dtype):
-            q, k, v = (values[f"attn/{name}"] for name in "qkv")
-            yield q, k, v, causal(q, k)
-
     def whole(self, dtype: str) -> Iterator[Case]:
         yield self.ids, self.at(dtype)[0], self.n_head
 
     def by_part(self) -> dict[str, Cases]:
         """Return the cases of every part, in the form of `MADE_UP`."""
-        layers, n_head = self.layers, self.n_head
-        return {
-            "gelu": lambda dtype: ((values["mlp/c_fc"],) for _, values in layers(dtype)),
-            "softmax": lambda dtype: ((values["attn/scores"],) for _, values in layers(dtype)),
-            "layer_norm": self.norms,
-            "linear": self.linears,
-            "ffn": lambda dtype: (
-                (values["ln_2"], b["mlp"]["c_fc"], b["mlp"]["c_proj"]) for b, values in layers(dtype)
-            ),
-            "attention": self.attentions,
-            "causal_attention": self.attentions,
-            "blockwise_attention": self.attentions,
-            "mha": lambda dtype: ((values["ln_1"], block["attn"], n_head) for block, values in layers(dtype)),
-            "transformer_block": lambda dtype: ((values["in"], block, n_head) for block, values in layers(dtype)),
+
+        def in_layers(part: str, dtype: str) -> Iterator[Case]:
+            for block, values in self.layers(dtype):
+                yield from layer_cases(block, values, self.n_head)[part]
+
+        return {part: partial(in_layers, part) for part in MADE_UP} | {
             "gpt2": self.whole,
             "cached steps": lambda dtype: in_pieces(self.whole(dtype)),
             "sampling filters": lambda dtype: filter_cases(self.at(dtype)[1]["logits"][-1]),
         }
+
+
+def layer_cases(block: Params, values: dict[str, Array], n_head: int) -> dict[str, list[Case]]:
+    """Return the cases of every part within one layer, from its parameters and its values."""
+    attn, mlp = block["attn"], block["mlp"]
+    layers = {"ln_1": attn["c_attn"], "attn/merged": attn["c_proj"], "ln_2": mlp["c_fc"], "mlp/gelu": mlp["c_proj"]}
+    norms = (("in", block["ln_1"]), ("mid", block["ln_2"]))
+    q, k, v = (values[f"attn/{name}"] for name in "qkv")
+    attention: list[Case] = [(q, k, v, causal(q, k))]
+    return {
+        "gelu": [(values["mlp/c_fc"],)],
+        "softmax": [(values["attn/scores"],)],
+        "layer_norm": [(values[x], norm["g"], norm["b"]) for x, norm in norms],
+        "linear": [(values[x], layer["w"], layer["b"]) for x, layer in layers.items()],
+        "ffn": [(values["ln_2"], mlp["c_fc"], mlp["c_proj"])],
+        "attention": attention,
+        "causal_attention": attention,
+        "blockwise_attention": attention,
+        "mha": [(values["ln_1"], attn, n_head)],
+        "transformer_block": [(values["in"], block, n_head)],
+    }
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizers

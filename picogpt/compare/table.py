@@ -18,7 +18,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from encoder import Encoder
 from picogpt.compare.cases import MADE_UP, Case, Cases, ModelCases, made_up_encoder, texts
 from picogpt.compare.references import REFERENCES, TOKENIZERS
 from picogpt.options import add_model_options
-from utils import Parser, ensure_downloaded, load_encoder_hparams_and_params
+from utils import Parser, load_encoder_hparams_and_params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")
@@ -224,9 +223,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    folder = ensure_downloaded(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    model = ModelCases(Path(folder).name, encoder, params, hparams["n_head"])
+    model = ModelCases(args.model_size, encoder, params, hparams["n_head"])
     print(HEADER)
     rows = []
     for row in compare(model, args.parts):

@@ -16,20 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from picogpt import options
 from picogpt.explain.numbers import Inside, Settings, examine
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.plots import FIGURES, save
 from picogpt.explain.terminal import report
 from picogpt.files import new_file
-from picogpt.options import (
-    add_model_options,
-    add_prompt,
-    add_sampling_options,
-    may_colour,
-    prompt_ids,
-    require,
-    sampling_settings,
-)
 from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number, read_prompt
 
 # ---------------------------------------------------------------------------------------------------------- the files
@@ -57,16 +49,6 @@ def pictures(folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in FIGURES]
 
 
-def opened(stack: contextlib.ExitStack, path: Path) -> IO[bytes]:
-    """Open a new file and close it with the stack. An error names this path, not the temporary one of `new_file`."""
-    try:
-        return stack.enter_context(new_file(path))
-    except OSError as error:
-        if error.filename:
-            error.filename = str(path)
-        raise
-
-
 @contextlib.contextmanager
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
@@ -75,12 +57,12 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
         raise UsageError(f"--html {html} is also the name of a picture in --png {png}: choose another name")
     with contextlib.ExitStack() as stack:
         if png:
-            require("matplotlib")
+            options.require("matplotlib")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
             stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
         if html:
             paths["page"] = html
-        yield {name: opened(stack, path) for name, path in paths.items()}
+        yield {name: stack.enter_context(new_file(path)) for name, path in paths.items()}
 
 
 def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
@@ -120,15 +102,15 @@ likely, the token that each layer predicts next (the logit lens), and where an a
 The sampling options show the probabilities that gpt2.py would sample from with the same options.""",
     )
     add = parser.add_argument
-    add_prompt(parser)
+    options.add_prompt(parser)
     add("--layer", type=number(0, kind=int), metavar="L", help="show the attention of this layer (default: the last)")
     add("--head", type=number(0, kind=int), default=0, metavar="H", help="show the attention of this head (default: 0)")
     add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="up to K tokens in each list (default: 5)")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=path, metavar="FILE.html", help="write a web page that works offline")
     add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
-    add_model_options(parser)
-    add_sampling_options(parser)
+    options.add_model_options(parser)
+    options.add_sampling_options(parser)
     return parser.parse_args(argv)
 
 
@@ -147,8 +129,8 @@ def look(args: argparse.Namespace) -> Inside:
     prompt = read_prompt(args.prompt)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     check_layer_and_head(args, hparams)
-    ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
-    settings = Settings(**sampling_settings(args))  # type: ignore[arg-type]
+    ids = options.prompt_ids(encoder, prompt, hparams["n_ctx"])
+    settings = Settings(**options.sampling_settings(args))  # type: ignore[arg-type]
     return examine(ids, encoder, params, hparams["n_head"], args.top, settings)
 
 
@@ -157,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     with outputs(args.html, args.png) as files:
         inside = look(args)
         write(files, inside, args)
-    for line in report(inside, args, shutil.get_terminal_size().columns, may_colour()):
+    for line in report(inside, args, shutil.get_terminal_size().columns, options.may_colour()):
         print(line)
     for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
         print(f"{path}: {path.stat().st_size:,} bytes")

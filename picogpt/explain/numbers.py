@@ -50,6 +50,9 @@ class Settings(NamedTuple):
         return ", ".join(self.changed()) or "the model's own"
 
 
+PLAIN = Settings()  # the probabilities are the model's own
+
+
 def check_settings(top: int, settings: Settings) -> None:
     """Raise UsageError for a number outside its limits. On the command line, argparse checks them first."""
     limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
@@ -136,12 +139,11 @@ def probs_and_ranks(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Arra
 
 
 def examine(
-    ids: Sequence[int], encoder: Encoder, params: Params, n_head: int, top: int = 5, settings: Settings | None = None
+    ids: Sequence[int], encoder: Encoder, params: Params, n_head: int, top: int = 5, settings: Settings = PLAIN
 ) -> Inside:
     """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens."""
     from tqdm import tqdm
 
-    settings = settings or Settings()
     stream, attention = forward(ids, params, n_head)
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
@@ -157,14 +159,9 @@ def examine(
 
 
 def look_inside(
-    prompt: str,
-    model_size: str = "124M",
-    models_dir: str | Path = "models",
-    top: int = 5,
-    settings: Settings | None = None,
+    prompt: str, model_size: str = "124M", models_dir: str | Path = "models", top: int = 5, settings: Settings = PLAIN
 ) -> Inside:
     """Load a model and compute the numbers for a prompt. Raises OSError or ValueError with a message of one line."""
-    settings = settings or Settings()
     check_settings(top, settings)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     return examine(prompt_ids(encoder, prompt, hparams["n_ctx"]), encoder, params, hparams["n_head"], top, settings)

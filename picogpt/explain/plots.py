@@ -96,10 +96,8 @@ def probability_norm() -> Any:
 
 
 def colour_bar(figure: Figure, image: Any, axes: Any, text: str) -> None:
-    ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
-    bar = figure.colorbar(
-        image, ax=axes, location="bottom", pad=0.03, shrink=0.6, aspect=40, ticks=ticks, format="{x:.0%}"
-    )
+    place: dict[str, Any] = {"location": "bottom", "pad": 0.03, "shrink": 0.6, "aspect": 40}
+    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], format="{x:.0%}", **place)
     bar.ax.tick_params(labelsize=8)
     bar.set_label(text, fontsize=8)
 

@@ -70,7 +70,6 @@ def test_every_round_computes_its_positions_again():
 @pytest.fixture
 def little_work(monkeypatch, tmp_path):
     """Make texts short and the limit's matrices small, and return the options that choose a short English text."""
-    monkeypatch.setattr(command, "SIDE", 256)
     monkeypatch.setattr(timing, "SIDE", 256)
     mixed = command.mixed_languages()[:5000]
     monkeypatch.setattr(command, "mixed_languages", lambda: mixed)
@@ -104,8 +103,6 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
-    for library in ("OMP", "OPENBLAS"):  # one thread each: the model is small, and waiting threads take time
-        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
     picture, figures = tmp_path / "growth.png", tmp_path / "figures.json"
     assert command.main([*little_work, "--peers", "--plot", str(picture), "--json", str(figures)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -173,7 +170,7 @@ def test_peak_memory_counts_what_is_held_at_once():
 def test_a_file_that_can_not_be_written_is_refused_before_the_work(option, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder to write"):
         command.main(["--model_size", "tiny", option, str(tmp_path / "missing" / "figures")])
-    with pytest.raises(FileNotFoundError, match="is one itself"):
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file to write"):
         command.main(["--model_size", "tiny", option, str(tmp_path)])
 
 

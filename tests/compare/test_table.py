@@ -17,7 +17,7 @@ import gpt2
 from picogpt.compare import cases, table
 from utils import load_encoder_hparams_and_params
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 Rows = Callable[..., list[table.Row]]
@@ -34,15 +34,6 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
         return answers[key][1]
 
     return call
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute in one thread: on a busy machine, threads that wait for each other are many times slower."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

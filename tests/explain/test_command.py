@@ -119,7 +119,7 @@ def test_a_prompt_may_fill_the_context_but_not_exceed_it(explain):
     ],
 )
 def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_model, explain, option, path, message):
-    monkeypatch.setattr(command, "require", lambda *modules: None)
+    monkeypatch.setattr(command.options, "require", lambda *modules: None)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "blocked" / "residual.png").mkdir(parents=True)
@@ -138,7 +138,7 @@ def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_mod
     ],
 )
 def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model, explain, html, png, error, message):
-    monkeypatch.setattr(command, "require", lambda *modules: None)
+    monkeypatch.setattr(command.options, "require", lambda *modules: None)
     (tmp_path / "other").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(error, match=message):
