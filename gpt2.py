@@ -354,24 +354,24 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
 # ------------------------------------------------------------------------------------------------ the command line
 
 
+EXAMPLES = """examples:
+  python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
+  python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
+  cat story.txt | python gpt2.py - --model_size 355M > continuation.txt"""
+
+
 def parse_args(argv=None):
     # type: (list[str] | None) -> Namespace
     """Read the options; --help lists them."""
     from utils import Parser, number
 
-    parser = Parser(
-        prog="python gpt2.py",
-        description="Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr.",
-        epilog="""examples:
-  python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
-  python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
-  cat story.txt | python gpt2.py - --model_size 355M > continuation.txt""",
-    )
-    whole, add = number(0, kind=int), parser.add_argument
+    purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
+    parser = Parser(prog="python gpt2.py", description=purpose, epilog=EXAMPLES)
+    whole, add, model = number(0, kind=int), parser.add_argument, "124M, 355M, 774M, 1558M or a folder of --models_dir"
     add("prompt", help="the text to continue, or - to read it from standard input (without its last line end)")
     add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
-    add("--model_size", default="124M", help="124M, 355M, 774M, 1558M or a folder of --models_dir (default: 124M)")
-    add("--models_dir", default="models", help="the folder that holds the models (default: models)")
+    add("--model_size", default="124M", metavar="NAME", help=f"{model} (default: 124M)")
+    add("--models_dir", default="models", metavar="FOLDER", help="the folder that holds the models (default: models)")
     add("--temperature", type=number(0), default=0.0, metavar="T", help="0: likeliest token (default); above 0: sample")
     add("--top_k", type=whole, default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
     add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that sum to P or more")
@@ -425,6 +425,15 @@ def log_speed(n_prompt, times):
         print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
 
 
+def chooser(args):
+    # type: (Namespace) -> Choose
+    """Return the function that picks each id: `greedy`, or `sample` with the options of the command line."""
+    if args.temperature == 0 and args.repetition_penalty == 1:
+        return greedy
+    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    return functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+
+
 def main(argv=None):
     # type: (list[str] | None) -> int
     """Turn a prompt into ids, generate the ids that follow, and print their text as it comes."""
@@ -441,10 +450,7 @@ def main(argv=None):
     except ValueError as error:
         raise UsageError(str(error)) from None
     warn(args, prompt)
-    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    draw = functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
-    choose = greedy if args.temperature == 0 and args.repetition_penalty == 1 else draw
-    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, choose)
+    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, chooser(args))
     times = [time.perf_counter()]
     for text in stop_before(encoder.decode_stream(new_ids), args.stop):
         print(text, end="", flush=True)

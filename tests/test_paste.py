@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import doctest
-import math
 import os
 import re
 import shutil
@@ -171,15 +170,3 @@ def test_an_older_python_says_what_is_needed(version):
     assert done.returncode == 1
     assert done.stderr.startswith(f"gpt2.py needs Python 3.10 or newer, but this is Python {version}.")
     assert done.stderr.count("\n") == 1
-
-
-def test_the_same_source_computes_with_jax_numpy_but_not_with_a_cache():
-    """JAX's arrays can't be written in place, and a cache is."""
-    jnp = pytest.importorskip("jax.numpy", reason="JAX is not installed")
-    names: dict[str, Any] = {"math": math, "np": jnp}
-    exec("".join(map(section, ("the model, bottom up", "choosing a token", "generating"))), names)
-    params = random_params(SMALL)
-    logits = names["gpt2"]([1, 2, 3], **params, n_head=3)
-    np.testing.assert_allclose(logits, gpt2.gpt2([1, 2, 3], **params, n_head=3), rtol=1e-4, atol=1e-4)
-    with pytest.raises(TypeError, match="immutable"):
-        list(names["generate"]([1, 2, 3], params, 3, 2))

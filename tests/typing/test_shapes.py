@@ -330,7 +330,7 @@ def test_every_function_has_a_type_comment_and_those_with_arrays_are_checked():
     assert len(comments) == sum(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(SOURCE)))
     assert all(comments.values()), comments
     without = [name for name in comments if "." not in name and not hasattr(getattr(gpt2, name), "__wrapped__")]
-    assert without == ["n_shared", "check_lengths", "parse_args", "stop_before", "warn", "log_speed", "main"]
+    assert without == ["n_shared", "check_lengths", "parse_args", "stop_before", "warn", "log_speed", "chooser", "main"]
 
 
 # ------------------------------------------------------------------------------------------------------ the vocabulary
