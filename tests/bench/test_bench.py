@@ -168,6 +168,8 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
 def test_a_file_that_can_not_be_written_is_refused_before_the_work(option, tmp_path):
+    if option == "--plot":
+        pytest.importorskip("matplotlib", reason="--plot needs matplotlib")
     with pytest.raises(FileNotFoundError, match="is no folder to write"):
         command.main(["--model_size", "tiny", option, str(tmp_path / "missing" / "figures")])
     with pytest.raises(IsADirectoryError, match="is a folder, not a file to write"):
