@@ -31,6 +31,7 @@ builds on Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All Y
 """
 
 import functools
+import itertools
 import math
 import sys
 import time
@@ -84,9 +85,15 @@ def layer_norm(x, g, b, eps=1e-5):
     return centred / np.sqrt(variance + eps) * g + b
 
 
+def matmul(x, w):
+    # type: (Matrix[n_seq, n_in], Matrix[n_in, n_out]) -> Matrix[n_seq, n_out]
+    """Compute x @ w, reading w once for all texts of a batch. NumPy's @ would read it again for each text."""
+    return x @ w if x.ndim == 2 else np.tensordot(x, w, 1)
+
+
 def linear(x, w, b):
     # type: (Matrix[n_seq, n_in], Matrix[n_in, n_out], Vector[n_out]) -> Matrix[n_seq, n_out]
-    return x @ w + b
+    return matmul(x, w) + b
 
 
 def ffn(x, c_fc, c_proj):
@@ -137,15 +144,13 @@ def blockwise_attention(q, k, v, n_block=96):
 def split_heads(x, n_head):
     # type: (Matrix[n_seq, n_embd], int) -> Heads[n_seq, d_head]
     """Cut each row into n_head parts, one for each attention head, so that each head works with its own matrix."""
-    split = x.reshape(*x.shape[:-1], n_head, x.shape[-1] // n_head)  # [n_seq, n_embd] -> [n_seq, n_head, d_head]
-    return split.swapaxes(-2, -3)  # -> [n_head, n_seq, d_head]
+    return x.reshape(*x.shape[:-1], n_head, -1).swapaxes(-2, -3)  # [n_seq, n_head, d_head] -> [n_head, n_seq, d_head]
 
 
 def merge_heads(x):
     # type: (Heads[n_seq, d_head]) -> Matrix[n_seq, n_embd]
     """Undo `split_heads`."""
-    split = x.swapaxes(-2, -3)  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
-    return split.reshape(*split.shape[:-2], split.shape[-2] * split.shape[-1])  # -> [n_seq, n_embd]
+    return x.swapaxes(-2, -3).reshape(*x.shape[:-3], x.shape[-2], -1)  # -> [n_seq, n_head, d_head] -> [n_seq, n_embd]
 
 
 def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
@@ -177,9 +182,8 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
 
     wte holds a vector for each token, its embedding; the transpose also turns the last layer's output into logits (tied
     weights). wpe holds an embedding for each position, because attention compares vectors only, not positions. With a
-    cache (see `empty_cache`), the inputs follow n_past earlier positions: the keys and values of those are read from
-    the cache, and the new ones are appended. n_logits=1 scores only the last position, which skips most of the largest
-    matrix product. Raises ValueError for more than n_ctx positions.
+    cache (see `empty_cache`), the inputs follow n_past positions whose keys and values are in it, and add their own.
+    n_logits=1 scores only the last position. This skips most of the largest product. Raises ValueError above n_ctx.
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
@@ -190,7 +194,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
         x = transformer_block(x, **block, n_head=n_head, cache=None if cache is None else cache[layer], n_past=n_past)
     if n_logits is not None:
         x = x[..., max(0, n_seq - n_logits) :, :]  # -> [n_logits, n_embd]
-    return layer_norm(x, **ln_f) @ wte.T  # -> [n_seq or n_logits, n_vocab]
+    return matmul(layer_norm(x, **ln_f), wte.T)  # -> [n_seq or n_logits, n_vocab]
 
 
 # ------------------------------------------------------------------------------------------------ choosing a token
@@ -199,10 +203,21 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, n_past=0, n_logits=
 def penalize(logits, ids, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float) -> Vector[n_vocab]
     """Make the tokens in ids less likely, by the same factor however often they occur (Keskar et al. 2019, 4.1)."""
-    seen = np.unique(np.asarray(ids, dtype=np.intp))
-    penalized = logits.copy()  # negative logits are multiplied, since dividing them would make them likelier
-    penalized[seen] = np.where(logits[seen] > 0, logits[seen] / repetition_penalty, logits[seen] * repetition_penalty)
+    seen = np.asarray(ids, dtype=np.intp)  # type: Ids[n_seq]
+    old = np.take_along_axis(logits, seen, axis=-1)
+    new = np.where(old > 0, old / repetition_penalty, old * repetition_penalty)  # dividing raises a negative logit
+    penalized = logits.copy()
+    np.put_along_axis(penalized, seen, new, axis=-1)
     return penalized
+
+
+def keep_largest(logits, n):
+    # type: (Vector[n_vocab], Ids[Any]) -> Vector[n_vocab]
+    """Set all but the n largest logits to -inf. Ties keep the lower id. n is an array with one number: [..., 1]."""
+    smallest = np.take_along_axis(np.sort(logits), -n, axis=-1)  # the smallest logit that is kept
+    larger, tied = logits > smallest, logits == smallest
+    n_tied = n - np.count_nonzero(larger, axis=-1, keepdims=True)  # how many of those equal to it are kept
+    return np.where(larger | (tied & (np.cumsum(tied, axis=-1) <= n_tied)), logits, -math.inf)
 
 
 def keep_top_k(logits, top_k):
@@ -212,12 +227,9 @@ def keep_top_k(logits, top_k):
     >>> keep_top_k(np.array([1.0, 3.0, 2.0]), top_k=2).tolist()
     [-inf, 3.0, 2.0]
     """
-    if not 0 < top_k < len(logits):
+    if not 0 < top_k < logits.shape[-1]:
         return logits
-    kept = np.argsort(-logits, kind="stable")[:top_k]  # [n_vocab] -> [top_k]
-    filtered = np.full_like(logits, -math.inf)
-    filtered[kept] = logits[kept]
-    return filtered
+    return keep_largest(logits, np.full((*logits.shape[:-1], 1), top_k))
 
 
 def keep_top_p(logits, top_p):
@@ -228,9 +240,9 @@ def keep_top_p(logits, top_p):
     """
     if top_p >= 1:
         return logits
-    order = np.argsort(-logits, kind="stable")
-    cumulative = np.cumsum(softmax(logits[order]))
-    return keep_top_k(logits, int(np.searchsorted(cumulative, top_p)) + 1)
+    cumulative = np.cumsum(softmax(np.sort(logits)[..., ::-1]), axis=-1)  # from the likeliest token on
+    n_below = np.count_nonzero(cumulative[..., :-1] < top_p, axis=-1, keepdims=True)
+    return keep_largest(logits, n_below + 1)
 
 
 def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
@@ -240,9 +252,9 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
     Temperature 0 gives probability 1 to the token with the largest logit. Ties go to the lower id.
     """
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
-    logits = logits - np.max(logits)  # so that a tiny temperature overflows to -inf only, never to inf
+    logits = logits - logits.max(axis=-1, keepdims=True)  # a tiny temperature then overflows to -inf, never to inf
     if temperature == 0:
-        return np.where(np.arange(len(logits)) == np.argmax(logits), 1.0, 0.0)
+        return np.where(np.arange(logits.shape[-1]) == np.argmax(logits, axis=-1, keepdims=True), 1.0, 0.0)
     with np.errstate(over="ignore"):
         logits = logits / temperature
     return softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
@@ -264,14 +276,14 @@ def greedy(logits, ids):
 # ------------------------------------------------------------------------------------------------------ generating
 
 
-def empty_cache(params, n_head, n_ctx):
-    # type: (Params, int, int) -> Cache
-    """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, n_head, n_ctx, d_head].
+def empty_cache(params, n_head, n_ctx, batch=()):
+    # type: (Params, int, int, tuple[int, ...]) -> Cache
+    """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, *batch, n_head, n_ctx, d_head].
 
     No position sees later ones. The keys and values of a text therefore stay the same when it grows, and can be kept.
     """
     wpe = params["wpe"]
-    return np.empty((len(params["blocks"]), 2, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
+    return np.empty((len(params["blocks"]), 2, *batch, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
 
 def n_shared(a, b):
@@ -333,6 +345,16 @@ def check_lengths(n_prompt, n_tokens_to_generate, n_ctx):
         )
 
 
+def checked_ids(inputs, params, n_tokens_to_generate):
+    # type: (Iterable[int], Params, int) -> list[int]
+    """Return the ids of a prompt as a new list. Raises ValueError if the model can't continue it by so many tokens."""
+    ids, n_vocab = list(inputs), len(params["wte"])
+    check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
+    if not 0 <= min(ids) <= max(ids) < n_vocab:
+        raise ValueError(f"the ids are {min(ids)} to {max(ids)}, but the vocabulary has 0 to {n_vocab - 1}")
+    return ids
+
+
 def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
     # type: (Iterable[int], Params, int, int, Choose | None) -> Iterator[int]
     """Yield the ids that continue inputs, one by one. inputs itself does not change.
@@ -340,15 +362,57 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
     choose(logits, ids so far) picks each id; the default is `greedy`. When the first id is asked for, this raises
     ValueError if prompt and new tokens exceed n_ctx, or if an id is not in the vocabulary.
     """
-    ids, n_vocab = list(inputs), len(params["wte"])
-    check_lengths(len(ids), n_tokens_to_generate, len(params["wpe"]))
-    if not 0 <= min(ids) <= max(ids) < n_vocab:
-        raise ValueError(f"the ids are {min(ids)} to {max(ids)}, but the vocabulary has 0 to {n_vocab - 1}")
+    ids = checked_ids(inputs, params, n_tokens_to_generate)
     context = Context(params, n_head, len(ids) + n_tokens_to_generate - 1)
     for _ in range(n_tokens_to_generate):
         logits = context.logits(ids)[-1]  # [1, n_vocab] -> [n_vocab]
         ids.append((choose or greedy)(logits, ids))
         yield ids[-1]
+
+
+def generate_batch(inputs, params, n_head, n_tokens_to_generate, choose, ended=None, batch_size=64):
+    # type: (Iterable[int], Params, int, int, Sequence[Choose], Ended | None, int) -> Iterator[tuple[int, int]]
+    """Yield pairs (sample, id): as many continuations of inputs as choose has functions, which grow side by side.
+
+    Sample i is what `generate` yields with choose[i], up to rounding: a product of many rows may round in another way,
+    so that ids can differ where two logits tie within rounding. A sample also ends when ended(its new ids) is true.
+    inputs is computed once. Each step reads the weights once for all samples of a batch, which are at most batch_size;
+    the others wait until the batch is done. Raises ValueError as `generate` does.
+    """
+    ids = checked_ids(inputs, params, n_tokens_to_generate)
+    n_rows, n_prompt = min(batch_size, len(choose)), len(ids)
+    if n_rows == 0 or n_tokens_to_generate == 0:
+        return
+    cache = empty_cache(params, n_head, n_prompt + n_tokens_to_generate - 1, (n_rows,))
+    logits = gpt2(ids, **params, n_head=n_head, cache=cache[:, :, 0], n_logits=1)  # [1, n_vocab]
+    cache[:, :, 1:, :, :n_prompt] = cache[:, :, :1, :, :n_prompt]  # every row of a batch begins with the prompt
+    for first in range(0, len(choose), n_rows):
+        texts = {sample: list(ids) for sample in range(len(choose))[first : first + n_rows]}
+        yield from grow(texts, n_tokens_to_generate, logits, cache, params, n_head, choose, ended)
+
+
+def grow(texts, n_new, logits, cache, params, n_head, choose, ended):
+    # type: (dict[int, list[int]], int, Matrix[Any, n_vocab], Cache, Params, int, Sequence[Choose], Ended | None) -> Iterator[tuple[int, int]]
+    """Append up to n_new ids to each text of a batch, and yield pairs (sample, id).
+
+    texts maps samples to their ids, which are those of the prompt at first. So are the keys and values in the cache, in
+    the same order, and logits, [1, n_vocab], is the prompt's.
+    """
+    rows, n_prompt = list(texts), len(next(iter(texts.values())))  # the sample in each row of the batch
+    logits = np.repeat(logits, len(rows), axis=0)  # [1, n_vocab] -> [n_rows, n_vocab]
+    for n_past in range(n_prompt, n_prompt + n_new):
+        for row, sample in enumerate(rows):
+            texts[sample].append(choose[sample](logits[row], texts[sample]))
+            yield sample, texts[sample][-1]
+        for row in reversed(range(len(rows))):
+            if ended is not None and ended(texts[rows[row]][n_prompt:]):
+                last = rows.pop()
+                if row < len(rows):  # the last row takes the place of the one that leaves
+                    rows[row], cache[:, :, row] = last, cache[:, :, len(rows)]
+        if not rows or n_past == n_prompt + n_new - 1:
+            return
+        new = [texts[sample][-1:] for sample in rows]  # [n_rows, 1]
+        logits = gpt2(new, **params, n_head=n_head, cache=cache[:, :, : len(rows)], n_past=n_past, n_logits=1)[:, 0]
 
 
 # ------------------------------------------------------------------------------------------------ the command line
@@ -357,7 +421,12 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=None):
 EXAMPLES = """examples:
   python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
   python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
-  cat story.txt | python gpt2.py - --model_size 355M > continuation.txt"""
+  cat story.txt | python gpt2.py - --model_size 355M > continuation.txt
+  python gpt2.py "" --temperature 1 --end_of_text --n_tokens_to_generate 1024
+
+many samples, and a file for each of them (here with the program csplit):
+  python gpt2.py "Once upon a time" --n_samples 16 --temperature 0.9 > samples.txt
+  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'"""
 
 
 def parse_args(argv=None):
@@ -368,7 +437,8 @@ def parse_args(argv=None):
     purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
     parser = Parser(prog="python gpt2.py", description=purpose, epilog=EXAMPLES)
     whole, add, model = number(0, kind=int), parser.add_argument, "124M, 355M, 774M, 1558M or a folder of --models_dir"
-    add("prompt", help="the text to continue, or - to read it from standard input (without its last line end)")
+    several = number(1, 10**6, kind=int)
+    add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
     add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add("--model_size", default="124M", metavar="NAME", help=f"{model} (default: 124M)")
     add("--models_dir", default="models", metavar="FOLDER", help="the folder that holds the models (default: models)")
@@ -378,6 +448,9 @@ def parse_args(argv=None):
     add("--repetition_penalty", type=number(0.01, 100), default=1.0, metavar="R", help="above 1: fewer repetitions")
     add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")
     add("--stop", default=None, metavar="TEXT", help="stop where this text would begin")
+    add("--end_of_text", action="store_true", help="stop where the model ends the document, at <|endoftext|>")
+    add("--n_samples", type=several, default=1, metavar="N", help='continue N times; "--- 3 of N" begins sample 3')
+    add("--batch_size", type=several, default=64, metavar="N", help="make at most N samples at once (default: 64)")
     args = parser.parse_args(argv)
     if args.stop == "":
         parser.error("argument --stop: the text is empty")
@@ -403,18 +476,51 @@ def stop_before(pieces, stop):
     yield held
 
 
+def first_ids(encoder, prompt):
+    # type: (Encoder, str) -> list[int]
+    """Return the ids of a prompt. An empty one begins a document, as OpenAI's samples without a prompt did."""
+    from encoder import END_OF_TEXT
+    from utils import UsageError
+
+    if prompt:
+        return encoder.encode(prompt)
+    if END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"the prompt is empty, and this model has no token {END_OF_TEXT} to begin a document with")
+    return [encoder.encoder[END_OF_TEXT]]
+
+
+def last_id(encoder, args):
+    # type: (Encoder, Namespace) -> int | None
+    """Return the id that ends a text: <|endoftext|> if --end_of_text or --stop asks for it, or None."""
+    from encoder import END_OF_TEXT
+    from utils import UsageError
+
+    if args.end_of_text and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"--end_of_text: this model has no token {END_OF_TEXT}")
+    return encoder.encoder.get(END_OF_TEXT) if args.end_of_text or args.stop == END_OF_TEXT else None
+
+
+def text_pieces(new_ids, encoder, args):
+    # type: (Iterable[int], Encoder, Namespace) -> Iterator[str]
+    """Yield the text of new ids piece by piece, up to the end that --stop or --end_of_text ask for."""
+    ids = itertools.takewhile(lambda id: id != args.last_id, new_ids)
+    return stop_before(encoder.decode_stream(ids), args.stop)
+
+
 def warn(args, prompt):
     # type: (Namespace, str) -> None
     """Warn on stderr about inputs that are allowed but probably a mistake."""
+    from utils import log
+
+    if not prompt:
+        log("the prompt is empty: the text begins a new document, after <|endoftext|>")
     if prompt.endswith(" "):
-        print(
-            "warning: the prompt ends in a space, which makes the text worse: GPT-2's tokens begin with a space",
-            file=sys.stderr,
-        )
-    defaults = {"top_k": 0, "top_p": 1.0, "seed": None}
+        log("warning: the prompt ends in a space, which makes the text worse: GPT-2's tokens begin with a space")
+    defaults = {"top_k": 0, "top_p": 1.0, "seed": None, "n_samples": 1}
     unused = [name for name, default in defaults.items() if getattr(args, name) != default]
     if args.temperature == 0 and unused:
-        print(f"warning: --{unused[0]} has no effect without a --temperature above 0", file=sys.stderr)
+        effect = "gives the same text each time" if unused[0] == "n_samples" else "has no effect"
+        log(f"warning: --{unused[0]} {effect} without a --temperature above 0")
 
 
 def log_speed(n_prompt, times):
@@ -425,38 +531,113 @@ def log_speed(n_prompt, times):
         print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
 
 
-def chooser(args):
-    # type: (Namespace) -> Choose
-    """Return the function that picks each id: `greedy`, or `sample` with the options of the command line."""
+def choosers(args):
+    # type: (Namespace) -> list[Choose]
+    """Return the functions that pick the ids of each sample: `greedy`, or `sample` with the command line's options.
+
+    Each sample has a generator of its own, so that it does not depend on how many others there are.
+    """
     if args.temperature == 0 and args.repetition_penalty == 1:
-        return greedy
+        return [greedy] * args.n_samples
     settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    return functools.partial(sample, rng=np.random.default_rng(args.seed), **settings)
+    seed = np.random.SeedSequence(args.seed)
+    seeds = [seed, *seed.spawn(args.n_samples - 1)]
+    return [functools.partial(sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
+
+
+def print_text(ids, encoder, params, n_head, args):
+    # type: (list[int], Encoder, Params, int, Namespace) -> None
+    """Generate one continuation of ids, and print its text as it comes."""
+    new_ids = generate(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
+    times = [time.perf_counter()]
+    for text in text_pieces(new_ids, encoder, args):
+        print(text, end="", flush=True)
+        times.append(time.perf_counter())
+    print(flush=True)
+    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop's last piece has no token
+
+
+def is_complete(new_ids, encoder, args):
+    # type: (Sequence[int], Encoder, Namespace) -> bool
+    """Return whether a sample has all its tokens, or ends with <|endoftext|> or the text of --stop."""
+    if not new_ids or len(new_ids) == args.n_tokens_to_generate:
+        return bool(len(new_ids) == args.n_tokens_to_generate)
+    n_bytes = len(
+        (args.stop or "").encode("utf-8")
+    )  # a token has at least 1 byte, so the last n_bytes tokens hold stop
+    stopped = args.stop is not None and args.stop in encoder.decode(new_ids[-n_bytes:])
+    return bool(stopped or new_ids[-1] == args.last_id)
+
+
+def in_order(pairs, n_samples, ended):
+    # type: (Iterable[tuple[int, int]], int, Ended) -> Iterator[list[int]]
+    """Collect the pairs (sample, id) of `generate_batch`. Yield a sample's ids when it and those before it have ended.
+
+    >>> list(in_order([(0, 5), (1, 6), (0, 7), (1, 8)], 2, lambda ids: len(ids) == 2))
+    [[5, 7], [6, 8]]
+    """
+    samples = [[] for _ in range(n_samples)]  # type: list[list[int]]
+    n_yielded = 0
+    for sample, id in pairs:
+        samples[sample].append(id)
+        while n_yielded < n_samples and ended(samples[n_yielded]):
+            yield samples[n_yielded]
+            n_yielded += 1
+    yield from samples[n_yielded:]
+
+
+def check_memory(n_rows, params, n_head, n_ctx):
+    # type: (int, Params, int, int) -> int
+    """Return how many bytes the keys and values of a batch take. Raises UsageError if less memory is free."""
+    from utils import UsageError, free_memory
+
+    row, free = empty_cache(params, n_head, n_ctx).nbytes, free_memory()  # np.empty takes no memory yet
+    if n_rows * row > free:
+        need, fit = n_rows * row, f"--batch_size {free // row} fits" if free >= row else "not even one sample fits"
+        raise UsageError(
+            f"{n_rows} samples at once need {need / 1e6:,.0f} MB for their keys and values, "
+            f"but only {free / 1e6:,.0f} MB of memory are free: {fit}"
+        )
+    return n_rows * row
+
+
+def print_samples(ids, encoder, params, n_head, args):
+    # type: (list[int], Encoder, Params, int, Namespace) -> None
+    """Generate several continuations of ids side by side. Print each whole, in order, after a line with its number."""
+    from tqdm import tqdm
+
+    from utils import log
+
+    n_new, n_rows = args.n_tokens_to_generate, min(args.n_samples, args.batch_size)
+    size = check_memory(n_rows, params, n_head, len(ids) + n_new - 1)
+    log(f"[{n_rows} samples at once, with {size / 1e6:,.0f} MB of keys and values]")
+    start, n_tokens, ended = time.perf_counter(), 0, functools.partial(is_complete, encoder=encoder, args=args)
+    pairs = generate_batch(ids, params, n_head, n_new, choosers(args), ended, n_rows)
+    bar = tqdm(pairs, "sampling", args.n_samples * n_new, unit="token", leave=False, disable=None)
+    for number, new_ids in enumerate(in_order(bar, args.n_samples, ended), 1):
+        tqdm.write(f"--- {number} of {args.n_samples}\n" + "".join(text_pieces(new_ids, encoder, args)))
+        sys.stdout.flush()
+        n_tokens += len(new_ids)
+    log(f"[{n_tokens / (time.perf_counter() - start):.1f} tokens/s, all samples together]")
 
 
 def main(argv=None):
     # type: (list[str] | None) -> int
-    """Turn a prompt into ids, generate the ids that follow, and print their text as it comes."""
+    """Turn a prompt into ids, generate the ids that follow, and print their text."""
     from utils import UsageError, load_encoder_hparams_and_params, read_prompt
 
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
-    if not prompt:
-        raise UsageError("the prompt is empty, but the model needs at least 1 token to continue")
+    if not prompt and args.prompt == "-":
+        raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    ids = encoder.encode(prompt)
+    ids, args.last_id = first_ids(encoder, prompt), last_id(encoder, args)
     try:
         check_lengths(len(ids), args.n_tokens_to_generate, hparams["n_ctx"])
     except ValueError as error:
         raise UsageError(str(error)) from None
     warn(args, prompt)
-    new_ids = generate(ids, params, hparams["n_head"], args.n_tokens_to_generate, chooser(args))
-    times = [time.perf_counter()]
-    for text in stop_before(encoder.decode_stream(new_ids), args.stop):
-        print(text, end="", flush=True)
-        times.append(time.perf_counter())
-    print(flush=True)
-    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop's last piece has no token
+    (print_text if args.n_samples == 1 else print_samples)(ids, encoder, params, hparams["n_head"], args)
     return 0
 
 

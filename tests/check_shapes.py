@@ -55,9 +55,17 @@ class Cache:
 
 KINDS = (Vector, Ids, Matrix, Heads, KV, Cache)
 NAMES = {**vars(collections.abc), **vars(shapes), **{kind.__name__: kind for kind in KINDS}}
-NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable}
+NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable, "Ended": Callable, "Encoder": Any}
 ANY_SHAPE = {"gelu"}  # its comment gives the shape of x in the model, but it takes arrays of any shape
-NO_BATCH = {"causal_mask"}  # its result is the same for all sequences of a batch
+OWN_BATCH = {"causal_mask", "empty_cache"}  # leading axes of the result: none, and those that an argument lists
+FILTERS = {
+    "penalize",
+    "keep_largest",
+    "keep_top_k",
+    "keep_top_p",
+    "token_probs",
+    "softmax",
+}  # leading axes for vectors, too
 RESULT_DTYPE = {"token_probs": np.dtype(np.float64)}  # all other functions return the dtype they are given
 
 
@@ -94,10 +102,11 @@ class Call:
         for dimension, size in zip(axes, shape[:at] + shape[end:]):
             self.bind(name, dimension, size)
         lead = shape[at:end]
-        if lead and (name == "mask" or (len(axes) == 1 and not whole_numbers)):
+        vector = len(axes) == 1 and not whole_numbers and self.function not in FILTERS
+        if lead and (name == "mask" or vector):
             raise self.error(name, f"has the leading axes {lead}, which NumPy would align with other axes")
         if (lead and self.lead not in ((), lead)) or (
-            name == "result" and lead != self.lead and self.function not in NO_BATCH
+            name == "result" and lead != self.lead and self.function not in OWN_BATCH
         ):
             raise self.error(name, f"has the leading axes {lead} where others have {self.lead}")
         self.lead = self.lead or lead

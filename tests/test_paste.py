@@ -72,7 +72,7 @@ def test_the_examples_run():
     """The functions of the model section get nothing but what is pasted."""
     names = paste("the model, bottom up", "choosing a token", "generating")
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    examples = finder.find(gpt2, globs=names | {"stop_before": gpt2.stop_before})
+    examples = finder.find(gpt2, globs=names | {"stop_before": gpt2.stop_before, "in_order": gpt2.in_order})
     for example in examples:
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0

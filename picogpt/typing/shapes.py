@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
+    from encoder import Encoder
     from picogpt.typing.shaped_numpy import KV, Cache, Heads, Ids, IdsLike, Matrix, Shaped, Vector
 else:
 
@@ -33,9 +34,9 @@ else:
 
 
 __all__ = [
-    "KV", "Any", "Array", "Attn", "Block", "Cache", "Choose", "Heads", "Ids", "IdsLike", "Iterable", "Iterator",
-    "Linear", "Matrix", "Mlp", "Namespace", "Norm", "Params", "Sequence", "Vector", "d_head", "n_ctx", "n_embd",
-    "n_hidden", "n_in", "n_keys", "n_out", "n_picked", "n_qkv", "n_room", "n_seq", "n_vocab",
+    "KV", "Any", "Array", "Attn", "Block", "Cache", "Choose", "Encoder", "Ended", "Heads", "Ids", "IdsLike", "Iterable",
+    "Iterator", "Linear", "Matrix", "Mlp", "Namespace", "Norm", "Params", "Sequence", "Vector", "d_head", "n_ctx",
+    "n_embd", "n_hidden", "n_in", "n_keys", "n_out", "n_qkv", "n_room", "n_seq", "n_vocab",
 ]  # fmt: skip
 
 # The dimensions, with their values in the smallest model (124M).
@@ -49,7 +50,6 @@ d_head = NewType("d_head", int)  # 64 = n_embd / n_head: numbers in one head's q
 n_layer = NewType("n_layer", int)  # 12: transformer blocks
 n_seq = NewType("n_seq", int)  # positions in this call
 n_room = NewType("n_room", int)  # positions that a cache has room for
-n_picked = NewType("n_picked", int)  # entries that an index picked out of an array
 
 # These stand for any dimension or array, and for the same one throughout a signature.
 n_in = TypeVar("n_in")
@@ -58,6 +58,7 @@ n_keys = TypeVar("n_keys")  # n_past + n_seq: positions whose keys and values at
 Array = TypeVar("Array", bound="Shaped[Never]")
 
 Choose: TypeAlias = "Callable[[Vector[n_vocab], Sequence[int]], int]"  # picks an id from its logits and the ids so far
+Ended: TypeAlias = "Callable[[Sequence[int]], bool]"  # tells from the new ids of a sample whether they are all
 
 
 # The parameters: the checkpoint's tree, with its names.

@@ -39,9 +39,9 @@ MISTAKES = {
         "ffn(layer_norm(x, **ln_2), **mlp)",
         'ffn(layer_norm(x, **ln_2), c_fc=mlp["c_proj"], c_proj=mlp["c_fc"])',
     ),
-    "the vocabulary matrix not transposed": ("**ln_f) @ wte.T", "**ln_f) @ wte"),
+    "the vocabulary matrix not transposed": ("**ln_f), wte.T)", "**ln_f), wte)"),
     "a [n_vocab, n_embd] matrix where [n_embd, n_vocab] belongs": (
-        "layer_norm(x, **ln_f) @ wte.T",
+        "matmul(layer_norm(x, **ln_f), wte.T)",
         "linear(layer_norm(x, **ln_f), wte, wte.T[0])",
     ),
     "position and token embeddings exchanged": (
@@ -49,8 +49,8 @@ MISTAKES = {
         'p = self.params; new = gpt2(ids[n_past:], p["wpe"], p["wte"], p["blocks"], p["ln_f"],',
     ),
     "embeddings added to logits": (
-        "return layer_norm(x, **ln_f) @",
-        "return wte[inputs] + layer_norm(x, **ln_f) @",
+        "return matmul(layer_norm(x, **ln_f),",
+        "return wte[inputs] + matmul(layer_norm(x, **ln_f),",
     ),
     "a bias of the wrong width": ("linear(x, **c_fc)", 'linear(x, w=c_fc["w"], b=c_proj["b"])'),
     "layer norm's parameters of another width": (
@@ -88,25 +88,28 @@ MISTAKES = {
     ),
     "the mask transposed": ("causal_mask(q, k) if", "causal_mask(q, k).T if"),
     "heads split without changing the axes": (
-        "return split.swapaxes(-2, -3)",
-        "return split",
+        "n_head, -1).swapaxes(-2, -3)",
+        "n_head, -1)",
     ),
-    "heads merged without changing the axes": ("return split.reshape(*split", "return x.reshape(*split"),
-    "the picked logits where all belong": ("    return penalized\n", "    return penalized[seen]\n"),
+    "heads merged without changing the axes": ("return x.swapaxes(-2, -3).reshape(*x", "return x.reshape(*x"),
+    "columns of a batch's weights where rows belong": ("np.tensordot(x, w, 1)", "np.tensordot(x, w.T, 1)"),
+    "the penalty of one number where each has its own": ("seen, new, axis=-1)", "seen, penalized, axis=-1)"),
+    "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
+    "the picked logits where all belong": ("    return penalized\n", "    return old\n"),
     "a sum that loses its axis": ("exp_x.sum(axis=-1, keepdims=True)", "exp_x.sum(axis=-1)"),
-    "a function of NumPy whose shapes nobody wrote down": ("x @ w + b", "np.add(x @ w, b)"),
+    "a function of NumPy whose shapes nobody wrote down": ("matmul(x, w) + b", "np.add(matmul(x, w), b)"),
 }
 # A mistake in gpt2.py may be refused for what it leads to. These are refused for what they are, or accepted.
 OPERATORS = """
 from gpt2 import attention, ffn, layer_norm, linear, softmax
 from picogpt.typing import shaped_numpy as np
 from picogpt.typing.shaped_numpy import Heads, Ids, Matrix, Vector
-from picogpt.typing.shapes import Linear, d_head, n_embd, n_hidden, n_picked, n_seq, n_vocab
+from picogpt.typing.shapes import Linear, d_head, n_ctx, n_embd, n_hidden, n_seq, n_vocab
 
 def check(
     x: Matrix[n_seq, n_embd], y: Matrix[n_seq, n_vocab], w: Matrix[n_embd, n_hidden],
     b: Vector[n_embd], c: Vector[n_hidden],
-    q: Heads[n_seq, d_head], k: Heads[n_picked, d_head], m: Matrix[n_seq, n_picked],
+    q: Heads[n_seq, d_head], k: Heads[n_ctx, d_head], m: Matrix[n_seq, n_ctx],
     up: Linear[n_embd, n_hidden], down: Linear[n_hidden, n_embd], i: Ids[n_seq],
 ) -> None:
     x + x - x * b / 2
@@ -330,7 +333,10 @@ def test_every_function_has_a_type_comment_and_those_with_arrays_are_checked():
     assert len(comments) == sum(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(SOURCE)))
     assert all(comments.values()), comments
     without = [name for name in comments if "." not in name and not hasattr(getattr(gpt2, name), "__wrapped__")]
-    assert without == ["n_shared", "check_lengths", "parse_args", "stop_before", "warn", "log_speed", "chooser", "main"]
+    assert without == [
+        *("n_shared", "check_lengths", "parse_args", "stop_before", "first_ids", "last_id", "text_pieces", "warn"),
+        *("log_speed", "choosers", "is_complete", "in_order", "main"),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ the vocabulary
@@ -352,5 +358,5 @@ def test_all_of_the_vocabulary_is_exported():
     """gpt2.py imports it with a star, since linters do not see names in comments."""
     assert set(re.findall(r"\b[a-zA-Z]\w+", " ".join(check_shapes.type_comments(str(ROOT / "gpt2.py")).values()))) <= {
         *shapes.__all__,
-        *("None", "int", "float", "str", "list", "np", "random", "Generator"),
+        *("None", "int", "float", "str", "list", "dict", "tuple", "bool", "np", "random", "Generator"),
     }
