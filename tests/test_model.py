@@ -255,6 +255,11 @@ def test_the_same_source_runs_in_jax():
     assert relative(gpt2.gpt2(ids, **params, n_head=3), np.asarray(theirs)) < 2e-6
 
 
+def test_no_score_is_large_enough_to_see_what_is_masked():
+    q, k, v = np.full((3, 1), 1e3), np.array([[0.0], [1e2], [1e3]]), np.array([[1.0], [2.0], [4.0]])
+    np.testing.assert_array_equal(gpt2.causal_attention(q[None], k[None], v[None]), v[None])
+
+
 # ------------------------------------------------------------------------------------------- choosing a token
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_a_batch_equals_its_samples_one_by_one(n, n_prompt):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("stop", [False, True])
 def test_every_setting_gives_the_same_samples_in_a_batch(settings, stop):
-    """A sample stops at an id that a quarter of the vocabulary has in common, so the samples leave at different times."""
+    """A sample stops at an id that 4 divides, so the samples leave at different times."""
     params, ids, n_new = random_params(SMALL, np.float64, scale=0.1), [5, 9, 2], 14
     ended = (lambda new: new[-1] % 4 == 0) if stop else None
     alone = []
@@ -171,6 +172,16 @@ def test_the_largest_are_those_that_a_stable_sort_puts_first(rng):
         np.testing.assert_array_equal(gpt2.keep_top_p(logits, p), by_sorting(logits, n))
 
 
+def test_top_p_keeps_a_set_that_reaches_p_exactly():
+    assert list(gpt2.keep_top_p(np.zeros(4), 0.5)) == [0, 0, -np.inf, -np.inf]
+
+
+def test_top_p_keeps_all_when_rounding_makes_their_sum_smaller(rng):
+    logits, p = rng.standard_normal(5000), float(np.nextafter(1, 0))
+    assert np.cumsum(gpt2.softmax(np.sort(logits)[::-1]))[-1] < p
+    np.testing.assert_array_equal(gpt2.keep_top_p(logits, p), logits)
+
+
 def test_samples_are_independent_draws_of_the_right_distribution():
     """Chi-square tests of 4,000 samples: do their first two tokens occur as often as the model says, all 16 pairs?
 
@@ -215,16 +226,33 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     assert nine[:4] == four
     assert groups == nine
     assert four[0] == one.out
+    encoder, hparams, params = utils.load_encoder_hparams_and_params("tiny", ROOT / "models")
+    choose = functools.partial(gpt2.sample, rng=np.random.default_rng(3), temperature=0.9)
+    assert (
+        one.out == encoder.decode(gpt2.generate(encoder.encode("ROMEO:"), params, hparams["n_head"], 30, choose)) + "\n"
+    )
     assert len(set(nine)) == 9
     assert "samples" not in one.err
 
 
 def test_samples_stop_where_each_of_them_alone_would():
     """The stop text is also found where it begins and ends within tokens."""
-    for stop in (",", " the", "e, ", "\n"):
-        whole = parts(tiny("--n_tokens_to_generate", 40, "--n_samples", 6))
+    whole = parts(tiny("--n_tokens_to_generate", 40, "--n_samples", 6))
+    for stop in (",", " the", "e, ", "\n", whole[4][20:40]):
         stopped = parts(tiny("--n_tokens_to_generate", 40, "--n_samples", 6, "--stop", stop))
         assert stopped == [text.partition(stop)[0] + ("\n" if stop in text[:-1] else "") for text in whole], stop
+
+
+@pytest.mark.parametrize("stop", [",", " the", "my love, ere I come", "\n", "ééé", None])
+def test_a_sample_is_complete_with_the_token_that_completes_the_stop_text(stop):
+    encoder = get_encoder("tiny", ROOT / "models")
+    ids = encoder.encode("It is the é some thing that my love, ere I come.\nThéééé dare")
+    args = Namespace(n_tokens_to_generate=len(ids), stop=stop, last_id=None)
+    ends = [n for n in range(1, len(ids)) if gpt2.is_complete(ids[:n], encoder, args)]
+    first = next((n for n in range(1, len(ids)) if stop and stop in encoder.decode(ids[:n])), None)
+    assert ends[:1] == ([first] if stop else [])
+    assert gpt2.is_complete(ids, encoder, args)
+    assert not gpt2.is_complete([], encoder, args)
 
 
 def test_the_lines_on_stderr():
