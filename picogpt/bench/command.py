@@ -7,6 +7,8 @@ work and the other programs. The table shows the median of several rounds. The l
 
 - A decoded token reads every weight once, at best as fast as one large matrix-vector product reads its matrix.
 - A prompt is mostly matrix products. At best it does as many FLOP/s as one large matrix product (sgemm).
+- Samples side by side read every weight once in each step, and multiply it for each sample. Their limit is the slower
+  one of two: reading weights, keys and values as fast as above, or as many FLOP/s as sgemm does.
 - The command starts Python, imports NumPy, and reads the weights once for each token.
 - A tokenizer splits the text by a regular expression, and a detokenizer joins strings.
 """
@@ -32,7 +34,19 @@ import numpy as np
 from encoder import Encoder, get_encoder
 from picogpt.bench.growth import draw, n_measurements
 from picogpt.bench.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
-from picogpt.bench.timing import LIMIT, OURS, Limits, Row, Tick, Work, Workload, measure, rows_of, seconds, summary
+from picogpt.bench.timing import (
+    OURS,
+    Limits,
+    Row,
+    Tick,
+    Work,
+    Workload,
+    measure,
+    prompt_flop,
+    rows_of,
+    seconds,
+    summary,
+)
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
 from picogpt.files import new_file
@@ -40,28 +54,41 @@ from picogpt.options import add_model_options, require
 from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
 
 N_LETTERS = 1_000_000  # letters of the longest word
+N_SAMPLES = (4, 16, 64)  # how many samples grow side by side
 
 # ------------------------------------------------------------------------------------------------------- the model
 
 
+def decode_lengths(n_ctx: int) -> list[int]:
+    """Return the numbers of tokens after which decoding is measured."""
+    return [n for n in (10, 500, 1000) if n < n_ctx] or [n_ctx - 1]
+
+
+def prompt_lengths(n_ctx: int) -> list[int]:
+    """Return the lengths of the prompts that are measured."""
+    return [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]
+
+
 def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
-    """Measure decoding and prompts in this process, and the two limits."""
+    """Measure decoding, prompts and samples in this process, and the two limits."""
     rows: list[Row] = []
-    reading: list[float] = []
-    multiplying: list[float] = []
-    for n in [n for n in (10, 500, 1000) if n < workload.n_ctx] or [workload.n_ctx - 1]:
+    bandwidth: list[float] = []
+    rate: list[float] = []
+    for n in decode_lengths(workload.n_ctx):
         peers = other.decoding(workload, n) | {"without a cache": without_a_cache(workload, n)} if other else {}
-        found, times = measure(workload.decode(n, peers), rounds)
+        work = workload.decode(n, peers)
+        found, times = measure(work, rounds)
         rows += found
-        reading += times[LIMIT]
+        bandwidth += [work.amount * workload.limits.n_bytes / t / 1e9 for t in times["bandwidth"]]
         tick()
-    for n in [n for n in (64, 256, 960) if n <= workload.n_ctx] or [workload.n_ctx]:
+    for n in prompt_lengths(workload.n_ctx):
         found, times = measure(workload.prompt(n, other.prompt(workload, n) if other else {}), rounds)
         rows += found
-        multiplying += times[LIMIT]
+        rate += [prompt_flop(workload.params, n) / t / 1e9 for t in times["sgemm"]]
         tick()
-    bandwidth = [workload.limits.matrix.nbytes / t / 1e9 for t in reading]
-    rate = [2 * len(workload.limits.square) ** 3 / t / 1e9 for t in multiplying]
+    for n in N_SAMPLES:
+        rows += measure(workload.samples(n, other.samples(workload, n) if other else {}), rounds)[0]
+        tick()
     limits = summary("limit: matrix-vector product", bandwidth, "GB/s"), summary("limit: sgemm", rate, "GFLOP/s")
     return [*limits, *rows]
 
@@ -75,7 +102,7 @@ def measure_command(folder: Path, limits: Limits, other: Transformers | None, ro
     runs: dict[str, list[Process]] = {name: [] for name in programs}
     least: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        start, read = start_of_numpy(), limits.reads * seconds(limits.read)
+        start, read = start_of_numpy(), limits.read(limits.n_bytes)
         least.append((start + read, start + 40 * read))
         for name, program in programs.items():
             runs[name].append(program())
@@ -85,8 +112,8 @@ def measure_command(folder: Path, limits: Limits, other: Transformers | None, ro
     for i, title in enumerate(("process start to first text", "whole command, 40 tokens")):
         times = {name: [run[i] for run in found] for name, found in counted.items()}
         clocks = {name: float for name in programs if name != OURS}  # never called: the times are here already
-        work = Work(title, "s", 1, list, list, "start + read", peers=clocks)
-        rows += rows_of(work, times | {LIMIT: [t[i] for t in least[1:]]})
+        work = Work(title, "s", 1, float, {"start + read": float}, clocks)
+        rows += rows_of(work, times | {"start + read": [t[i] for t in least[1:]]})
     return rows + memory_rows(folder, {name: [run.memory for run in found] for name, found in counted.items()})
 
 
@@ -135,17 +162,17 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
     rows = []
     for name, sample in (("English", text), ("mixed languages", mixed_languages())):
         megabytes, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
-        fresh = [load() for _ in range(2 * (rounds + 1))]  # made before the timing begins
-        encode = partial(lambda unused, text: unused.pop().encode(text), fresh, sample)  # with an empty cache
-        split = partial(encoder.pieces.findall, sample)
+        fresh = [load() for _ in range(2 * (rounds + 1))]  # with empty caches, and made before the timing begins
+        encode = partial(seconds, partial(lambda unused, text: unused.pop().encode(text), fresh, sample))
+        split = partial(seconds, partial(encoder.pieces.findall, sample))
         others = other_tokenizers(encoder, sample) if peers else {}
-        work = Work(f"tokenizer, {name}", "MB/s", megabytes, encode, split, "splitting", peers=others)
+        work = Work(f"tokenizer, {name}", "MB/s", megabytes, encode, {"splitting": split}, others)
         rows += measure(work, rounds)[0]
-        join = partial("".join, [encoder.decoder[id] for id in ids])
-        back = Work(f"detokenizer, {name}", "MB/s", megabytes, partial(encoder.decode, ids), join, "joining")
-        rows += measure(back, rounds)[0]
+        join = partial(seconds, partial("".join, [encoder.decoder[id] for id in ids]))
+        decode = partial(seconds, partial(encoder.decode, ids))
+        rows += measure(Work(f"detokenizer, {name}", "MB/s", megabytes, decode, {"joining": join}), rounds)[0]
         tick()
-    long_word = Work(f"one word of {N_LETTERS:,} letters", "s", 1, partial(encoder.encode, word))
+    long_word = Work(f"one word of {N_LETTERS:,} letters", "s", 1, partial(seconds, partial(encoder.encode, word)))
     rows += measure(long_word, min(rounds, 2))[0]
     tick()
     return rows
@@ -179,7 +206,9 @@ def bench(folder: Path, text: str, rounds: int, peers: bool, plot: IO[bytes] | N
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    total = 6 + rounds + 1 + 3 + (n_measurements(len(params["wpe"])) if plot else 0)
+    n_ctx = len(params["wpe"])
+    n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
+    total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx) if plot else 0)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, desc="measuring", unit="step", file=sys.stderr, disable=None))
         other = stack.enter_context(Transformers(folder)) if peers else None

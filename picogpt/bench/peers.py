@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import gpt2
 from encoder import Encoder
-from picogpt.bench.timing import Workload, seconds
+from picogpt.bench.timing import TEMPERATURE, Workload, seconds
 from picogpt.checkpoints.convert import to_hf
 from picogpt.compare.references import TOKENIZERS
 from picogpt.options import require
@@ -100,8 +100,10 @@ ids = tokenizer(sys.argv[2], return_tensors="pt")
 model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, streamer=Printer())
 """
 
-# This program answers each line [ids before, ids] with the seconds that `ids` take. If there are ids before, their keys
-# and values are cached and `ids` are timed one by one after them. Otherwise `ids` are timed as one prompt.
+# This program answers each line, the name of a function and its arguments, with the seconds that the work takes.
+# `prompt` times ids as one prompt, and `decode` times ids one by one after others, whose keys and values are cached.
+# `samples` times the steps of `generate` that follow the first new id of each sample. `generate` calls `put` with the
+# prompt first, and then after each new id.
 SERVER = """
 import json, sys, time
 import torch
@@ -111,17 +113,36 @@ kept = None, None
 def forward(ids, past=None):
     with torch.inference_mode():
         return model(torch.tensor([ids]), past_key_values=past, use_cache=True, logits_to_keep=1)
-print("ready", flush=True)
-for line in sys.stdin:
-    before, ids = json.loads(line)
-    if before and kept[0] != before:
+def prompt(ids):
+    start = time.perf_counter()
+    forward(ids)
+    return time.perf_counter() - start
+def decode(before, ids):
+    global kept
+    if kept[0] != before:
         kept = before, forward(before).past_key_values
     start = time.perf_counter()
-    for part in [[id] for id in ids] if before else [ids]:
-        forward(part, kept[1] if before else None)
-    print(time.perf_counter() - start, flush=True)
-    if before:
-        kept[1].crop(-len(ids))
+    for id in ids:
+        forward([id], kept[1])
+    taken = time.perf_counter() - start
+    kept[1].crop(-len(ids))
+    return taken
+class Steps:
+    def __init__(self): self.ends = []
+    def put(self, ids): self.ends.append(time.perf_counter())
+    def end(self): pass
+def samples(ids, n_samples, n_steps, temperature):
+    ids, steps = torch.tensor([ids]), Steps()
+    model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=temperature, top_k=0, streamer=steps,
+        num_return_sequences=n_samples, min_new_tokens=n_steps + 1, max_new_tokens=n_steps + 1,
+    )
+    assert len(steps.ends) == n_steps + 2
+    return steps.ends[-1] - steps.ends[1]
+print("ready", flush=True)
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    print({"prompt": prompt, "decode": decode, "samples": samples}[name](*arguments), flush=True)
 """
 
 
@@ -172,11 +193,11 @@ class Transformers:
         server.stdout.readline()  # type: ignore[union-attr]
         return server
 
-    def ask(self, before: list[int], ids: list[int]) -> float:
-        """Return the seconds that the ids take: as one prompt, or one by one after the ids `before`."""
+    def ask(self, name: str, *arguments: Any) -> float:
+        """Return the seconds that the server measures with its function of this name."""
         self.server = self.server or self.start_server()
         try:
-            self.server.stdin.write(json.dumps([before, ids]) + "\n")
+            self.server.stdin.write(json.dumps([name, *arguments]) + "\n")
             self.server.stdin.flush()
             return float(self.server.stdout.readline())
         except (ValueError, OSError):
@@ -184,11 +205,16 @@ class Transformers:
 
     def decoding(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
         """Return the clock for decoding `next_ids` after n others."""
-        return {"transformers": partial(self.ask, workload.ids[:n], workload.next_ids(n))}
+        return {"transformers": partial(self.ask, "decode", workload.ids[:n], workload.next_ids(n))}
 
     def prompt(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
         """Return the clock for a prompt of n tokens."""
-        return {"transformers": partial(self.ask, [], workload.ids[:n])}
+        return {"transformers": partial(self.ask, "prompt", workload.ids[:n])}
+
+    def samples(self, workload: Workload, n_samples: int) -> dict[str, Callable[[], float]]:
+        """Return the clock for the same steps as `workload.samples(n_samples)`, which `generate` makes here."""
+        prompt, n_steps = workload.sampled()
+        return {"transformers": partial(self.ask, "samples", prompt, n_samples, n_steps, TEMPERATURE)}
 
 
 def other_tokenizers(encoder: Encoder, text: str) -> dict[str, Callable[[], float]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,26 +17,27 @@ import gpt2
 Row = dict[str, Any]
 Times = dict[str, list[float]]
 Tick = Callable[[], Any]
-Clocks = Mapping[str, Callable[[], float]]  # each function does a piece of work and returns the seconds it took
-OURS, LIMIT = "ours", "limit"
+Clock = Callable[[], float]  # a function that does a piece of work and returns the seconds it took
+Clocks = Mapping[str, Clock]
+OURS = "ours"  # the key of our own times; the others have the names of limits and peers
 SIDE = 2048  # rows and columns of the two matrices whose product gives the machine's speed at multiplying
 N_DECODED = 8  # tokens decoded in a row for one figure: a single token would be timed with cold caches
+TEMPERATURE = 0.9  # at which samples are drawn
 
 
 class Work(NamedTuple):
     """One thing to measure.
 
-    A call of `ours` does `amount` tokens, or megabytes; `unit` is "tokens/s" or "MB/s", or "s" if the time
-    itself is shown. At the limit's speed, a call of `ours` would take `limit_share` times as long as a call of `limit`.
+    A call of `ours`, or of a peer, does `amount` tokens, or megabytes; `unit` is "tokens/s" or "MB/s", or "s" if the
+    time itself is shown. A call of each limit returns the seconds that the work would take at that limit's speed. The
+    work can't be faster than the slowest of its limits.
     """
 
     name: str
     unit: str
     amount: float
-    ours: Callable[[], Any]
-    limit: Callable[[], Any] | None = None
-    limit_name: str = ""
-    limit_share: float = 1.0
+    ours: Clock
+    limits: Clocks = {}  # noqa: RUF012
     peers: Clocks = {}  # noqa: RUF012
 
 
@@ -66,7 +69,8 @@ def summary(name: str, values: list[float], unit: str) -> Row:
 def rows_of(work: Work, times: Times) -> list[Row]:
     """Return our own row with its share of the limit, and a row for each peer with the ratio of its time to ours.
 
-    Share and ratio are computed in each round and their median is taken, since a machine's speed drifts.
+    Share and ratio are computed in each round and their median is taken, since a machine's speed drifts. Of several
+    limits, the slowest one in each round counts, and the row names the one with the largest median.
     """
     ours = times[OURS]
 
@@ -74,9 +78,10 @@ def rows_of(work: Work, times: Times) -> list[Row]:
         return [t if work.unit == "s" else work.amount / t for t in seconds]
 
     row = summary(work.name, figures(ours), work.unit)
-    if work.limit:
-        share = statistics.median(work.limit_share * limit / t for limit, t in zip(times[LIMIT], ours))
-        row |= {"share": share, "limit": work.limit_name}
+    if work.limits:
+        slowest = map(max, zip(*(times[name] for name in work.limits)))
+        share = statistics.median(limit / t for limit, t in zip(slowest, ours))
+        row |= {"share": share, "limit": max(work.limits, key=lambda name: statistics.median(times[name]))}
     rows = [row]
     for peer in work.peers:
         ratio = statistics.median(theirs / t for theirs, t in zip(times[peer], ours))
@@ -90,12 +95,11 @@ def measure(work: Work, rounds: int) -> tuple[list[Row], Times]:
     The peers get rounds of their own, in which our work is timed once more, because other programs empty the
     processor's caches. A pause in these rounds lets the threads of one program go to sleep before the next one starts.
     """
-    ours: Clocks = {OURS: partial(seconds, work.ours)}
-    times = in_turn(rounds, {**ours, LIMIT: partial(seconds, work.limit)} if work.limit else ours)
+    times = in_turn(rounds, {OURS: work.ours, **work.limits})
     rows = rows_of(work._replace(peers={}), times)
     if work.peers:
-        together = in_turn(rounds, {**ours, **work.peers}, pause=0.05)
-        rows += rows_of(work._replace(limit=None), together)[1:]
+        together = in_turn(rounds, {OURS: work.ours, **work.peers}, pause=0.05)
+        rows += rows_of(work._replace(limits={}), together)[1:]
         times = together | times
     return rows, times
 
@@ -120,32 +124,43 @@ def prompt_flop(params: Any, n: int) -> float:
     return float(2 * n * sum(w.size for w in matrices) + attention + 2 * wte.size)
 
 
+def samples_cost(params: Any, n_samples: int, n_past: int, n_steps: int) -> tuple[int, int]:
+    """Count the bytes that n_steps steps of n_samples texts read after n_past tokens, and their operations.
+
+    A step reads each weight once for all samples, and the keys and values of each sample. Each sample takes two
+    operations, a multiplication and an addition, for each weight and for each number in its keys and values.
+    """
+    weights = n_steps * sum(w.size for w in weights_per_token(params))
+    n_keys = sum(range(n_past + 1, n_past + n_steps + 1))  # a step's own key is read, too
+    wte = params["wte"]
+    keys_and_values = n_keys * len(params["blocks"]) * 2 * wte.shape[1]
+    return wte.itemsize * (weights + n_samples * keys_and_values), 2 * n_samples * (weights + keys_and_values)
+
+
 class Limits:
     """The two products that mark the machine's limits: a large matrix with a vector, and two large matrices.
 
-    The first one reads as many bytes as the weights have, but at most a gigabyte. `reads` is the number of times that
-    its matrix fits into the weights.
+    The first one reads as many bytes as the weights have, `n_bytes`, but at most a gigabyte.
     """
 
     def __init__(self, params: Any):
-        n_bytes, n_embd = sum(w.nbytes for w in weights_per_token(params)), params["wte"].shape[1]
-        n_rows = min(n_bytes, 1 << 30) // 4 // n_embd
+        self.n_bytes, n_embd = sum(w.nbytes for w in weights_per_token(params)), params["wte"].shape[1]
+        n_rows = min(self.n_bytes, 1 << 30) // 4 // n_embd
         self.matrix = np.ones((n_rows, n_embd), np.float32)
         self.vector = np.ones(n_embd, np.float32)
         self.square = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)
-        self.reads = n_bytes / self.matrix.nbytes
 
-    def read(self) -> Any:
-        """Read the large matrix once, by multiplying it with a vector."""
-        return self.matrix @ self.vector
+    def read(self, n_bytes: float) -> float:
+        """Multiply the large matrix with the vector, and return the seconds that n_bytes take at this speed."""
+        return n_bytes / self.matrix.nbytes * seconds(lambda: self.matrix @ self.vector)
 
-    def multiply(self) -> Any:
-        """Multiply the two square matrices."""
-        return self.square @ self.square
+    def multiply(self, flop: float) -> float:
+        """Multiply the two square matrices, and return the seconds that so many operations take at this speed."""
+        return flop / (2 * len(self.square) ** 3) * seconds(lambda: self.square @ self.square)
 
 
 class Workload:
-    """A model and random ids, with the two kinds of work to measure: decoding after n tokens, and taking a prompt."""
+    """A model and random ids, with the work to measure: decoding after n tokens, prompts, and samples side by side."""
 
     def __init__(self, params: Any, n_head: int):
         self.params, self.n_head = params, n_head
@@ -166,8 +181,8 @@ class Workload:
             for n in range(n_past + 1, n_past + len(ids) + 1):
                 self.context.logits(self.ids[:n])
 
-        name, limit_share = f"decode after {n_past} tokens", limits.reads * len(ids)
-        return Work(name, "tokens/s", len(ids), ours, limits.read, "bandwidth", limit_share, peers or {})
+        name, limit = f"decode after {n_past} tokens", partial(limits.read, len(ids) * limits.n_bytes)
+        return Work(name, "tokens/s", len(ids), partial(seconds, ours), {"bandwidth": limit}, peers or {})
 
     def prompt(self, n: int, peers: Clocks | None = None) -> Work:
         """Return the work of taking a prompt of n tokens, up to the logits of its last position."""
@@ -176,5 +191,29 @@ class Workload:
             self.context.ids = []  # forget the keys and values of the round before
             self.context.logits(self.ids[:n])
 
-        limit_share = prompt_flop(self.params, n) / (2.0 * SIDE**3)
-        return Work(f"prompt of {n}", "tokens/s", n, ours, self.limits.multiply, "sgemm", limit_share, peers or {})
+        limit = partial(self.limits.multiply, prompt_flop(self.params, n))
+        return Work(f"prompt of {n}", "tokens/s", n, partial(seconds, ours), {"sgemm": limit}, peers or {})
+
+    def sampled(self) -> tuple[list[int], int]:
+        """Return the prompt that samples continue, and the number of steps after it that are timed."""
+        prompt = self.ids[: min(10, self.n_ctx - 1)]
+        return prompt, min(N_DECODED, self.n_ctx - len(prompt))
+
+    def samples(self, n_samples: int, peers: Clocks | None = None) -> Work:
+        """Return the work of a few steps in which n_samples continuations of one prompt grow side by side.
+
+        `generate_batch` itself is timed, with the choosing of the ids, since users wait for that as well. It is a
+        generator, so that the prompt and the first id of each sample can be taken before the clock starts.
+        """
+        prompt, n_steps = self.sampled()
+        rngs = [np.random.default_rng(seed) for seed in range(n_samples)]
+        choose = [partial(gpt2.sample, rng=rng, temperature=TEMPERATURE) for rng in rngs]
+
+        def ours() -> float:
+            new = gpt2.generate_batch(prompt, self.params, self.n_head, n_steps + 1, choose, batch_size=n_samples)
+            deque(islice(new, n_samples), maxlen=0)
+            return seconds(lambda: deque(new, maxlen=0))
+
+        n_bytes, flop = samples_cost(self.params, n_samples, len(prompt), n_steps)
+        limits = {"bandwidth": partial(self.limits.read, n_bytes), "sgemm": partial(self.limits.multiply, flop)}
+        return Work(f"{n_samples} samples side by side", "tokens/s", n_samples * n_steps, ours, limits, peers or {})

@@ -9,8 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+import tqdm
 from helpers import ROOT
 
+import gpt2
 from picogpt.bench import command, growth, peers, timing
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
@@ -39,6 +41,64 @@ def test_a_prompt_costs_the_products_of_the_definition():
             flop += 2 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8)
             flop += 2 * 2 * 8 * (position + 1)  # the scores of the positions it sees, and their values
     assert timing.prompt_flop(initial_params(SMALLEST, 0), n) == flop + 2 * 8 * 300
+
+
+def test_samples_cost_what_each_step_and_sample_adds():
+    n_samples, n_past, n_steps, n_bytes, flop = 5, 7, 3, 0, 0
+    weights = 3 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) + 8 * 300  # three layers, and wte
+    for step in range(n_steps):
+        n_bytes += 4 * weights  # once for all samples
+        for _ in range(n_samples):
+            keys = 3 * 8 * (n_past + step + 1)  # three layers with n_embd = 8
+            n_bytes += 4 * 2 * keys  # and as many values
+            flop += 2 * weights
+            flop += 2 * keys + 2 * keys  # queries with keys, and probabilities with values
+    assert timing.samples_cost(initial_params(SMALLEST, 0), n_samples, n_past, n_steps) == (n_bytes, flop)
+
+
+@pytest.mark.parametrize(("n_ctx", "n_prompt", "n_steps"), [(40, 10, 8), (14, 10, 4), (6, 5, 1)])
+def test_only_the_steps_of_samples_are_timed(n_ctx, n_prompt, n_steps, monkeypatch):
+    """The prompt and the first id of each sample come before the clock starts."""
+    events = []
+    forward, choose = gpt2.gpt2, gpt2.sample
+
+    def noted_forward(ids, *args, n_past=0, **kwargs):
+        events.append((np.shape(ids), n_past))
+        return forward(ids, *args, n_past=n_past, **kwargs)
+
+    def noted_choice(*args, temperature, **kwargs):
+        events.append(temperature)
+        return choose(*args, temperature=temperature, **kwargs)
+
+    def noted_seconds(work):
+        events.append("start")
+        work()
+        events.append("stop")
+        return 1.5
+
+    monkeypatch.setattr(gpt2, "gpt2", noted_forward)
+    monkeypatch.setattr(gpt2, "sample", noted_choice)
+    monkeypatch.setattr(timing, "seconds", noted_seconds)
+    work = timing.Workload(initial_params(SMALLEST | {"n_ctx": n_ctx}, 0), n_head=2).samples(3)
+    steps = [event for n in range(n_prompt, n_prompt + n_steps) for event in [((3, 1), n), 0.9, 0.9, 0.9]]
+    for _ in range(2):  # every round does all of it again
+        events.clear()
+        assert work.ours() == 1.5
+        assert events == [((n_prompt,), 0), 0.9, 0.9, 0.9, "start", *steps, "stop"]
+    assert work.amount == 3 * n_steps
+
+
+def test_a_limit_is_the_time_of_the_work_at_its_speed(monkeypatch):
+    monkeypatch.setattr(timing, "SIDE", 16)
+    monkeypatch.setattr(timing, "seconds", lambda work: 0.25 if work().ndim == 1 else 0.5)  # the vector, the matrix
+    params = initial_params(SMALLEST, 0)
+    workload = timing.Workload(params, n_head=2)
+    n_bytes, flop = timing.samples_cost(params, 16, 10, 8)
+    limits = workload.samples(16).limits
+    assert limits["bandwidth"]() == pytest.approx(0.25 * n_bytes / workload.limits.matrix.nbytes)
+    assert limits["sgemm"]() == pytest.approx(0.5 * flop / (16 * 16 * (16 + 16)))
+    assert workload.decode(10).limits["bandwidth"]() == pytest.approx(8 * 0.25)  # the matrix is as large as the weights
+    assert workload.prompt(20).limits["sgemm"]() == pytest.approx(0.5 * timing.prompt_flop(params, 20) / 8192)
 
 
 def test_every_round_computes_its_positions_again():
@@ -79,10 +139,29 @@ def little_work(monkeypatch, tmp_path):
     return [*TINY, "--text", str(path)]
 
 
-def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys):
+@pytest.fixture
+def bars(monkeypatch):
+    """Return a list to which each progress bar is added."""
+    made = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": False})  # a disabled bar doesn't count
+            made.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    return made
+
+
+def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
     assert command.main([*little_work, "--json", str(tmp_path / "figures.json")]) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
     assert {"decode after 10 tokens", "prompt of 64", "tokenizer, English", "detokenizer, mixed languages"} <= set(rows)
+    for n in (4, 16, 64):
+        row = rows[f"{n} samples side by side"]
+        assert row["share"] > 0
+        assert row["limit"] in ("bandwidth", "sgemm")
+    assert [bar.n for bar in bars] == [bar.total for bar in bars] == [2 + 1 + 2 + 3 + 3]
     assert ("peak memory" in rows) == (sys.platform != "win32")
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
@@ -93,7 +172,7 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
+def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars):
     for name in ("torch", "transformers", "safetensors", "matplotlib", "tiktoken", "tokenizers"):
         pytest.importorskip(name)
     small = {"n_vocab": 300, "n_ctx": 64, "n_embd": 8, "n_head": 2, "n_layer": 2}  # OpenAI's sizes take gigabytes
@@ -103,6 +182,8 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
+    start_server, servers = peers.Transformers.start_server, []
+    monkeypatch.setattr(peers.Transformers, "start_server", lambda self: servers.append(self) or start_server(self))
     picture, figures = tmp_path / "growth.png", tmp_path / "figures.json"
     assert command.main([*little_work, "--peers", "--plot", str(picture), "--json", str(figures)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -114,10 +195,14 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
         "decode after 10 tokens: transformers",
         "decode after 10 tokens: without a cache",
         "prompt of 64: transformers",
+        "4 samples side by side: transformers",
+        "64 samples side by side: transformers",
         "tokenizer, mixed languages: tiktoken",
         "tokenizer, English: tokenizers",
     ):
         assert rows[name]["ratio"] > 0, name
+    assert len(servers) == 1
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     (at,) = [i for i, line in enumerate(lines) if line.startswith("prompt of 64 ")]
@@ -127,11 +212,17 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch):
 
 def test_shares_and_ratios_are_medians_of_the_rounds():
     """The median of each round's own ratio, so that it does not matter if the machine is slow for a while."""
-    work = timing.Work("w", "MB/s", 6, list, list, "the limit", 0.5, {"theirs": float})
-    times = {"ours": [1.0, 2.0, 3.0], "limit": [1.0, 2.0, 1.5], "theirs": [2.0, 8.0, 9.0]}
+    work = timing.Work("w", "MB/s", 6, float, {"the limit": float}, {"theirs": float})
+    times = {"ours": [1.0, 2.0, 3.0], "the limit": [0.5, 1.0, 0.75], "theirs": [2.0, 8.0, 9.0]}
     ours, theirs = timing.rows_of(work, times)
     assert ours == {"name": "w", "median": 3, "low": 2, "high": 6, "unit": "MB/s", "share": 0.5, "limit": "the limit"}
     assert theirs == {"name": "w: theirs", "median": 0.75, "low": 6 / 9, "high": 3, "unit": "MB/s", "ratio": 3}
+
+
+def test_the_slowest_limit_of_each_round_counts_and_the_largest_median_is_named():
+    work = timing.Work("w", "s", 1, float, {"a": float, "b": float})
+    (row,) = timing.rows_of(work, {"ours": [4.0, 4.0, 10.0], "a": [1.0, 3.0, 1.0], "b": [2.0, 2.0, 6.0]})
+    assert (row["share"], row["limit"]) == (0.6, "b")  # of 2/4, 3/4 and 6/10
 
 
 def test_works_take_turns_and_the_first_round_does_not_count():
