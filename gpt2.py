@@ -263,8 +263,9 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
 def sample(logits, ids, rng, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
     # type: (Vector[n_vocab], Sequence[int], np.random.Generator, float, int, float, float) -> int
     """Draw the id that follows ids at random. The same state of the generator rng draws the same id."""
-    probs = token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty)
-    return int(rng.choice(len(probs), p=probs))
+    cumulative = np.cumsum(token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty), axis=-1)
+    drawn = rng.random() * cumulative[-1]  # from 0 to 1, or to what rounding made of 1
+    return int(np.searchsorted(cumulative, drawn, side="right"))  # the first id whose cumulative probability is above
 
 
 def greedy(logits, ids):

@@ -324,6 +324,28 @@ def test_samples_follow_the_probabilities_and_the_seed():
     assert drawn[:50] == [gpt2.sample(logits, [], rng) for _ in range(50)]
 
 
+def test_a_draw_is_the_one_of_numpy_s_generator():
+    """`Generator.choice` does the same with more checks, which take as long as all the rest."""
+    ours, theirs, numbers = (np.random.default_rng(seed) for seed in (1, 1, 2))
+    for _ in range(300):
+        logits = numbers.standard_normal(97) * 3
+        probs = gpt2.token_probs(logits, [], 0.9, 20, 0.9, 1)
+        assert gpt2.sample(logits, [], ours, 0.9, 20, 0.9) == theirs.choice(97, p=probs)
+
+
+def test_no_draw_falls_on_a_token_without_probability():
+    class Ends:
+        """A generator whose numbers are the least and the largest that NumPy draws."""
+
+        def __init__(self, number: float):
+            self.random = lambda: number
+
+    for logits in ([-np.inf, 0.0, -np.inf, 1.0, -np.inf], np.where(np.arange(997) % 7 == 3, 0.0, -np.inf)):
+        for number, end in ((0.0, 0), (1 - 2**-53, -1)):
+            drawn = gpt2.sample(np.array(logits), [], Ends(number))
+            assert drawn == np.flatnonzero(np.isfinite(logits))[end]
+
+
 # ----------------------------------------------------------------------------------------------------- generating
 
 
