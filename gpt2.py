@@ -164,7 +164,7 @@ def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
     q, k, v = (split_heads(part, n_head) for part in qkv)  # -> 3 x [n_head, n_seq, d_head]
     if cache is not None:
         n_keys = n_past + x.shape[-2]
-        cache[..., n_past:n_keys, :] = k, v  # cache: [2, n_head, n_ctx, d_head]
+        cache[..., n_past:n_keys, :] = k, v  # cache: [2, ..., n_head, n_ctx, d_head]
         k, v = cache[..., :n_keys, :]  # -> 2 x [n_head, n_keys, d_head]
     return linear(merge_heads(blockwise_attention(q, k, v)), **c_proj)  # -> [n_seq, n_embd]
 
@@ -213,10 +213,10 @@ def penalize(logits, ids, repetition_penalty):
 
 def keep_largest(logits, n):
     # type: (Vector[n_vocab], Ids[Any]) -> Vector[n_vocab]
-    """Set all but the n largest logits to -inf. Ties keep the lower id. n is an array with one number: [..., 1]."""
-    smallest = np.take_along_axis(np.sort(logits), -n, axis=-1)  # the smallest logit that is kept
+    """Set all but the n largest logits to -inf. Ties keep the lower id. n, [..., 1], has a number for each row."""
+    smallest = np.take_along_axis(np.sort(logits), -n, axis=-1)  # sort is ascending, so index -n is the n-th largest
     larger, tied = logits > smallest, logits == smallest
-    n_tied = n - np.count_nonzero(larger, axis=-1, keepdims=True)  # how many of those equal to it are kept
+    n_tied = n - np.count_nonzero(larger, axis=-1, keepdims=True)  # how many logits equal to `smallest` are kept
     return np.where(larger | (tied & (np.cumsum(tied, axis=-1) <= n_tied)), logits, -math.inf)
 
 
@@ -249,7 +249,8 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float, int, float, float) -> Vector[n_vocab]
     """Compute the probabilities, in float64, from which the token after ids is drawn.
 
-    Temperature 0 gives probability 1 to the token with the largest logit. Ties go to the lower id.
+    Temperature 0 gives probability 1 to the token with the largest logit. Ties go to the lower id. Like the functions
+    above, this takes many rows of logits at once: leading axes, which ids must have, too.
     """
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
     logits = logits - logits.max(axis=-1, keepdims=True)  # a tiny temperature then overflows to -inf, never to inf
@@ -375,11 +376,13 @@ def generate_batch(inputs, params, n_head, n_tokens_to_generate, choose, ended=N
     # type: (Iterable[int], Params, int, int, Sequence[Choose], Ended | None, int) -> Iterator[tuple[int, int]]
     """Yield pairs (sample, id): as many continuations of inputs as choose has functions, which grow side by side.
 
-    Sample i is what `generate` yields with choose[i], up to rounding: a product of many rows may round in another way,
-    so that ids can differ where two logits tie within rounding. A sample also ends when ended(its new ids) is true.
-    inputs is computed once. Each step reads the weights once for all samples of a batch, which are at most batch_size;
-    the others wait until the batch is done. Raises ValueError as `generate` does.
+    Sample i is what `generate` yields with choose[i], except that logits differ by rounding: then ids can differ where
+    two logits tie within rounding, or where a random number falls on the border between two tokens. A sample also ends
+    when ended(its new ids) is true. inputs is computed once. Each step reads the weights once for all samples of a
+    batch, which are at most batch_size; the others wait until the batch is done. Raises ValueError as `generate` does.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 sample")
     ids = checked_ids(inputs, params, n_tokens_to_generate)
     n_rows, n_prompt = min(batch_size, len(choose)), len(ids)
     if n_rows == 0 or n_tokens_to_generate == 0:
@@ -396,20 +399,20 @@ def grow(texts, n_new, logits, cache, params, n_head, choose, ended):
     # type: (dict[int, list[int]], int, Matrix[Any, n_vocab], Cache, Params, int, Sequence[Choose], Ended | None) -> Iterator[tuple[int, int]]
     """Append up to n_new ids to each text of a batch, and yield pairs (sample, id).
 
-    texts maps samples to their ids, which are those of the prompt at first. So are the keys and values in the cache, in
-    the same order, and logits, [1, n_vocab], is the prompt's.
+    texts maps each sample to its ids, which are the prompt's at first. The cache has a row for each sample, and holds
+    the prompt already. logits, [1, n_vocab], scores the tokens that may follow the prompt.
     """
-    rows, n_prompt = list(texts), len(next(iter(texts.values())))  # the sample in each row of the batch
+    rows, n_prompt = list(texts), len(next(iter(texts.values())))  # row r of the batch belongs to the sample rows[r]
     logits = np.repeat(logits, len(rows), axis=0)  # [1, n_vocab] -> [n_rows, n_vocab]
-    for n_past in range(n_prompt, n_prompt + n_new):
+    for n_past in range(n_prompt, n_prompt + n_new):  # n_past ids are in the cache
         for row, sample in enumerate(rows):
             texts[sample].append(choose[sample](logits[row], texts[sample]))
             yield sample, texts[sample][-1]
         for row in reversed(range(len(rows))):
             if ended is not None and ended(texts[rows[row]][n_prompt:]):
-                last = rows.pop()
+                moved = rows.pop()
                 if row < len(rows):  # the last row takes the place of the one that leaves
-                    rows[row], cache[:, :, row] = last, cache[:, :, len(rows)]
+                    rows[row], cache[:, :, row] = moved, cache[:, :, len(rows)]
         if not rows or n_past == n_prompt + n_new - 1:
             return
         new = [texts[sample][-1:] for sample in rows]  # [n_rows, 1]
@@ -438,7 +441,7 @@ def parse_args(argv=None):
     purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
     parser = Parser(prog="python gpt2.py", description=purpose, epilog=EXAMPLES)
     whole, add, model = number(0, kind=int), parser.add_argument, "124M, 355M, 774M, 1558M or a folder of --models_dir"
-    several = number(1, 10**6, kind=int)
+    several = number(1, 10**5, kind=int)
     add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
     add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add("--model_size", default="124M", metavar="NAME", help=f"{model} (default: 124M)")
@@ -551,23 +554,27 @@ def print_text(ids, encoder, params, n_head, args):
     """Generate one continuation of ids, and print its text as it comes."""
     new_ids = generate(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
     times = [time.perf_counter()]
-    for text in text_pieces(new_ids, encoder, args):
+
+    def timed():
+        # type: () -> Iterator[int]
+        for id in new_ids:
+            yield id  # and go on here when its text is printed
+            times.append(time.perf_counter())
+
+    for text in text_pieces(timed(), encoder, args):
         print(text, end="", flush=True)
-        times.append(time.perf_counter())
     print(flush=True)
-    log_speed(len(ids), times[: args.n_tokens_to_generate + 1])  # the loop's last piece has no token
+    log_speed(len(ids), times)
 
 
 def is_complete(new_ids, encoder, args):
     # type: (Sequence[int], Encoder, Namespace) -> bool
     """Return whether a sample has all its tokens, or ends with <|endoftext|> or the text of --stop."""
-    if not new_ids or len(new_ids) == args.n_tokens_to_generate:
+    if len(new_ids) in (0, args.n_tokens_to_generate):
         return bool(len(new_ids) == args.n_tokens_to_generate)
-    n_bytes = len(
-        (args.stop or "").encode("utf-8")
-    )  # a token has at least 1 byte, so the last n_bytes tokens hold stop
-    stopped = args.stop is not None and args.stop in encoder.decode(new_ids[-n_bytes:])
-    return bool(stopped or new_ids[-1] == args.last_id)
+    stop = (args.stop or "").encode("utf-8", "surrogatepass")
+    tail = new_ids[-len(stop) :] if stop else []  # each token has at least one byte, so stop has no more tokens
+    return bool(new_ids[-1] == args.last_id or (stop and stop in b"".join(map(encoder.token_bytes, tail))))
 
 
 def in_order(pairs, n_samples, ended):
@@ -583,21 +590,24 @@ def in_order(pairs, n_samples, ended):
         samples[sample].append(id)
         while n_yielded < n_samples and ended(samples[n_yielded]):
             yield samples[n_yielded]
+            samples[n_yielded] = []  # free its memory
             n_yielded += 1
     yield from samples[n_yielded:]
 
 
 def check_memory(n_rows, params, n_head, n_ctx):
     # type: (int, Params, int, int) -> int
-    """Return how many bytes the keys and values of a batch take. Raises UsageError if less memory is free."""
+    """Return how many bytes a batch takes. Raises UsageError if less memory is free."""
     from utils import UsageError, free_memory
 
-    row, free = empty_cache(params, n_head, n_ctx).nbytes, free_memory()  # np.empty takes no memory yet
+    free, n_vocab = free_memory(), len(params["wte"])
+    row = empty_cache(params, n_head, n_ctx).nbytes  # np.empty only reserves addresses, and takes no memory yet
+    row += 2 * n_vocab * params["wte"].dtype.itemsize  # the logits of two steps exist at the same time
     if n_rows * row > free:
-        need, fit = n_rows * row, f"--batch_size {free // row} fits" if free >= row else "not even one sample fits"
+        advice = f"--batch_size {free // row} fits" if free >= row else "not even one sample fits"
         raise UsageError(
-            f"{n_rows} samples at once need {need / 1e6:,.0f} MB for their keys and values, "
-            f"but only {free / 1e6:,.0f} MB of memory are free: {fit}"
+            f"{n_rows} samples at once need {n_rows * row / 1e6:,.0f} MB for keys, values and logits, "
+            f"but only {free / 1e6:,.0f} MB of memory are free: {advice}"
         )
     return n_rows * row
 
@@ -611,7 +621,7 @@ def print_samples(ids, encoder, params, n_head, args):
 
     n_new, n_rows = args.n_tokens_to_generate, min(args.n_samples, args.batch_size)
     size = check_memory(n_rows, params, n_head, len(ids) + n_new - 1)
-    log(f"[{n_rows} samples at once, with {size / 1e6:,.0f} MB of keys and values]")
+    log(f"[{args.n_samples} samples, {n_rows} at once: {size / 1e6:,.0f} MB of keys, values and logits]")
     start, n_tokens, ended = time.perf_counter(), 0, functools.partial(is_complete, encoder=encoder, args=args)
     pairs = generate_batch(ids, params, n_head, n_new, choosers(args), ended, n_rows)
     bar = tqdm(pairs, "sampling", args.n_samples * n_new, unit="token", leave=False, disable=None)

@@ -874,9 +874,9 @@ def keep_freed_memory() -> None:
     limits are in bytes; with larger ones, a prompt of 960 tokens in 124M needs 8 % more memory.
     """
     if sys.platform == "linux":
-        import ctypes
+        with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes, or another C library than glibc
+            import ctypes
 
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: smaller arrays come from the memory that is kept
             libc.mallopt(-1, 52 << 20)  # M_TRIM_THRESHOLD: how much is kept

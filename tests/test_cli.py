@@ -1004,3 +1004,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
         done = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True, cwd=ROOT)
         faults[mode] = int(done.stdout)
     assert faults["keep"] < faults["leave"] / 2, faults
+
+
+def test_a_python_without_ctypes_runs():
+    code = "import runpy, sys; sys.modules['_ctypes'] = None; runpy.run_path('gpt2.py', run_name='__main__')"
+    words = [sys.executable, "-c", code, "a", "--model_size", "tiny", "--n_tokens_to_generate", "2"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
