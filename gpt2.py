@@ -507,8 +507,10 @@ def last_id(encoder, args):
 def text_pieces(new_ids, encoder, args):
     # type: (Iterable[int], Encoder, Namespace) -> Iterator[str]
     """Yield the text of new ids piece by piece, up to the end that --stop or --end_of_text ask for."""
+    from utils import shown
+
     ids = itertools.takewhile(lambda id: id != args.last_id, new_ids)
-    return stop_before(encoder.decode_stream(ids), args.stop)
+    return map(shown, stop_before(encoder.decode_stream(ids), args.stop))
 
 
 def warn(args, prompt):

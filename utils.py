@@ -30,6 +30,7 @@ import os
 import re
 import signal
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -782,7 +783,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         name = self.prog.removeprefix("python ").removeprefix("-m ")
-        self.exit(2, f"{name}: {' '.join(message.splitlines())} (try --help)\n")
+        log(f"{name}: {message} (try --help)")
+        self.exit(2)
 
 
 def number(
@@ -842,9 +844,35 @@ def decode_utf8(data: bytes, source: str) -> str:
         raise UsageError(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
-def log(message: str) -> None:
-    """Print a message for the user to stderr, because stdout is for results only."""
-    print(message, file=sys.stderr, flush=True)
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text without characters that could steer or deceive a terminal: they become escapes such as \x1b.
+
+    These are control characters, formats such as "from right to left" or a space of no width, line and paragraph
+    separators, and lone surrogates. Those in `keep`, such as "\n\t", stay.
+
+    >>> print(visible("\x1b[2J two\nlines \u202e漢"))
+    \x1b[2J two\nlines \u202e漢
+    """
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's general categories of these characters
+    return "".join(
+        repr(char)[1:-1] if unicodedata.category(char) in hidden and char not in keep else char for char in text
+    )
+
+
+def shown(text: str) -> str:
+    """Return what to print of a model's text: all of it, unchanged, but `visible` if stdout is a terminal.
+
+    The two joiners stay in both cases, since they belong to words in Persian and Hindi, and to many emoji.
+    """
+    return visible(text, keep="\n\t\u200c\u200d") if sys.stdout.isatty() else text
+
+
+def log(message: str, keep: str = "") -> None:
+    """Print a message for the user to stderr, because stdout is for results only.
+
+    It becomes `visible`, and therefore one line, whatever names and values are in it, except for characters in `keep`.
+    """
+    print(visible(message, keep), file=sys.stderr, flush=True)
 
 
 def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -28,7 +28,7 @@ def main() -> int:
         print(usage)
         return 0
     if not sys.argv[1:]:
-        log(usage)
+        log(usage, keep="\n")
         return 2
     name = sys.argv.pop(1)
     if name not in TOOLS:

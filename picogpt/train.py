@@ -288,7 +288,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         params, history = train(args, texts)
     except KeyboardInterrupt:
-        log(f"\ninterrupted; --resume continues from {work}")
+        log("")  # leave the line of the progress bar
+        log(f"interrupted; --resume continues from {work}")
         return 130
     with new_folder(args.out) as folder:
         for name in ("encoder.json", "vocab.bpe"):

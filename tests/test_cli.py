@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import functools
+import io
 import json
 import os
 import platform
@@ -766,6 +767,69 @@ def test_stdout_that_is_not_utf8(encoding, odd, sampled):
 def test_error_where_stderr_is_not_utf8(odd):
     args = ["a", "--model_size", "é漢", "--models_dir", odd.parent]
     assert_error(run_command("gpt2.py", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "only odd;")
+
+
+# ------------------------------------------------------------------------------------------------ control characters
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
+HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
+
+
+def test_visible():
+    assert utils.visible(HOSTILE + "\n\t\0\udcff") == HARMLESS + r"\n\t\x00\udcff"
+    assert utils.visible("\x1b\n\t\r", keep="\n\t") == "\\x1b\n\t\\r"
+    for text in ("", "C:\\new", "é漢😀 a\u0301\u00a0", "\ue000", "\U0010fffe"):
+        assert utils.visible(text) == text
+
+
+def test_messages_are_visible_and_one_line(odd, capsys):
+    utils.log(f"a{HOSTILE}\nb")
+    assert capsys.readouterr().err == f"a{HARMLESS}\\nb\n"
+    assert_error(run_main("gpt2.py", "one", HOSTILE + "\ntwo"), 2, f"unrecognized arguments: {HARMLESS}\\ntwo")
+    for error in (OSError(2, "missing", f"{HOSTILE}\n"), ValueError(f"{HOSTILE}\n"), MemoryError(f"{HOSTILE}\n")):
+        assert utils.run(mock.Mock(side_effect=error)) == 1
+        message = capsys.readouterr().err
+        assert f"{HARMLESS}\\n" in message
+        assert message.removesuffix("\n").isprintable()
+    assert_error(
+        run_main("gpt2.py", "a", "--model_size", "x", "--models_dir", odd / f"{HOSTILE}\n"), 1, f"{HARMLESS}\\n"
+    )
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("options", [[], ["--n_samples", 2, "--temperature", 1]])
+def test_control_characters_of_the_model(options, small, loaded, monkeypatch):
+    """A terminal gets escapes, anything else the exact bytes. An escape does not end the text where --stop has it."""
+    text, visible = f"{HOSTILE}\n\tक्\u200dष", f"{HARMLESS}\n\tक्\u200dष"
+    ids = loaded[0].encode(text)
+    monkeypatch.setattr(gpt2, "generate", lambda *args: iter(ids))
+    monkeypatch.setattr(gpt2, "generate_batch", lambda *args: ((i, id) for i in range(2) for id in ids))
+    monkeypatch.setattr(gpt2, "check_lengths", mock.Mock())
+    monkeypatch.setattr(gpt2, "check_memory", mock.Mock(return_value=1))
+    expected = "--- 1 of 2\n{0}\n--- 2 of 2\n{0}\n" if options else "{0}\n"
+    args = ["a", "--n_tokens_to_generate", len(ids), "--stop", "\\x1b", *options]
+    assert small(*args).out == expected.format(text)
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
+    assert small(*args).out == expected.format(visible)
+
+
+@posix
+def test_control_characters_in_a_real_terminal(odd, sampled):
+    import pty
+
+    args = ["--temperature", 1, "--seed", 3, "--n_tokens_to_generate", 14]
+    exact = sampled("--seed", 3)
+    assert exact != utils.visible(exact, keep="\n\t")
+    reader, writer = pty.openpty()
+    words = command("gpt2.py", "abcd", *model_options(odd), *args)
+    subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.DEVNULL, env=ENVIRONMENT, timeout=120, check=True)
+    os.close(writer)
+    assert os.read(reader, 1 << 16).decode().replace("\r\n", "\n") == utils.visible(exact, keep="\n\t") + "\n"
+    os.close(reader)
 
 
 # -------------------------------------------------------------------------------------------- utils.py, and all of them

@@ -105,7 +105,7 @@ def run_command(line: str, chat: Chat, screen: Screen) -> None:
     elif name == "/undo":
         log(f"[taken back: {chat.undo()}]")
     elif name == "/help":
-        log(HELP)
+        log(HELP, keep="\n")
     elif not chat.turns:
         raise UsageError("nothing has been said yet")
     else:
