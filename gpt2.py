@@ -30,15 +30,19 @@ The model is described in Radford et al. 2019, "Language Models are Unsupervised
 builds on Radford et al. 2018 (GPT) and Vaswani et al. 2017 ("Attention Is All You Need").
 """
 
-import functools
-import itertools
-import math
+import _signal as signal  # type: ignore[import-not-found]  # the part of `signal` that imports nothing
 import sys
-import time
-from typing import TYPE_CHECKING
 
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit("gpt2.py needs Python 3.10 or newer, but this is Python " + sys.version.split()[0])
+if __name__ == "__main__" and "__file__" in globals() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before `run` begins, Ctrl-C ends the program silently
+
+import functools
+import itertools
+import math
+import time
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from picogpt.typing import shaped_numpy as np  # NumPy's functions, with the shapes of what they take and return
@@ -637,13 +641,14 @@ def print_samples(ids, encoder, params, n_head, args):
 def main(argv=None):
     # type: (list[str] | None) -> int
     """Turn a prompt into ids, generate the ids that follow, and print their text."""
-    from utils import UsageError, load_encoder_hparams_and_params, read_prompt
+    from utils import UsageError, check_size, load_encoder_hparams_and_params, read_prompt
 
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
     if not prompt and args.prompt == "-":
         raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    check_size(encoder, prompt, hparams["n_ctx"])
     ids, args.last_id = first_ids(encoder, prompt), last_id(encoder, args)
     try:
         check_lengths(len(ids), args.n_tokens_to_generate, hparams["n_ctx"])

@@ -13,10 +13,13 @@ begins with its main function. To understand GPT-2, the first part is enough.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the part of `signal` that imports nothing
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036, since this line is for whoever starts it with an older Python
     raise SystemExit(f"picogpt needs Python 3.10 or newer, but this is Python {sys.version.split()[0]}")
+if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # before `run` begins, Ctrl-C ends the program silently
 
 import argparse
 import contextlib
@@ -29,6 +32,7 @@ import mmap
 import os
 import re
 import signal
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -781,6 +785,12 @@ class Parser(argparse.ArgumentParser):
         parsed: argparse.Namespace = super().parse_args(["--help"] if args == ["-h"] else args, namespace)
         return parsed
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Take the value of --option=-- as any other. Before Python 3.13, argparse removes the first "--" in a list."""
+        is_value = bool(action.option_strings) and arg_strings == ["--"]
+        values = super()._get_values(action, arg_strings)
+        return super()._get_values(action, ["--", "--"]) if is_value and not values else values
+
     def error(self, message: str) -> Any:
         name = self.prog.removeprefix("python ").removeprefix("-m ")
         log(f"{name}: {message} (try --help)")
@@ -815,20 +825,35 @@ def number(
     return parse
 
 
-def read_prompt(text: str) -> str:
+def read_prompt(text: str, longest: int = 1 << 24) -> str:
     """Return the prompt from the command line. "-" reads it from standard input, without its last line end.
 
-    Raises UsageError when it is not valid UTF-8.
+    Raises UsageError when it is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
     """
     if text == "-":
         if sys.stdin is None:
             raise UsageError("standard input is closed")
-        return re.sub(r"\r?\n\Z", "", decode_utf8(sys.stdin.buffer.read(), "standard input"))
+        if len(data := sys.stdin.buffer.read(longest + 1)) > longest:
+            raise UsageError(f"standard input has more than {longest:,} bytes")
+        return re.sub(r"\r?\n\Z", "", decode_utf8(data, "standard input"))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(f"the prompt is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
     return text
+
+
+def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
+    """Raise UsageError if a prompt has too many bytes for a context of n_ctx tokens, however it is encoded.
+
+    Encoding 10 MB first would take a minute. Each character of a token in the vocabulary stands for one byte.
+    """
+    n_bytes, longest = len(prompt.encode("utf-8")), max(map(len, encoder.encoder))
+    if (n_tokens := math.ceil(n_bytes / longest)) > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
+        raise UsageError(
+            f"the prompt has {n_bytes:,} bytes, and therefore {n_tokens:,} tokens or more, "
+            f"but the model's context is n_ctx = {n_ctx}"
+        )
 
 
 def read_text(path: Path) -> str:
@@ -912,17 +937,13 @@ def keep_freed_memory() -> None:
 
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit status. An error is one line on stderr; Ctrl-C and a closed pipe are silent."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us; print would fail, or send errors to stdout
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's stream has no encoding to set
-        sys.stdout.reconfigure(errors="replace")
+    prepare_streams()
     keep_freed_memory()
     try:
-        with signals_as_exits():
+        with signals_as_exceptions():
             return flushed(main)
     except KeyboardInterrupt:
-        return 130
+        status = 130
     except BrokenPipeError:
         status = 141
     except MemoryError as error:
@@ -940,20 +961,55 @@ def run(main: Callable[[], int]) -> int:
     return status
 
 
+def prepare_streams() -> None:
+    """Make sure that printing works: where a stream is closed, and whatever encoding PYTHONIOENCODING asks for."""
+    for name, errors in {"stdin": "strict", "stdout": "replace", "stderr": "backslashreplace"}.items():
+        stream = getattr(sys, name)
+        if stream is None and name != "stdin":  # print would fail, or send errors to stdout
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
+            with contextlib.suppress(io.UnsupportedOperation):  # something was read from stdin already
+                stream.reconfigure(errors=errors)
+            try:
+                "a".encode(stream.encoding, errors)
+            except UnicodeError:  # an encoding that is not meant for text, such as idna
+                stream.reconfigure(encoding="utf-8", errors=errors)
+
+
 @contextlib.contextmanager
-def signals_as_exits() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that no half-written file stays, and restore them afterwards."""
-    handled = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handled = [number for number in handled if signal.getsignal(number) is signal.SIG_DFL]
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn Ctrl-C into KeyboardInterrupt, and SIGTERM and SIGHUP into SystemExit, so that no half-written file stays.
+
+    A handler is set where there is none, and removed afterwards.
+    """
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
+    hook, sys.unraisablehook = sys.unraisablehook, signal_again
     with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
         for number in handled:
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+            signal.signal(number, raise_for_signal)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         with contextlib.suppress(ValueError):
             for number in handled:
                 signal.signal(number, signal.SIG_DFL)
+
+
+def raise_for_signal(number: int, frame: Any) -> None:
+    """Raise the exception of a signal."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def signal_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Send a signal once more if Python ignored its exception, as it does in a progress bar's `__del__`."""
+    error = ignored.exc_value
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(error.code or 0) - 128
+        threading.Timer(0.05, signal.raise_signal, [number]).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def flushed(main: Callable[[], int]) -> int:

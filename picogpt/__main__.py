@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import _signal as signal  # type: ignore[import-not-found]  # the part of `signal` that imports nothing
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before `run` begins, Ctrl-C ends the program silently
+
+import importlib
 
 from utils import log, run
 

@@ -13,7 +13,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
-from utils import UsageError, number
+from utils import UsageError, check_size, number
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Choose
@@ -63,6 +63,7 @@ def sampler(args: argparse.Namespace) -> Choose:
 
 def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
     """Return the ids of a prompt. Raises UsageError if it is empty, or longer than the model's context of n_ctx."""
+    check_size(encoder, prompt, n_ctx)
     ids = encoder.encode(prompt)
     if not ids:
         raise UsageError("the prompt is empty")

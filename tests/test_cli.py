@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.writing import write_random_model
 
 SCRIPTS = ["gpt2.py", "utils.py", "picogpt tokens"]
+COMMANDS = ["gpt2.py", "utils.py", *(f"picogpt {name}" for name in TOOLS)]
 TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
 SPEED = re.compile(r"\[(\d+) prompt tokens in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or arguments of bytes")
@@ -204,6 +206,47 @@ def test_trailing_space_is_kept_with_a_warning(odd, continued):
 @pytest.mark.parametrize("prompt", [" ab", "ab\n", "ab\t"])
 def test_no_warning_for_other_white_space(prompt, small, continued):
     assert_text(small(prompt, "--n_tokens_to_generate", 2), continued(prompt, 2), 3)
+
+
+# ------------------------------------------------------------------------------------------------- very long prompts
+
+
+class Endless(io.RawIOBase):
+    """Like the output of `yes`. It counts the bytes that were read."""
+
+    n_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        buffer[:] = b"y" * len(buffer)
+        self.n_read += len(buffer)
+        return len(buffer)
+
+
+def test_endless_stdin(monkeypatch):
+    endless = Endless()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
+    with pytest.raises(utils.UsageError, match="standard input has more than 16,777,216 bytes"):
+        utils.read_prompt("-")
+    assert endless.n_read < 17 << 20
+
+
+@pytest.mark.parametrize("script", ["gpt2.py", "picogpt explain", "picogpt trace"])
+def test_prompt_with_too_many_bytes_is_not_encoded(script, odd, tmp_path, monkeypatch):
+    """Encoding this one would take a minute and two gigabytes."""
+    monkeypatch.setattr(encoder.Encoder, "encode", mock.Mock(side_effect=AssertionError))
+    out = ["--out", tmp_path / "out.npz"] if script == "picogpt trace" else []
+    result = run_main(script, "-", *model_options(odd), *out, stdin=b"a" * 10**7)
+    assert_error(result, 2, "10,000,000 bytes", "769,231 tokens or more", f"n_ctx = {ODD['n_ctx']}")
+
+
+def test_smallest_number_of_tokens(loaded):
+    """The longest token of the small model is <|endoftext|>, and gpt2.py generates 0 tokens after n_ctx + 1."""
+    utils.check_size(loaded[0], "é" * (13 * 9), 17)
+    with pytest.raises(utils.UsageError, match="235 bytes, and therefore 19 tokens or more, .* n_ctx = 17"):
+        utils.check_size(loaded[0], "é" * (13 * 9) + "a", 17)
 
 
 # ------------------------------------------------------------------------------------------------------ the lengths
@@ -830,6 +873,138 @@ def test_control_characters_in_a_real_terminal(odd, sampled):
     os.close(writer)
     assert os.read(reader, 1 << 16).decode().replace("\r\n", "\n") == utils.visible(exact, keep="\n\t") + "\n"
     os.close(reader)
+
+
+# -------------------------------------------------------------------------------------------------- the value "--"
+
+
+def parser_of(name: str) -> utils.Parser:
+    """Return the parser of a script or a tool."""
+    parsers: list[utils.Parser] = []
+
+    def keep(parser: utils.Parser, *args: Any) -> None:
+        parsers.append(parser)
+        raise SystemExit(0)
+
+    with mock.patch.object(utils.Parser, "parse_args", keep):
+        run_main(name)
+    return parsers[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_dashes_are_a_value_like_others(name, capsys):
+    """argparse before Python 3.13 makes an empty list of --option=--, for which no tool is prepared."""
+    parser = parser_of(name)
+    for action in parser._actions:
+        action.required = False
+    options = [action for action in parser._actions if action.option_strings]
+    assert options
+    for action in options:
+        words = [f"{action.option_strings[0]}=--"]
+        try:
+            value = getattr(parser.parse_args(words), action.dest)
+        except SystemExit as error:
+            message = capsys.readouterr().err
+            assert error.code == 2
+            assert "argument " + "/".join(action.option_strings) in message
+            assert message.count("\n") == 1
+        else:
+            assert value == (action.type or str)("--"), words
+
+
+def test_stop_at_two_dashes(small, continued):
+    assert_text(small("ab", "--n_tokens_to_generate", 3, "--stop=--"), continued("ab", 3), 2)
+    assert_error(run_main("gpt2.py", "ab", "--model_size=--"), 1, "there is no model '--'")
+
+
+# ------------------------------------------------------------------------------- Ctrl-C at any time, and odd encodings
+
+
+def interrupted_import(script: str, tmp_path: Path, before: Callable[[], Any]) -> tuple[int, bytes, bytes]:
+    """Run a command that gets Ctrl-C while it imports NumPy. Return its status, and what it wrote."""
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(7)\n")
+    words, env = command(script, "a"), ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, env=env, preexec_fn=before, timeout=60, check=False, stdin=subprocess.PIPE
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@posix
+@pytest.mark.parametrize("script", ["gpt2.py", "utils.py", "picogpt chat"])
+def test_ctrl_c_during_start_up(script, tmp_path):
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    assert interrupted_import(script, tmp_path, heed) == (-signal.SIGINT, b"", b"")  # which a shell calls 130
+
+
+@posix
+def test_a_shell_may_let_a_command_ignore_ctrl_c(tmp_path):
+    """Shells do so with commands in the background of a script."""
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    assert interrupted_import("gpt2.py", tmp_path, ignore) == (7, b"", b"")
+
+
+@pytest.mark.parametrize("code", ["import gpt2, utils, picogpt.__main__", "exec(open('gpt2.py').read())"])
+def test_a_notebook_keeps_its_ctrl_c(code):
+    result = run_command("-c", f"import signal; old = signal.getsignal(2)\n{code}\nprint(signal.getsignal(2) is old)")
+    assert result == (0, "True\n", "")
+
+
+def test_run_takes_over_ctrl_c_and_gives_it_back():
+    """So that Ctrl-C at the very end prints no traceback either."""
+    old = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        assert utils.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+@posix
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_a_destructor(number, status, capsys):
+    """Python ignores what a `__del__` raises, for example that of a progress bar."""
+
+    class Bar:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def work() -> int:
+        Bar()
+        for _ in range(1000):
+            time.sleep(0.01)
+        return 0
+
+    hook = sys.unraisablehook
+    assert utils.run(work) == status
+    assert sys.unraisablehook is hook
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_in_a_destructor_are_still_reported(capsys):
+    class Bar:
+        def __del__(self) -> None:
+            raise KeyError("in a destructor")
+
+    assert utils.run(lambda: 0 if Bar() else 1) == 0
+    assert "KeyError: 'in a destructor'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["idna", "undefined"])
+def test_encoding_that_is_not_meant_for_text(encoding, monkeypatch):
+    """PYTHONIOENCODING may name any of Python's codecs."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n"))
+    assert utils.run(lambda: print("é", flush=True) or gpt2.main([])) == 2
+    assert sys.stdout.buffer.getvalue().decode() == "é\n"
+    assert sys.stderr.buffer.getvalue().startswith(b"gpt2.py: the following arguments are required")
+
+
+def test_unknown_error_handler_of_stdin(monkeypatch, capsys):
+    """Python finds out only when a byte is wrong, with PYTHONIOENCODING=:handler."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8", errors="handler"))
+    assert utils.run(lambda: len(sys.stdin.readline())) == 1
+    assert "can't decode byte 0xff" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------- utils.py, and all of them

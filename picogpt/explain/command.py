@@ -53,7 +53,7 @@ def pictures(folder: Path) -> list[Path]:
 def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
     paths = {path.stem: path for path in pictures(png)} if png else {}
-    if html and html.resolve() in [path.resolve() for path in paths.values()]:
+    if html and os.path.realpath(html) in map(os.path.realpath, paths.values()):  # resolve() fails on a loop of links
         raise UsageError(f"--html {html} is also the name of a picture in --png {png}: choose another name")
     with contextlib.ExitStack() as stack:
         if png:

@@ -146,6 +146,18 @@ def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "other"]
 
 
+def test_a_loop_of_links_is_refused_or_replaced(tmp_path, explain):
+    (tmp_path / "a.html").symlink_to("b.html")
+    (tmp_path / "b.html").symlink_to("a.html")
+    try:
+        explain("x", "--html", tmp_path / "a.html", "--png", tmp_path / "new")
+    except OSError as error:
+        assert "a.html" in str(error)
+        assert names(tmp_path) == ["a.html", "b.html"]
+    else:
+        assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
+
+
 def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path, explain):
     name = "x" * 250 + ".html"  # too long with the temporary ending; a read-only folder would not stop root
     with pytest.raises(OSError, match=f"/{name}'$"):
