@@ -436,7 +436,7 @@ def verify_data(paths: Iterable[Path], entries: dict[str, Entry]) -> None:
     for shard, path in enumerate(paths):
         inside = entries_in_shard(entries, shard)
         data = np.frombuffer(map_file(path, inside), np.uint8)
-        with tqdm(desc=f"checking {path.name}", total=len(data), unit="B", unit_scale=True, disable=None) as bar:
+        with tqdm(None, f"checking {visible(path.name)}", len(data), unit="B", unit_scale=True, disable=None) as bar:
             for name, entry in inside.items():
                 if entry.dtype == STRING:
                     continue
