@@ -846,10 +846,11 @@ def read_prompt(text: str, longest: int = 1 << 24) -> str:
 def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
     """Raise UsageError if a prompt has too many bytes for a context of n_ctx tokens, however it is encoded.
 
-    Encoding 10 MB first would take a minute. Each character of a token in the vocabulary stands for one byte.
+    Encoding 10 MB would take a minute. Up to 100 KB are quick to encode, and then a message can give the exact number.
     """
-    n_bytes, longest = len(prompt.encode("utf-8")), max(map(len, encoder.encoder))
-    if (n_tokens := math.ceil(n_bytes / longest)) > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
+    n_bytes = len(prompt.encode("utf-8"))
+    n_tokens = math.ceil(n_bytes / max(map(len, encoder.encoder)))  # each character of a token stands for one byte
+    if n_bytes > 100_000 and n_tokens > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
         raise UsageError(
             f"the prompt has {n_bytes:,} bytes, and therefore {n_tokens:,} tokens or more, "
             f"but the model's context is n_ctx = {n_ctx}"

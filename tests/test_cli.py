@@ -244,9 +244,10 @@ def test_prompt_with_too_many_bytes_is_not_encoded(script, odd, tmp_path, monkey
 
 def test_smallest_number_of_tokens(loaded):
     """The longest token of the small model is <|endoftext|>, and gpt2.py generates 0 tokens after n_ctx + 1."""
-    utils.check_size(loaded[0], "é" * (13 * 9), 17)
-    with pytest.raises(utils.UsageError, match="235 bytes, and therefore 19 tokens or more, .* n_ctx = 17"):
-        utils.check_size(loaded[0], "é" * (13 * 9) + "a", 17)
+    prompt = "é" * (13 * 10_000)
+    utils.check_size(loaded[0], prompt, 19_999)
+    with pytest.raises(utils.UsageError, match="260,001 bytes, and therefore 20,001 tokens or more, .* n_ctx = 19999"):
+        utils.check_size(loaded[0], prompt + "a", 19_999)
 
 
 # ------------------------------------------------------------------------------------------------------ the lengths
