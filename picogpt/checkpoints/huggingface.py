@@ -51,8 +51,9 @@ COMPUTED: dict[str, Any] = {
 ENDINGS = {"w": "weight", "g": "weight", "b": "bias"}  # the names of weights, gains and biases
 DTYPES = ("F32", "F16", "F64", "BF16")  # as safetensors calls them
 MASKS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, which older versions of transformers stored
+FILE_NAME = r"[^/\\:\0-\x1f\ud800-\udfff]+\.safetensors"  # no path, and nothing that no file can be called
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_HEADER = 4 << 20  # bytes of a safetensors file that describe its tensors; 1558M needs 70 thousand
+MAX_HEADER = 4 << 20  # bytes of a safetensors file that describe its tensors; 1558M needs 61 thousand
 NOT_GPT2 = "gpt2.py can't compute this model"
 
 # A value from a file for a message: like repr, but bounded, because a file may hold a list of a million lists.
@@ -95,10 +96,14 @@ def read_config(path: Path) -> dict[str, int]:
             raise ValueError(f"{path}: {NOT_GPT2}: {name} is {short(found[name])}, not {value!r}")
     hparams = {}
     for ours, theirs in CONFIG_NAMES.items():
-        name = next((name for name in theirs if name in config), theirs[0])
+        given = [name for name in theirs if name in config]
+        name = given[0] if given else theirs[0]
         value = hparams[ours] = config.get(name, hparams_of("124M")[ours])  # transformers' defaults are 124M's
         if type(value) is not int or not 0 < value < 1 << 31:
             raise ValueError(f"{path}: {name} is {short(value)}, not a positive whole number")
+        for other in given[1:]:
+            if config[other] != value and other != "n_ctx":  # transformers ignores n_ctx
+                raise ValueError(f"{path}: {name} is {value}, but its other name {other} is {short(config[other])}")
     if hparams["n_embd"] % hparams["n_head"]:
         raise ValueError(f"{path}: n_embd = {hparams['n_embd']} is no multiple of n_head = {hparams['n_head']}")
     if (inner := config.get("n_inner")) not in (None, 4 * hparams["n_embd"]):
@@ -135,7 +140,7 @@ def weight_files(folder: Path) -> list[Path]:
         names = read_json(folder / SHARDS).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"{folder / SHARDS}: weight_map does not give a file for each tensor")
-        if outside := [name for name in names.values() if not re.fullmatch(r"[\w. -]+\.safetensors", name)]:
+        if outside := [name for name in names.values() if not re.fullmatch(FILE_NAME, name)]:
             raise ValueError(f"{folder / SHARDS}: {short(outside[0])} is not a safetensors file in the same folder")
         return [folder / name for name in sorted(set(names.values()))]
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)

@@ -153,6 +153,8 @@ def test_the_other_names_and_the_defaults_of_a_config(small, tmp_path):
         ("n_inner", 42, "n_inner is 42, not 4 n_embd = 84"),
         ("n_head", 4, "n_embd = 21 is no multiple of n_head = 4"),
         ("n_head", "3", "n_head is '3', not a positive whole number"),
+        ("num_attention_heads", 7, "n_head is 3, but its other name num_attention_heads is 7"),
+        ("hidden_size", [1], "n_embd is 21, but its other name hidden_size is [1]"),
         ("n_layer", 0, "n_layer is 0, not a positive whole number"),
         ("n_layer", 3, "the tensor h.2.attn.c_attn.weight is missing, which config.json implies"),
         ("n_layer", 10**9, "28 tensors, but config.json says n_layer = 1000000000"),
