@@ -48,6 +48,7 @@ def from_hf(source: str, target: Path, revision: str | None = None) -> str:
     require("safetensors", "tensorflow", "ml_dtypes")
     with new_folder(target) as folder:
         origin = find_source(source, revision)
+        hf.check_files(origin)
         hparams = hf.read_config(origin / hf.CONFIG)
         vocab, merges = hf.read_tokenizer(origin, hparams["n_vocab"])
         params, dtype = hf.read_params(origin, hparams)

@@ -87,6 +87,13 @@ def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- config.json
 
 
+def check_files(folder: Path) -> None:
+    """Raise ValueError if a file to read is something else: opening a pipe, for example, waits for its other end."""
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".txt", ".safetensors") and path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file")
+
+
 def read_config(path: Path) -> dict[str, int]:
     """Read the hyperparameters from a config.json. Raises ValueError naming a setting that gpt2.py can't compute."""
     config = read_json(path)
@@ -152,8 +159,6 @@ def open_safetensors(path: Path) -> Any:
     """Open a file, whose header safetensors checks. Raises OSError or ValueError naming the file and its fault."""
     from safetensors import SafetensorError, safe_open
 
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
-        raise ValueError(f"{path} is not a file")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER:  # safetensors allows 100 MB, which takes more than a gigabyte of memory
@@ -190,7 +195,7 @@ def check_tensors(folder: Path, found: dict[str, StoredTensor], hparams: dict[st
         if name not in found:
             raise ValueError(f"{folder}: the tensor {name} is missing, which {CONFIG} implies")
         if found[name].shape != shape:
-            raise ValueError(f"{folder}: {name} is {found[name].shape}, but {CONFIG} implies {shape}")
+            raise ValueError(f"{folder}: {name} is {short(found[name].shape)}, but {CONFIG} implies {shape}")
         if found[name].dtype not in DTYPES:
             raise ValueError(f"{folder}: {name} is {found[name].dtype}, not one of {', '.join(DTYPES)}")
         if found[name].dtype != found["wte.weight"].dtype:

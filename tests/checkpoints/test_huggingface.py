@@ -290,15 +290,16 @@ def test_a_shard_that_is_missing(small):
     assert_refused(small, f"No such file or directory: '{small / 'model-2.safetensors'}'", FileNotFoundError)
 
 
-def test_weights_that_are_a_folder_or_a_pipe(small):
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", "merges.txt", "model.safetensors", "tokenizer.json"])
+def test_files_that_are_folders_or_pipes(small, name):
     """Opening a pipe would wait for ever."""
-    (small / "model.safetensors").unlink()
-    (small / "model.safetensors").mkdir()
-    assert_refused(small, "model.safetensors is not a file")
-    (small / "model.safetensors").rmdir()
+    (small / name).unlink(missing_ok=True)
+    (small / name).mkdir()
+    assert_refused(small, f"{small / name} is not a file")
+    (small / name).rmdir()
     if hasattr(os, "mkfifo"):
-        os.mkfifo(small / "model.safetensors")
-        assert_refused(small, "model.safetensors is not a file")
+        os.mkfifo(small / name)
+        assert_refused(small, f"{small / name} is not a file")
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json"])
