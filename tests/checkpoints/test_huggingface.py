@@ -74,6 +74,16 @@ def test_a_config_without_sizes_means_124m(tmp_path):
     assert huggingface.read_config(tmp_path / "config.json") == hparams_of("124M")
 
 
+def test_a_setting_under_two_names(tmp_path):
+    """transformers reads n_ctx no longer, so only the other names of a setting have to agree."""
+    path = tmp_path / "config.json"
+    change_json(path, model_type="gpt2", n_positions=17, max_position_embeddings=17, n_ctx=5, n_head=3, n_embd=21)
+    assert huggingface.read_config(path)["n_ctx"] == 17
+    change_json(path, max_position_embeddings=18)
+    with pytest.raises(ValueError, match="n_positions is 17, but its other name max_position_embeddings is 18"):
+        huggingface.read_config(path)
+
+
 def test_any_part_of_the_parameters_has_its_names():
     params = random_params(ODD)
     block = params["blocks"][1]
