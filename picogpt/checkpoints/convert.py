@@ -45,9 +45,10 @@ def from_hf(source: str, target: Path, revision: str | None = None) -> str:
     float32, float16 and float64 keep their bits. NumPy has no bfloat16, so bfloat16 becomes float32, exactly. Raises
     OSError or ValueError, and leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
-    require("safetensors", "tensorflow")
+    require("safetensors", "tensorflow", "ml_dtypes")
     with new_folder(target) as folder:
         origin = find_source(source, revision)
+        hf.check_files(origin)
         hparams = hf.read_config(origin / hf.CONFIG)
         vocab, merges = hf.read_tokenizer(origin, hparams["n_vocab"])
         params, dtype = hf.read_params(origin, hparams)
