@@ -165,6 +165,29 @@ def test_both_merges_do_what_the_definition_says(word, data):
     assert merge_long(list(word), ranks) == expected
 
 
+def test_every_occurrence_of_a_pair_is_joined_before_a_pair_that_this_makes():
+    ranks = {"ab a": 0, "a b": 1}  # joining the first "a b" makes the better pair "ab a"
+    assert merge(list("abab"), ranks) == ["ab", "ab"]
+    assert merge_long(list("abab"), ranks) == ["ab", "ab"]
+
+
+def test_a_token_that_the_merges_do_not_reach_is_not_used():
+    """With OpenAI's merges a piece that is a token needs no merging, but not with any others."""
+    assert [*map(small(["o w", "l o", "lo w"]).decode, [[256], [258]])] == ["ow", "low"]
+    assert small(["o w", "l o", "lo w"]).encode("low") == [ord("l") - 33, 256]
+
+
+def test_openai_s_merges_with_another_vocabulary_are_merged():
+    folder = shared("openai-117M")
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    merges = bpe.read_merges(folder / "vocab.bpe")
+    assert Encoder(vocabulary, merges).cache.known_tokens
+    more = vocabulary | {"zqzqzq": len(vocabulary)}
+    assert 50257 not in Encoder(more, merges).encode("zqzqzq")
+    del more["<|endoftext|>"]
+    assert not Encoder({token: id for id, token in enumerate(more)}, merges).cache.known_tokens
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_round_trip(text):
     tokenizer = small()
