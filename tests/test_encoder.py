@@ -135,6 +135,13 @@ def small(merges: list[str] = MERGES) -> Encoder:
     return Encoder({token: id for id, token in enumerate(tokens)}, merges)
 
 
+def test_each_byte_has_a_visible_character():
+    """Python's own idea of what can be printed gives the same table as the three ranges in encoder.py."""
+    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "}
+    hidden = (byte for byte in range(256) if byte not in visible)
+    assert bpe.bytes_to_unicode() == visible | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+
 def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """Merge as the definition says: join every occurrence of the best pair from the left, until no pair has a rank."""
     while True:
@@ -151,6 +158,21 @@ def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
                 joined.append(symbols[i])
                 i += 1
         symbols = joined
+
+
+@pytest.mark.parametrize("letters", ["a", "ab", "abc"])
+def test_both_merges_join_runs_of_equal_symbols_from_the_left(letters):
+    """The merges are parts of a word that is repeated, in any order, so that equal symbols follow each other."""
+    rng = random.Random(5)
+    for _ in range(400):
+        base = "".join(rng.choices(letters, k=rng.randint(1, 5)))
+        word = "".join(rng.choices(letters, k=2)) + base * 6
+        parts = {word[i:j] for i in range(len(word)) for j in range(i + 2, i + 8)}
+        lines = sorted({f"{part[:i]} {part[i:]}" for part in parts for i in range(1, len(part))})
+        ranks = {line: rank for rank, line in enumerate(rng.sample(lines, min(len(lines), 12)))}
+        expected = openai_merge(list(word), ranks)
+        assert merge(list(word), ranks) == expected
+        assert merge_long(list(word), ranks) == expected
 
 
 @settings(max_examples=500, deadline=None)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from helpers import ODD, ROOT
@@ -173,7 +174,9 @@ def test_hparams_that_are_no_object(tmp_path, text, message):
 
 
 def load_tensors(folder: Path, tensors: dict[str, Any], **hparams: int) -> str:
-    """Write these tensors, and return the message of loading them."""
+    """Write these tensors into a new folder, and return the message of loading them."""
+    folder /= str(len(list(folder.iterdir())))  # Windows can't overwrite a file that is mapped into memory
+    folder.mkdir()
     write_model(folder, ODD | hparams, tensors)
     with pytest.raises(ValueError, match=re.escape(f"{folder / 'model.ckpt.index'}")) as error:
         load_hparams_and_params(folder)
@@ -382,3 +385,46 @@ def test_fields_of_every_kind():
     for kind in (3, 4, 6, 7):
         with pytest.raises(ValueError, match="^holds a broken protocol buffer$"):
             list(utils.fields(varint(1 << 3 | kind) + bytes(20)))
+
+
+# --------------------------------------------------------------------------------------------------- verification
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 9, 4095, 4096, 65535, 1 << 17])
+def test_crc32c_equals_google_s(size):
+    data, seen = np.random.default_rng(size).bytes(size), list[int]()
+    assert utils.crc32c(data, seen.append) == google_crc32c.value(data)
+    assert sum(seen) == size // 4 * 4
+
+
+def test_each_data_file_is_verified_against_its_own_tensors(tmp_path):
+    write_model(tmp_path, ODD, tensors_of(), n_shards=3)
+    paths = list(utils.data_paths(tmp_path / "model.ckpt", 3))
+    assert [path.name[-14:] for path in paths] == ["00000-of-00003", "00001-of-00003", "00002-of-00003"]
+    for path in paths:
+        good = path.read_bytes()
+        for at in (0, len(good) // 2, len(good) - 1):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: the checksum of model/")):
+                utils.verify(tmp_path / "model.ckpt")
+        path.write_bytes(good)
+    assert utils.verify(tmp_path / "model.ckpt").endswith("; all checksums are right")
+
+
+def test_only_text_is_not_verified(tmp_path):
+    """TensorFlow computes the checksum of text in another way. Every other type is checked."""
+    pairs = write_model(tmp_path, ODD, {"number": np.arange(3), "text": np.arange(2), "then": np.arange(2.0)})
+    wrong = {b"text": entry_of(Entry(utils.STRING, (2,), 0, 24, 16, 0), bytes(4))}
+    write_index(tmp_path, pairs | wrong)
+    assert utils.verify(tmp_path / "model.ckpt") == "3 tensors, 7 numbers; all checksums are right"
+    for name, dtype, shape, offset, size in ((b"number", 9, (3,), 0, 24), (b"then", 2, (2,), 40, 16)):
+        write_index(tmp_path, pairs | wrong | {name: entry_of(Entry(dtype, shape, 0, offset, size, 0), bytes(4))})
+        with pytest.raises(ValueError, match=f"is damaged: the checksum of {name.decode()} differs from the index"):
+            utils.verify(tmp_path / "model.ckpt")
+
+
+def test_what_tensorflow_reads_it_also_verifies(tmp_path):
+    expected = "model.ckpt was read by TensorFlow, which checks it as it reads"
+    assert utils.verify(tmp_path / "model.ckpt") == expected
+    write_index(tmp_path, {b"": header(endianness=1), b"x": b""})
+    assert utils.verify(tmp_path / "model.ckpt") == expected

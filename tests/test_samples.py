@@ -314,6 +314,10 @@ def test_wrong_numbers_of_samples(option, value):
     assert_error(tiny(option, value), 2, f"argument {option}", repr(value), "at least 1 and at most 100000")
 
 
+def test_without_a_stop_text_nothing_is_held_back():
+    assert list(gpt2.stop_before(["one", " two"], None)) == ["one", " two", ""]
+
+
 # ------------------------------------------------------------------------------------------- documents and their ends
 
 
