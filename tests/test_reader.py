@@ -93,26 +93,26 @@ def test_a_tokenizer_of_another_size_is_refused(folder):
         load_encoder_hparams_and_params(folder.name, folder.parent)
 
 
-def test_variables_that_are_not_the_model_s_may_have_any_type(rewrite, folder):
-    extra = {b"adam/flag": entry_of(Entry(10, (1,), 0, 0, 1, 0), bytes(4))}
-    extra |= {b"global_step": entry_of(Entry(9, (), 0, 0, 8, 0), bytes(4))}
-    write_index(folder, write_model(folder, ODD, tensors_of()) | extra)
+def test_variables_that_are_not_the_model_s_may_have_any_type(folder):
+    pairs = write_model(folder, ODD, tensors_of() | {"flags": np.zeros(1, np.int32), "step": np.int64(7)})
+    write_index(folder, pairs | {b"flags": entry_of(Entry(10, (4,), 0, 0, 4, 0), bytes(4))})
     assert load_hparams_and_params(folder)[0] == ODD
 
 
 def test_every_number_of_bytes_has_its_place(tmp_path):
     """A name of a hundred letters, a tensor without numbers, and one with a single number, behind each other."""
-    tensors = {"a" * 100: np.arange(6, dtype=np.int64), "b": np.zeros((0, 3), np.float32), "c": np.float64(7)}
+    long = "model/" + "a" * 100
+    tensors = {long: np.arange(6, dtype=np.int64), "model/b": np.zeros((0, 3), np.float32), "model/c": np.float64(7)}
     write_model(tmp_path, ODD, tensors)
     entries, n_shards = utils.read_index(str(tmp_path / "model.ckpt.index"))
     assert n_shards == 1
     assert [(entry.offset, entry.size) for entry in entries.values()] == [(0, 48), (48, 0), (48, 8)]
-    assert entries["c"] == Entry(2, (), 0, 48, 8, utils.crc32c(tensors["c"].tobytes()))
+    assert entries["model/c"] == Entry(2, (), 0, 48, 8, utils.crc32c(tensors["model/c"].tobytes()))
     read = utils.read_plain(tmp_path / "model.ckpt")
     assert {name: (array.dtype, array.shape) for name, array in read.items()} == {
         name: (np.asarray(array).dtype, np.shape(array)) for name, array in tensors.items()
     }
-    assert read["a" * 100].tolist() == [0, 1, 2, 3, 4, 5]
+    assert read[long].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_data_file_is_mapped_and_not_copied(folder):
@@ -206,7 +206,7 @@ def test_tensors_that_hparams_do_not_imply(tmp_path):
 def test_all_tensors_have_the_floating_point_type_of_wte(tmp_path, dtype, wte):
     tensors = tensors_of(wte)
     tensors["model/h1/mlp/c_fc/b"] = tensors["model/h1/mlp/c_fc/b"].astype(dtype)
-    assert f"model/h1/mlp/c_fc/b is {dtype}, but model/wte is {wte}" in load_tensors(tmp_path, tensors)
+    assert f"model/h1/mlp/c_fc/b is {dtype}, but " in load_tensors(tmp_path, tensors)
 
 
 def test_whole_numbers_are_no_weights(tmp_path):
@@ -228,7 +228,6 @@ def test_the_entry_that_the_tests_change_is_right_as_it_is(rewrite, folder):
         ({"shape": (62,)}, "INDEX: model/h0/attn/c_attn/b: shape (62,) does not fit 252 bytes in shard 0 of 1"),
         ({"shard": 1}, "INDEX: model/h0/attn/c_attn/b: shape (63,) does not fit 252 bytes in shard 1 of 1"),
         ({"shape": (3, 21)}, "INDEX: model/h0/attn/c_attn/b is (3, 21), but hparams.json implies (63,)"),
-        ({"dtype": 3}, "INDEX: model/h0/attn/c_attn/b is int32, but model/wte is float32"),
         (
             {"offset": 10**6},
             f"FOLDER/{utils.DATA} has 71,316 bytes, but its index describes 1,000,252",
@@ -251,7 +250,6 @@ def test_a_data_file_of_another_length_is_refused(folder):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (bias(dtype=14), "model.ckpt has a tensor of TensorFlow's dtype 14: model/h0/attn/c_attn/b"),
         ({b"": header(endianness=1)}, "INDEX is big-endian"),
         ({b"": header(endianness=2)}, "INDEX is big-endian"),
         ({BIAS: entry_of(Entry(1, (63,), 0, 0, 252, 0), bytes(4)) + field(7, b"")}, "INDEX has tensors in slices"),
@@ -259,8 +257,7 @@ def test_a_data_file_of_another_length_is_refused(folder):
 )
 def test_what_needs_tensorflow_says_so_without_it(rewrite, changed, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    text = rewrite(changed).replace("FOLDER/", "").replace("FOLDER\\", "")
-    assert text == message + ". Reading it takes TensorFlow, which is not installed"
+    assert rewrite(changed) == message + ". Reading it takes TensorFlow, which is not installed"
 
 
 def test_a_v1_checkpoint_needs_tensorflow(folder):
