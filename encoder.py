@@ -105,7 +105,8 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """Do what `merge` does, in O(n log n) instead of O(n²) time, because a word may have a million letters.
 
     `left` and `right` hold the position of each symbol's neighbours. A reader can skip this function: it changes the
-    time, not the result.
+    time, not the result. The positions of a pair need no sorting. Their order matters only between equal symbols that
+    follow each other, as in "aa aa aa", and these arise from the same merges, which go from left to right.
     """
     n, heap = len(symbols), list[Pair]()
     left, right, positions_by_rank = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
@@ -113,7 +114,7 @@ def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
         push_pair(i, a, b, ranks, positions_by_rank, heap)
     while heap:
         rank, a, b = heapq.heappop(heap)
-        for i in sorted(positions_by_rank.pop(rank)):
+        for i in positions_by_rank.pop(rank):
             j = right[i]
             if j == n or symbols[i] != a or symbols[j] != b:
                 continue  # one of the two symbols has already been joined to its other neighbour

@@ -135,6 +135,13 @@ def small(merges: list[str] = MERGES) -> Encoder:
     return Encoder({token: id for id, token in enumerate(tokens)}, merges)
 
 
+def test_each_byte_has_a_visible_character():
+    """Python's own idea of what can be printed gives the same table as the three ranges in encoder.py."""
+    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "}
+    hidden = (byte for byte in range(256) if byte not in visible)
+    assert bpe.bytes_to_unicode() == visible | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+
+
 def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """Merge as the definition says: join every occurrence of the best pair from the left, until no pair has a rank."""
     while True:
@@ -153,6 +160,21 @@ def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
         symbols = joined
 
 
+@pytest.mark.parametrize("letters", ["a", "ab", "abc"])
+def test_both_merges_join_runs_of_equal_symbols_from_the_left(letters):
+    """The merges are parts of a word that is repeated, in any order, so that equal symbols follow each other."""
+    rng = random.Random(5)
+    for _ in range(400):
+        base = "".join(rng.choices(letters, k=rng.randint(1, 5)))
+        word = "".join(rng.choices(letters, k=2)) + base * 6
+        parts = {word[i:j] for i in range(len(word)) for j in range(i + 2, i + 8)}
+        lines = sorted({f"{part[:i]} {part[i:]}" for part in parts for i in range(1, len(part))})
+        ranks = {line: rank for rank, line in enumerate(rng.sample(lines, min(len(lines), 12)))}
+        expected = openai_merge(list(word), ranks)
+        assert merge(list(word), ranks) == expected
+        assert merge_long(list(word), ranks) == expected
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.text("abc", max_size=40), st.data())
 def test_both_merges_do_what_the_definition_says(word, data):
@@ -163,6 +185,29 @@ def test_both_merges_do_what_the_definition_says(word, data):
     expected = openai_merge(list(word), ranks)
     assert merge(list(word), ranks) == expected
     assert merge_long(list(word), ranks) == expected
+
+
+def test_every_occurrence_of_a_pair_is_joined_before_a_pair_that_this_makes():
+    ranks = {"ab a": 0, "a b": 1}  # joining the first "a b" makes the better pair "ab a"
+    assert merge(list("abab"), ranks) == ["ab", "ab"]
+    assert merge_long(list("abab"), ranks) == ["ab", "ab"]
+
+
+def test_a_token_that_the_merges_do_not_reach_is_not_used():
+    """With OpenAI's merges a piece that is a token needs no merging, but not with any others."""
+    assert [*map(small(["o w", "l o", "lo w"]).decode, [[256], [258]])] == ["ow", "low"]
+    assert small(["o w", "l o", "lo w"]).encode("low") == [ord("l") - 33, 256]
+
+
+def test_openai_s_merges_with_another_vocabulary_are_merged():
+    folder = shared("openai-117M")
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    merges = bpe.read_merges(folder / "vocab.bpe")
+    assert Encoder(vocabulary, merges).cache.known_tokens
+    more = vocabulary | {"zqzqzq": len(vocabulary)}
+    assert 50257 not in Encoder(more, merges).encode("zqzqzq")
+    del more["<|endoftext|>"]
+    assert not Encoder({token: id for id, token in enumerate(more)}, merges).cache.known_tokens
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, as_dtype, random_params, relative, their_logits, transformers_model
+from helpers import SMALL, as_dtype, random_params, relative, their_gpt2, their_logits, transformers_model
 
 import gpt2
 from picogpt.checkpoints.sizes import hparams_of
@@ -26,6 +26,14 @@ def test_small_odd_shape_equals_transformers(dtype, tolerance):
     ids = np.random.default_rng(1).integers(0, 101, 17)
     logits = gpt2.gpt2(ids, **params, n_head=3)
     assert relative(logits, their_logits(transformers_model(params, SMALL, dtype), ids)) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-14)])
+def test_small_odd_shape_equals_plain_formulas(dtype, tolerance):
+    """This comparison also runs where PyTorch is not installed."""
+    params, ids = random_params(SMALL, dtype), np.random.default_rng(1).integers(0, 101, 17)
+    expected = their_gpt2(ids, **as_dtype(params, np.float64), n_head=3)
+    assert relative(gpt2.gpt2(ids, **params, n_head=3), expected.astype(dtype)) < tolerance
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-13)])

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import ENVIRONMENT, ODD, ROOT, random_params
+from helpers import ENVIRONMENT, ODD, ROOT, random_params, their_gpt2
 
 import gpt2
 from picogpt.__main__ import TOOLS
@@ -293,30 +293,6 @@ def test_the_offline_route_names_the_files_of_a_model():
 
 
 # -------------------------------------------------------------------------------- what runs on our files, and on JAX
-
-
-def their_gpt2(inputs, wte, wpe, blocks, ln_f, n_head):
-    """A forward pass with the interface of picoGPT and its own functions: an oracle that knows nothing of gpt2.py."""
-
-    def linear(x, w, b):
-        return x @ w + b
-
-    def norm(x, g, b):
-        return g * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) + b
-
-    def attend(q, k, v):
-        scores = np.exp(q @ k.T / np.sqrt(q.shape[-1])) * np.tri(len(q))
-        return scores / scores.sum(-1, keepdims=True) @ v
-
-    x = wte[inputs] + wpe[range(len(inputs))]
-    for block in blocks:
-        qkv = np.split(linear(norm(x, **block["ln_1"]), **block["attn"]["c_attn"]), 3 * n_head, axis=-1)
-        heads = [attend(*qkv[head::n_head]) for head in range(n_head)]
-        x = x + linear(np.hstack(heads), **block["attn"]["c_proj"])
-        y = linear(norm(x, **block["ln_2"]), **block["mlp"]["c_fc"])
-        y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
-        x = x + linear(y, **block["mlp"]["c_proj"])
-    return norm(x, **ln_f) @ wte.T
 
 
 def test_a_model_in_picogpt_s_style_runs_on_our_encoder_and_utils():

@@ -298,6 +298,21 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work():
         assert_error(tiny("--n_tokens_to_generate", 100, "--n_samples", 20), 2, "not even one sample fits")
 
 
+def test_the_memory_of_samples_is_that_of_keys_values_and_the_logits_of_two_steps():
+    row = 4 * (3 * 2 * 21 * 17 + 2 * 101)  # float32: 3 layers, 21 numbers for each of 17 positions; 101 tokens
+    with mock.patch.object(utils, "free_memory", return_value=5 * row):
+        assert gpt2.check_memory(5, random_params(SMALL), 3, 17) == 5 * row
+        with pytest.raises(utils.UsageError, match="--batch_size 5 fits$"):
+            gpt2.check_memory(6, random_params(SMALL), 3, 17)
+        with pytest.raises(utils.UsageError, match="--batch_size 2 fits$"):
+            gpt2.check_memory(5, random_params(SMALL, np.float64), 3, 17)
+    with (
+        mock.patch.object(utils, "free_memory", return_value=row - 1),
+        pytest.raises(utils.UsageError, match="not even"),
+    ):
+        gpt2.check_memory(1, random_params(SMALL), 3, 17)
+
+
 def test_free_memory_knows_the_limit_of_a_container(tmp_path):
     free = utils.free_memory()
     assert 1e6 < free < 1e15
@@ -312,6 +327,10 @@ def test_free_memory_knows_the_limit_of_a_container(tmp_path):
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "100001"])
 def test_wrong_numbers_of_samples(option, value):
     assert_error(tiny(option, value), 2, f"argument {option}", repr(value), "at least 1 and at most 100000")
+
+
+def test_without_a_stop_text_nothing_is_held_back():
+    assert list(gpt2.stop_before(["one", " two"], None)) == ["one", " two", ""]
 
 
 # ------------------------------------------------------------------------------------------- documents and their ends
