@@ -25,7 +25,7 @@ from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_
 from picogpt.files import new_file, new_folder
 from picogpt.jax_model import Trainer
 from picogpt.options import require
-from utils import HPARAMS, Parser, UsageError, log, number, read_text, visible
+from utils import HPARAMS, Parser, UsageError, log, number, read_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]  # one row for each evaluation: step, loss, held_out, seconds
@@ -144,7 +144,7 @@ def train(args: argparse.Namespace, texts: tuple[str, str]) -> tuple[Any, Histor
     step, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
     best = min((row["held_out"] for row in history), default=math.inf)
     began = time.monotonic() - seconds
-    with tqdm(total=args.steps, initial=step, unit="step", desc=visible(args.out.name)) as bar:
+    with tqdm(total=args.steps, initial=step, unit="step", desc=args.out.name) as bar:
         while step < args.steps and not stalled(history, args.patience):
             steps = range(step, min(step + args.eval_every - step % args.eval_every, args.steps))
             loss = run_steps(args, trainer, tree, ids, steps, bar)
