@@ -981,7 +981,8 @@ def prepare_streams() -> None:
 def signals_as_exceptions() -> Iterator[None]:
     """Turn Ctrl-C into KeyboardInterrupt, and SIGTERM and SIGHUP into SystemExit, so that no half-written file stays.
 
-    A handler is set where there is none, and removed afterwards.
+    A handler is set where there is none. Afterwards, Python's own is in place again for Ctrl-C, which would otherwise
+    end a notebook's kernel in which a command has run.
     """
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
@@ -995,7 +996,7 @@ def signals_as_exceptions() -> Iterator[None]:
         sys.unraisablehook = hook
         with contextlib.suppress(ValueError):
             for number in handled:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def raise_for_signal(number: int, frame: Any) -> None:

@@ -951,12 +951,12 @@ def test_a_notebook_keeps_its_ctrl_c(code):
     assert result == (0, "True\n", "")
 
 
-def test_run_takes_over_ctrl_c_and_gives_it_back():
-    """So that Ctrl-C at the very end prints no traceback either."""
+def test_run_takes_over_ctrl_c_and_gives_it_to_python():
+    """IPython's %run would otherwise leave a shell that Ctrl-C ends."""
     old = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         assert utils.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, old)
 
