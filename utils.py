@@ -26,12 +26,14 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import mmap
 import os
 import re
 import signal
+import stat
 import threading
 import time
 import unicodedata
@@ -48,17 +50,25 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-SIZES = ("124M", "355M", "774M", "1558M")  # the models that OpenAI published, by their number of parameters
+SIZES = {  # the hyperparameters of the models that OpenAI published, by their number of parameters
+    size: {"n_vocab": 50257, "n_ctx": 1024, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
+    for size, n_embd, n_head, n_layer in (
+        ("124M", 768, 12, 12),
+        ("355M", 1024, 16, 24),
+        ("774M", 1280, 20, 36),
+        ("1558M", 1600, 25, 48),
+    )
+}
 TOKENIZER_FILES = ("encoder.json", "vocab.bpe")
-INDEX, DATA = "model.ckpt.index", "model.ckpt.data-00000-of-00001"
-FILES = ("checkpoint", *TOKENIZER_FILES, "hparams.json", INDEX, "model.ckpt.meta", DATA)
+INDEX, META, DATA = "model.ckpt.index", "model.ckpt.meta", "model.ckpt.data-00000-of-00001"
+FILES = ("checkpoint", *TOKENIZER_FILES, "hparams.json", INDEX, META, DATA)
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 
 
 # ----------------------------------------------------------------------------------------------------- open a model
 #
-# This part goes from a model's name to everything that `gpt2.gpt2` needs. A learner can skip `read_json` and
-# `check_tensors`, which only make sure that wrong files are refused with a clear message.
+# This part goes from a model's name to everything that `gpt2.gpt2` needs. A learner can skip `read_json`,
+# `regular_file` and `check_...`, which only make sure that wrong files are refused with a clear message.
 
 
 def load_encoder_hparams_and_params(
@@ -70,7 +80,7 @@ def load_encoder_hparams_and_params(
     then beside this file. Raises OSError (files, network) or ValueError (contents of files) with a message of one line.
     """
     folder = ensure_downloaded(model_size, models_dir)
-    encoder = get_encoder(folder.name, folder.parent)
+    encoder = load_encoder(folder)
     hparams, params = load_hparams_and_params(folder)
     n_tokens, n_vocab = len(encoder.encoder), hparams["n_vocab"]
     if n_tokens != n_vocab:
@@ -78,9 +88,33 @@ def load_encoder_hparams_and_params(
     return encoder, hparams, params
 
 
+def load_encoder(folder: Path) -> Encoder:
+    """Return the tokenizer of the model in a folder. Logs a warning if its list of merges seems to be cut short.
+
+    Raises OSError or ValueError, also if a folder with the name of one of SIZES does not have OpenAI's merges.
+    """
+    for name in TOKENIZER_FILES:
+        regular_file(folder / name)
+    encoder = get_encoder(folder.name, folder.parent)
+    if encoder.cache.known_tokens:  # the tokenizer has compared the sha256 of its merges with OpenAI's
+        return encoder
+    if folder.name in SIZES:
+        raise ValueError(
+            f"{folder}: encoder.json and vocab.bpe are not OpenAI's of {folder.name}: one of them is damaged. "
+            "Delete both, and they are downloaded again, or give a model of your own another name"
+        )
+    merged = {pair.replace(" ", "") for pair in encoder.cache.ranks}
+    unmade = [token for token in encoder.encoder if len(token) > 1 and token not in merged]
+    if lost := [token for token in unmade if not re.fullmatch(r"<.*>|\[.*\]", token)]:  # <|endoftext|> has no merge
+        text = f"no merge makes {len(lost):,} tokens of encoder.json, such as {lost[0]!r}"
+        log(f"{folder / 'vocab.bpe'}: {text}; if it is cut short, the tokens of every text are wrong")
+    return encoder
+
+
 def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
     """Return the hyperparameters and the parameters of the model in a folder. The tokenizer's files may be missing."""
     hparams = load_hparams(folder / "hparams.json")
+    check_published(hparams, folder)
     return hparams, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams)
 
 
@@ -96,10 +130,44 @@ def load_hparams(path: Path) -> dict[str, int]:
     return hparams
 
 
+def check_published(hparams: dict[str, int], folder: Path) -> None:
+    """Raise ValueError if a folder has the name of one of SIZES, but hyperparameters that differ from OpenAI's.
+
+    In another folder, log a warning if n_head is not OpenAI's for this shape. It changes the text, but no tensor's
+    shape. It is no error, because a model that was not made from OpenAI's may have any n_head.
+    """
+    path, known = folder / "hparams.json", SIZES.get(folder.name, hparams)
+    for name in HPARAMS:
+        if hparams[name] != known[name]:
+            raise ValueError(
+                f"{path}: {name} is {hparams[name]}, but {known[name]} in OpenAI's {folder.name}. "
+                "Delete the file to download it again, or give a model of your own another name"
+            )
+    for size, known in SIZES.items():
+        same = [name for name in ("n_embd", "n_layer", "n_head") if hparams[name] == known[name]]
+        if same == ["n_embd", "n_layer"]:
+            text = f"but {known['n_head']} in OpenAI's {size} and in models made from it"
+            log(f"{path}: n_head is {hparams['n_head']}, {text}; with a wrong n_head, the text is wrong")
+
+
+def regular_file(path: Path, limit: float = 1 << 24) -> Path:
+    """Return the path of a regular file of at most `limit` bytes. Raises OSError or ValueError if it is something else.
+
+    Reading a device or a pipe might never end. OpenAI's largest file besides the weights has two million bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    if status.st_size > limit:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, but such a file has at most {limit:,}")
+    return path
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises OSError, or ValueError naming the file."""
+    text = regular_file(path).read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -110,13 +178,19 @@ def read_json(path: Path) -> dict[str, Any]:
 def checkpoint_prefix(folder: Path) -> Path:
     """Return the path that the names of the checkpoint's files begin with, such as models/124M/model.ckpt.
 
-    The file `checkpoint` names it, because training scripts choose other names, such as model-1000.
+    The file `checkpoint` names it, because training scripts choose other names, such as model-1000. Without that file,
+    it is model.ckpt or the only one that is there. Raises OSError or ValueError, for example if there are several.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = (folder / "checkpoint").read_text(encoding="utf-8")
-        if match := re.search(r'^model_checkpoint_path: *"([^"]+)"', text, re.MULTILINE):
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        text = regular_file(folder / "checkpoint").read_text(encoding="utf-8")
+        if match := re.search(r'^model_checkpoint_path: *"([^"\0-\x1f]+)"', text, re.MULTILINE):
             return folder / (re.split(r"[/\\]", match[1])[-1] or "model.ckpt")
-    return folder / "model.ckpt"
+    names = sorted(path.name.removesuffix(".index") for path in folder.glob("*.index"))
+    if not names or "model.ckpt" in names or (folder / "model.ckpt").exists():
+        return folder / "model.ckpt"
+    if len(names) > 1:
+        raise FileNotFoundError(f"{folder / 'checkpoint'} does not name one of {', '.join(names)}")
+    return folder / names[0]
 
 
 def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, int]) -> Params:
@@ -147,7 +221,9 @@ def check_tensors(found: dict[str, Array], hparams: dict[str, int], source: str)
             raise ValueError(f"{source} has no tensor model/{name}, which hparams.json implies")
         if found[name].shape != shape:
             raise ValueError(f"{source}: model/{name} is {found[name].shape}, but hparams.json implies {shape}")
-        if found[name].dtype != found["wte"].dtype or found[name].dtype.kind != "f":
+        if found[name].dtype.kind != "f":
+            raise ValueError(f"{source}: model/{name} is {found[name].dtype}, but {FLOATS}")
+        if found[name].dtype != found["wte"].dtype:
             raise ValueError(f"{source}: model/{name} is {found[name].dtype}, but model/wte is {found['wte'].dtype}")
     if beyond := [name for name in found if name.startswith(f"h{n_layer}/")]:
         raise ValueError(f"{source} has model/{beyond[0]}, but hparams.json has n_layer = {n_layer}")
@@ -208,14 +284,12 @@ def read_plain(prefix: Path) -> dict[str, Array]:
     if not index.exists() and prefix.exists():
         raise NeedsTensorFlow(f"{prefix} is a V1 checkpoint")
     entries, n_shards = read_index(index)
+    entries_of_model = {name: entry for name, entry in entries.items() if name.startswith("model/")}
     maps = [map_file(path, entries_in_shard(entries, i)) for i, path in enumerate(data_paths(prefix, n_shards))]
     tensors = {}
-    for name, entry in entries.items():
+    for name, entry in entries_of_model.items():  # training scripts add variables of other types, which we don't need
         try:
             tensors[name] = view(entry, maps)
-        except NeedsTensorFlow as error:
-            if name.startswith("model/"):  # training scripts add variables of other types, which we don't need
-                raise NeedsTensorFlow(f"{prefix} {error}: {name}") from None
         except ValueError as error:
             raise ValueError(f"{index}: {name}: {error}") from None
     return tensors
@@ -234,8 +308,12 @@ def entries_in_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
 
 def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
     """Map a data file into memory, read-only. Raises ValueError when its length is not as its index says."""
-    expected = max((entry.offset + entry.size for entry in entries.values()), default=0)
-    with open(path, "rb") as file:
+    expected = 0
+    for offset, size in sorted((entry.offset, entry.size) for entry in entries.values()):
+        if offset < expected:
+            raise ValueError(f"{path}: its index describes tensors that overlap, at byte {offset:,}")
+        expected = offset + size
+    with open(regular_file(path, math.inf), "rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected:
             raise ValueError(f"{path} has {length:,} bytes, but its index describes {expected:,}")
@@ -247,17 +325,19 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
     return mapped
 
 
-STRING = 7
+STRING, BFLOAT16 = 7, 14
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}  # NumPy's names for TensorFlow's DataType numbers
+FLOATS = "gpt2.py computes with float32, float16 or float64 only: convert the checkpoint to one of these"
 
 
 def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
     """Return a tensor as an array that reads from the mapped data file.
 
-    Raises NeedsTensorFlow for a type that NumPy does not have, and ValueError when shape and size do not fit together.
+    Raises ValueError for a type that NumPy does not have, and when shape and size do not fit together.
     """
     if entry.dtype not in DTYPES:
-        raise NeedsTensorFlow(f"has a tensor of TensorFlow's dtype {entry.dtype}")
+        kind = "bfloat16" if entry.dtype == BFLOAT16 else f"of TensorFlow's type {entry.dtype}"
+        raise ValueError(f"it is {kind}, but {FLOATS}")
     dtype = np.dtype(DTYPES[entry.dtype])
     if not 0 <= entry.shard < len(maps) or entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise ValueError(f"shape {entry.shape} does not fit {entry.size} bytes in shard {entry.shard} of {len(maps)}")
@@ -269,17 +349,42 @@ class NeedsTensorFlow(ValueError):
 
 
 def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array]:
-    """Return all tensors of any checkpoint by name, copied by TensorFlow. `reason` says why that is necessary."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise ValueError(f"{reason}. Reading it takes TensorFlow, which is not installed") from None
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, RuntimeError, TypeError) as error:  # these can have many lines
-        raise ValueError(f"{reason}, and TensorFlow can't read it: {str(error).splitlines()[0]}") from None
+    """Return the model's tensors of any checkpoint by name, read by TensorFlow. `reason` says why that is necessary.
+
+    TensorFlow ends its whole process at some damaged files, and writes lines about itself to stderr. For both reasons
+    it runs in a process of its own, which writes a plain checkpoint to a temporary folder.
+    """
+    import importlib.util
+    import subprocess
+    import tempfile
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(f"{reason}. Reading it takes TensorFlow, which is not installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a mapped file
+        plain = Path(folder) / prefix.name
+        done = subprocess.run([sys.executable, "-c", REWRITE, prefix, plain], capture_output=True, check=False)
+        if done.returncode:
+            lines = ["it crashes", *done.stderr.decode("utf-8", "replace").splitlines()]
+            message = lines[-1] if done.returncode == 1 else lines[0]
+            raise ValueError(f"{reason}, and TensorFlow can't read it: {message}")
+        try:
+            return {name: tensor.copy() for name, tensor in read_plain(plain).items()}
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, str(prefix.parent))) from None
+
+
+REWRITE = """
+import sys
+sys.path = [place for place in sys.path if place]  # without the current folder, which may be a stranger's
+try:
+    import tensorflow as tf
+    reader = tf.train.load_checkpoint(sys.argv[1])
+    names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith("model/"))
+    tensors = [reader.get_tensor(name) for name in names]
+    tf.raw_ops.SaveV2(prefix=sys.argv[2], tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+except Exception as error:
+    sys.exit((str(error) or type(error).__name__).splitlines()[0])
+"""
 
 
 class Entry(NamedTuple):
@@ -298,7 +403,7 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
 
     Every block's checksum is checked. Raises OSError, ValueError naming the file and its fault, or NeedsTensorFlow.
     """
-    table = Path(path).read_bytes()
+    table = regular_file(Path(path)).read_bytes()
     try:
         return parse_table(table)
     except NeedsTensorFlow as error:
@@ -309,6 +414,9 @@ def read_index(path: str | Path) -> tuple[dict[str, Entry], int]:
         raise ValueError(f"{path} holds a broken protocol buffer") from None
 
 
+MAX_ENTRIES, MAX_BYTES = 100_000, 1000  # in an index, and in the name or in the description of one tensor
+
+
 def parse_table(table: bytes) -> tuple[dict[str, Entry], int]:
     """Parse an index file. Its footer points to a block that points to the blocks with the header and the entries."""
     if len(table) < 48 or table[-8:] != (0xDB4775248B80FB57).to_bytes(8, "little"):
@@ -317,7 +425,10 @@ def parse_table(table: bytes) -> tuple[dict[str, Entry], int]:
     list(block(table, footer))  # the meta index is not used, but its checksum must be right, too
     _, at = varint(footer, 0)
     _, at = varint(footer, at)
-    entries = dict(pair for _, handle in block(table, footer[at:]) for pair in block(table, handle))
+    pairs = (pair for handle in handles(table, footer[at:]) for pair in block(table, handle))
+    entries = dict(first := list(itertools.islice(pairs, MAX_ENTRIES + 1)))
+    if len(first) > MAX_ENTRIES:
+        raise ValueError(f"has more than {MAX_ENTRIES:,} entries")
     header = dict(fields(entries.pop(b"", b"")))
     if header.get(2, 0) != 0:
         raise NeedsTensorFlow("is big-endian")
@@ -326,13 +437,29 @@ def parse_table(table: bytes) -> tuple[dict[str, Entry], int]:
     return {name.decode(): parse_entry(entry) for name, entry in entries.items()}, n_shards
 
 
+def parse_handle(handle: bytes) -> tuple[int, int]:
+    """Return the offset and the size of a block, and ignore what may follow them."""
+    offset, at = varint(handle, 0)
+    return offset, varint(handle, at)[0]
+
+
+def handles(table: bytes, handle: bytes) -> Iterator[bytes]:
+    """Yield the handles of blocks that a block holds. Raises ValueError if two of them overlap or are not in order."""
+    end = 0
+    for _, value in block(table, handle):
+        offset, size = parse_handle(value)
+        if offset < end:
+            raise ValueError(f"is damaged: the block at byte {offset} is listed twice, or overlaps the one before")
+        end = offset + size + 5
+        yield value
+
+
 def block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of one block of the table. `handle` holds the block's offset and size.
 
     A key is stored without the beginning that it shares with the key before it.
     """
-    offset, at = varint(handle, 0)
-    size, _ = varint(handle, at)
+    offset, size = parse_handle(handle)
     content, trailer = table[offset : offset + size + 1], table[offset + size + 1 : offset + size + 5]
     if len(trailer) < 4:
         raise ValueError("is truncated: a block lies beyond its end")
@@ -346,7 +473,7 @@ def block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
         shared, at = varint(content, at)
         unshared, at = varint(content, at)
         length, at = varint(content, at)
-        if shared > len(key) or at + unshared + length > end:
+        if shared > len(key) or at + unshared + length > end or max(shared + unshared, length) > MAX_BYTES:
             raise ValueError(f"is damaged: an entry of the block at byte {offset} does not fit")
         key = key[:shared] + content[at : at + unshared]
         at += unshared + length
@@ -444,30 +571,48 @@ def verify_data(paths: Iterable[Path], entries: dict[str, Entry]) -> None:
                     raise ValueError(f"{path} is damaged: the checksum of {name} differs from the index")
 
 
-SHA256 = {  # of OpenAI's tokenizer, which is the same for all sizes
+SHA256 = {  # of OpenAI's files: the tokenizer is the same for all sizes
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "124M/checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
+    "124M/model.ckpt.index": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
+    "124M/model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
 }
 
 
 def check_file(path: Path, name: str, folder: Path) -> None:
     """Raise ValueError unless the file at `path` is what a file of this name should be.
 
-    `path` may end in another name, because a download is checked before it gets its name. `folder` has the other files.
+    A download at `path` does not have its name yet. If the folder's name is one of SIZES, the file must be OpenAI's.
     """
-    if name in SHA256 and hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[name]:
-        raise ValueError(f"{folder / name} is not OpenAI's file: its sha256 differs")
-    if name == "hparams.json":
-        load_hparams(path)
-    if name == INDEX:
-        read_index(path)
-    if name == "checkpoint" and not re.fullmatch(rb'model_checkpoint_path: "[^"]+"\n(\w+: .+\n)*', path.read_bytes()):
-        raise ValueError(f"{folder / name} does not name a checkpoint; it may be an error page")
-    if name == "model.ckpt.meta" and 1 not in dict(fields(path.read_bytes())):  # field 1 is MetaGraphDef.meta_info_def
-        raise ValueError(f"{folder / name} is not a graph; it may be an error page")
     if name == DATA:
-        entries, _ = read_index(folder / INDEX)
-        verify_data([path], entries)
+        return verify_data([path], read_index(folder / INDEX)[0])
+    data, size = regular_file(path).read_bytes(), folder.name
+    known = SHA256.get(name, SHA256.get(f"{size}/{name}")) if size in SIZES else None
+    if known and hashlib.sha256(data).hexdigest() != known:
+        raise ValueError(f"{folder / name} is not OpenAI's file: its sha256 differs")
+    shapes = {f"model/{key}": shape for key, shape in expected_shapes(SIZES[size]).items()} if size in SIZES else {}
+    if name == "hparams.json":
+        hparams = load_hparams(path)
+        if size in SIZES:
+            check_published(hparams, folder)
+    if name == INDEX:
+        entries, _ = read_index(path)
+        if shapes and shapes != {key: entry.shape for key, entry in entries.items()}:
+            raise ValueError(f"{folder / name} does not list the tensors of OpenAI's {size}")
+    prefix = b"model.ckpt" if shapes else b'[^"]+'
+    if name == "checkpoint" and not re.fullmatch(rb'model_checkpoint_path: "%b"\n(\w+: .+\n)*' % prefix, data):
+        raise ValueError(f"{folder / name} does not name a checkpoint; it may be an error page")
+    if name == META and not (is_graph(data) and all(key.encode() in data for key in shapes)):
+        raise ValueError(f"{folder / name} is not a graph of the model; it may be an error page, or cut short")
+
+
+def is_graph(data: bytes) -> bool:
+    """Return whether bytes are a MetaGraphDef, whose field 1 is meta_info_def."""
+    try:
+        return 1 in dict(fields(data))
+    except ValueError:
+        return False
 
 
 def crc32c(data: Any, progress: Callable[[int], Any] = lambda n: None) -> int:
@@ -755,7 +900,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = ensure_downloaded(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(folder.name, folder.parent)
     for name in FILES[:-1]:  # the data file, which takes longest, comes last
-        if (folder / name).exists() and (args.model_size in SIZES or name not in SHA256):
+        if (folder / name).exists():
             check_file(folder / name, name, folder)
     weights = verify(checkpoint_prefix(folder))
     known = all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == SHA256[name] for name in TOKENIZER_FILES)

@@ -5,9 +5,8 @@ python -m picogpt tokens "Not all heroes wear capes."
 
 from __future__ import annotations
 
-from encoder import get_encoder
 from picogpt.options import add_model_options
-from utils import TOKENIZER_FILES, Parser, ensure_downloaded, read_prompt
+from utils import TOKENIZER_FILES, Parser, ensure_downloaded, load_encoder, read_prompt
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     text = read_prompt(args.text)
     folder = ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
-    encoder = get_encoder(folder.name, folder.parent)
+    encoder = load_encoder(folder)
     for id in encoder.encode(text):
         token = encoder.token_bytes(id)
         try:

@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 
 import gpt2
-from encoder import get_encoder
 from picogpt.files import new_file
 from picogpt.options import add_model_options, add_prompt, prompt_ids
-from utils import HPARAMS, Parser, ensure_downloaded, load_hparams_and_params, read_prompt
+from utils import HPARAMS, Parser, ensure_downloaded, load_encoder, load_hparams_and_params, read_prompt
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Change = Callable[[Array], Array]
@@ -268,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     with new_file(args.out) as file:
         folder = ensure_downloaded(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
-        ids = prompt_ids(get_encoder(folder.name, folder.parent), prompt, hparams["n_ctx"])
+        ids = prompt_ids(load_encoder(folder), prompt, hparams["n_ctx"])
         with trace() as t:
             gpt2.gpt2(ids, **params, n_head=hparams["n_head"])
         rows = contents(t.passes[0], hparams["n_layer"])

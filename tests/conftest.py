@@ -52,7 +52,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with the shape of 124M, random weights, and OpenAI's tokenizer if it is there."""
     pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
-    folder = tmp_path_factory.mktemp("full") / "124M"
+    folder = tmp_path_factory.mktemp("full") / "random-124M"
     folder.mkdir()
     tokenizer = SHARED / "openai-117M"
     write_random_model(folder, hparams_of("124M"), seed=2, tokenizer=tokenizer if tokenizer.exists() else None)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 import pytest
 from helpers import ENVIRONMENT, ODD, ROOT
 
+import encoder
 import utils
 from picogpt.checkpoints.writing import write_random_model
 from utils import DATA, FILES, INDEX, TOKENIZER_FILES, DownloadError, download_gpt2_files
@@ -196,6 +198,9 @@ def server(model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.delenv(name.upper(), raising=False)
     hashes = {name: hashlib.sha256(model[name]).hexdigest() for name in TOKENIZER_FILES}
     monkeypatch.setattr(utils, "SHA256", hashes)
+    monkeypatch.setitem(utils.SIZES, "124M", json.loads(model["hparams.json"]))
+    merges = model["vocab.bpe"].partition(b"\n")[2].rstrip(b"\n")  # without the line that gives the version
+    monkeypatch.setattr(encoder, "OPENAI_MERGES", hashlib.sha256(merges).hexdigest())
     monkeypatch.setattr(utils, "PAUSES", (0.01, 0.02, 0.03))
     monkeypatch.setattr(utils, "TIMEOUT", (10, 20))  # long: this machine may be busy
     with Server(model) as server:
@@ -252,7 +257,8 @@ def partial(folder: Path, name: str) -> Path:
 def start(folder: Path, extra: str = "") -> subprocess.Popen[str]:
     """Start `python utils.py 124M --models_dir …` as a process, which runs the code in `extra` first."""
     driver = (
-        f"import os, signal, sys, utils\nutils.SHA256 = {utils.SHA256!r}\nutils.PAUSES = {utils.PAUSES!r}\n"
+        f"import encoder, os, signal, sys, utils\nutils.SHA256 = {utils.SHA256!r}\nutils.PAUSES = {utils.PAUSES!r}\n"
+        f"utils.SIZES = {utils.SIZES!r}\nencoder.OPENAI_MERGES = {encoder.OPENAI_MERGES!r}\n"
         f"sys.argv[0] = 'utils.py'\n{extra}\nsys.exit(utils.run(utils.main))\n"
     )
     command = [sys.executable, "-c", driver, folder.name, "--models_dir", str(folder.parent)]

@@ -244,7 +244,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def random_model(size: str, models_dir: Path, parent: Path) -> Path:
     """Write a model of random weights into a folder of `parent`. It gets OpenAI's tokenizer if `models_dir` has it."""
-    folder, tokenizer = parent / size, models_dir / size
+    folder, tokenizer = parent / f"random-{size}", models_dir / size
     folder.mkdir()
     write_random_model(folder, hparams_of(size), 0, tokenizer if (tokenizer / "encoder.json").exists() else None)
     return folder

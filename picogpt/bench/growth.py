@@ -13,8 +13,8 @@ import numpy as np
 
 import gpt2
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
-from picogpt.checkpoints.sizes import SHAPES, hparams_of
-from utils import expected_shapes, nest
+from picogpt.checkpoints.sizes import hparams_of
+from utils import SIZES, expected_shapes, nest
 
 if TYPE_CHECKING:
     from picogpt.bench.peers import Transformers
@@ -39,7 +39,7 @@ def sizes_that_fit() -> list[str]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         memory = 8 << 30
-    return [size for size in SHAPES if 2 * n_bytes_of(size) < memory]
+    return [size for size in SIZES if 2 * n_bytes_of(size) < memory]
 
 
 def n_measurements(n_ctx: int) -> int:

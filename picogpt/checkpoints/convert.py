@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from encoder import END_OF_TEXT, Encoder, get_encoder, read_merges
+from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
 from picogpt.checkpoints.writing import write_checkpoint, write_merges
 from picogpt.files import new_folder
 from picogpt.options import require
-from utils import HPARAMS, DownloadError, Parser, UsageError, load_hparams_and_params
+from utils import HPARAMS, DownloadError, Parser, UsageError, load_encoder, load_hparams_and_params
 
 
 def summary(params: Mapping[str, Any], n_vocab: int) -> str:
@@ -115,7 +115,7 @@ def read_openai(source: Path) -> tuple[dict[str, int], Mapping[str, Any], Encode
     if not (source / "hparams.json").exists():
         hint = " (leave out --to-hf to convert from Hugging Face's)" if (source / hf.CONFIG).exists() else ""
         raise FileNotFoundError(f"{source} is not a model in OpenAI's layout{hint}: it has no hparams.json")
-    encoder = get_encoder(source.name, source.parent)
+    encoder = load_encoder(source)
     hparams, params = load_hparams_and_params(source)
     if (n := len(encoder.encoder)) != hparams["n_vocab"]:
         raise ValueError(f"{source}: encoder.json has {n} tokens, but hparams.json says n_vocab = {hparams['n_vocab']}")
