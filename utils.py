@@ -23,6 +23,7 @@ if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is _signal.defau
 
 import argparse
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -40,6 +41,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -306,6 +308,11 @@ def entries_in_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.shard == shard}
 
 
+def data_length(entries: dict[str, Entry]) -> int:
+    """Return the length of a data file with these tensors."""
+    return max((entry.offset + entry.size for entry in entries.values()), default=0)
+
+
 def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
     """Map a data file into memory, read-only. Raises ValueError when its length is not as its index says."""
     expected = 0
@@ -314,6 +321,8 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
             raise ValueError(f"{path}: its index describes tensors that overlap, at byte {offset:,}")
         expected = offset + size
     with open(regular_file(path, math.inf), "rb") as file:
+    expected = data_length(entries)
+    with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected:
             raise ValueError(f"{path} has {length:,} bytes, but its index describes {expected:,}")
@@ -683,8 +692,9 @@ def unmask(masked: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- download
 #
 # A file gets its name only when it is complete and checked; until then it is called <name>.partial. An interrupted
-# download is continued from that file. A learner can skip everything after `download_gpt2_files`: it is about broken
-# connections, servers that give wrong answers, and two processes that download at once.
+# download is continued from that file, if the server still has the same version of it, which <name>.version.partial
+# tells. A learner can skip everything after `download_gpt2_files`: it is about broken connections, servers that give
+# wrong answers, and two processes that download at once.
 
 
 def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str, ...] = FILES) -> Path:
@@ -712,10 +722,23 @@ def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str,
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # PICOGPT_MIRROR in the environment replaces it
 TIMEOUT = (10, 30)  # seconds to wait for a connection, and for the next byte
 PAUSES = (1, 2, 4)  # seconds before each further attempt; one that brings new bytes starts the count again
+LONGEST = {  # the most bytes that a server may send for a file: more than any of OpenAI's has
+    "checkpoint": 1 << 12,
+    "encoder.json": 1 << 21,
+    "vocab.bpe": 1 << 20,
+    "hparams.json": 1 << 12,
+    INDEX: 1 << 16,
+    "model.ckpt.meta": 1 << 22,
+    DATA: 1 << 33,
+}
 
 
 class DownloadError(OSError):
     """Raised when a download can't be completed. The message says what to do instead."""
+
+
+class WrongLength(ValueError):
+    """Raised when a server announces a length that a file can't have. What it sent before is kept."""
 
 
 def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str, ...] = FILES) -> None:
@@ -726,97 +749,221 @@ def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str
     if model_size not in SIZES:
         raise ValueError(f"unknown size {model_size!r}: OpenAI published {', '.join(SIZES)}")
     folder = Path(model_dir)
-    address = os.environ.get("PICOGPT_MIRROR", "").rstrip("/") or ADDRESS
+    address, auth = mirror()
     try:
         with locked(folder):
             for name in files:
-                if (folder / name).exists():  # another process may have downloaded it while this one waited
-                    continue
-                if name == DATA and (folder / INDEX).exists():
-                    read_index(folder / INDEX)  # a damaged index must be reported before gigabytes come for nothing
-                check = functools.partial(check_file, name=name, folder=folder)
-                fetch(f"{address}/{model_size}/{name}", folder / name, check)
+                if not (folder / name).exists():  # another process may have downloaded it while this one waited
+                    fetch(f"{address}/{model_size}/{name}", folder / name, auth)
     except DownloadError as error:
         raise DownloadError(
             f"{error}. Without a network, use --model_size tiny, which comes with picogpt, copy the seven files "
             f"({', '.join(FILES)}) to {folder}, or set PICOGPT_MIRROR to an address with the files {model_size}/<file>"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):  # this removes the folder only if it is empty
-            folder.rmdir()
 
 
-def fetch(url: str, path: Path, check: Callable[[Path], None]) -> None:
+def mirror() -> tuple[str, tuple[str, str] | None]:
+    """Return the address to download from, and the user's name and password if PICOGPT_MIRROR has them before an @.
+
+    Without them, the address may appear in messages. Where it is not clear which part is the password, UsageError is
+    raised, which does not show the address.
+    """
+    address = os.environ.get("PICOGPT_MIRROR", "").strip().rstrip("/") or ADDRESS
+    match = re.fullmatch(r"(https?://)(?:([^/?#]*)@(?!.*@)|(?!.*:.*@))([^?#]+)", address, re.IGNORECASE)
+    if not match:
+        raise UsageError(
+            "PICOGPT_MIRROR is not an address such as https://example.org/gpt-2 (a / ? # or @ in its name or password "
+            "must be written as %2F %3F %23 or %40)"
+        )
+    if match[2] is None:
+        return address, None
+    user, _, password = os.fsencode(match[2]).partition(b":")
+    # requests turns text into Latin-1, so this sends the bytes as they are
+    return match[1] + match[3], (unquote_to_bytes(user).decode("latin-1"), unquote_to_bytes(password).decode("latin-1"))
+
+
+def fetch(url: str, path: Path, auth: tuple[str, str] | None = None) -> None:
     """Download one file, check it, and give it its name. Raises DownloadError after four attempts without new bytes."""
     import requests
 
-    partial = path.with_name(path.name + ".partial")
-    failures, best = 0, partial.stat().st_size if partial.exists() else 0
-    while True:
-        try:
-            receive(url, partial)
-            check(partial)
-            return os.replace(partial, path)
-        except (requests.RequestException, ValueError) as caught:
-            error = caught.with_traceback(None)  # a traceback would keep the file open
+    partial, lengths = path.with_name(path.name + ".partial"), possible_lengths(path)
+    failures, best = 0, length_of(partial)
+    while error := attempt(url, path, partial, lengths, auth):
         if isinstance(error, requests.RequestException) and isinstance(error, ValueError):  # the address is malformed
             failures = len(PAUSES)
-        elif isinstance(error, ValueError):  # the contents are wrong: start from the beginning
-            partial.unlink(missing_ok=True)
-        have = partial.stat().st_size if partial.exists() else 0
-        if have > best:  # new bytes arrived, so start counting the failures again
-            failures, best = 0, have
+        if length_of(partial) > best:  # new bytes arrived, so start counting the failures again
+            failures, best = 0, length_of(partial)
         if failures == len(PAUSES):
-            raise DownloadError(f"can't download {url}: {reason(error)}")
+            stale = path.name == DATA and not isinstance(error, requests.RequestException)
+            hint = f". If the server has new files, delete the old {path.with_name(INDEX)}" if stale else ""
+            raise DownloadError(f"can't download {url}: {reason(error)}{hint}")
         pause = PAUSES[failures]
         failures += 1
         log(f"{path.name}: {reason(error)}; attempt {failures + 1} in {pause} s")
         time.sleep(pause)
 
 
-def receive(url: str, partial: Path) -> None:
-    """Make one attempt to append the missing bytes to a partial file.
+def attempt(url: str, path: Path, partial: Path, lengths: range, auth: tuple[str, str] | None) -> Exception | None:
+    """Try once to download a file and to give it its name. Return the error if another attempt may help."""
+    import requests
 
-    Raises requests' exceptions when another attempt may help, and DownloadError when none will.
+    try:
+        receive(url, partial, lengths, auth)
+        check_file(partial, path.name, path.parent)
+        partial.with_suffix(VERSION).unlink(missing_ok=True)
+        os.replace(partial, path)
+        return None
+    except (requests.RequestException, ValueError) as caught:
+        error = caught.with_traceback(None)  # a traceback would keep the file open
+    if not isinstance(error, (requests.RequestException, WrongLength)):  # the contents are wrong
+        discard(partial)
+    return error
+
+
+def possible_lengths(path: Path) -> range:
+    """Return the lengths that a file of this name can have, so that a wrong server can't fill the disk.
+
+    The data file has the one length that the index beside it describes. Raises ValueError when that is damaged.
+    """
+    if path.name != DATA:
+        return range(1, LONGEST[path.name] + 1)
+    try:
+        entries, _ = read_index(path.with_name(INDEX))
+    except ValueError as error:
+        raise ValueError(f"{error}: delete it, and the next try downloads it again") from None
+    length = data_length(entries_in_shard(entries, 0))
+    return range(length, min(length, LONGEST[DATA]) + 1)
+
+
+VERSION = ".version.partial"  # replaces .partial in the name of the file that has the version of a partial file
+
+
+def receive(url: str, partial: Path, lengths: range, auth: tuple[str, str] | None) -> None:
+    """Append the missing bytes to a partial file.
+
+    Raises requests' exceptions or WrongLength when another attempt may help, ValueError when that has to start anew,
+    and DownloadError when none will help.
     """
     import requests
-    from tqdm import tqdm
 
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        have, total = parse_range(response, url, partial, have)
+    have, version = unfinished(partial)
+    with ask(url, have, version, auth) as response:
+        have, total = parse_range(response, url, partial, have, version)
         if have and have == total:
             return
-        bar = tqdm(desc=url.rsplit("/", 1)[-1], total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024)
-        with bar, open(partial, "ab" if have else "wb") as file:
-            for chunk in response.iter_content(1 << 16):
-                write(file, chunk)
-                bar.update(len(chunk))
-    if total is not None and partial.stat().st_size != total:
-        raise requests.ConnectionError(f"{url} broke off at {partial.stat().st_size:,} of {total:,} bytes")
+        if total is not None and total not in lengths:
+            limit = f"{'at most ' if len(lengths) != 1 else ''}{lengths.stop - 1:,}"
+            raise WrongLength(f"{url} has {total:,} bytes, but {limit} are expected")
+        save(response, partial, have, total, lengths.stop - 1)
+    if total is not None and length_of(partial) != total:
+        raise requests.ConnectionError(f"{url} broke off at {length_of(partial):,} of {total:,} bytes")
 
 
-def parse_range(response: Any, url: str, partial: Path, have: int) -> tuple[int, int | None]:
+def save(response: Any, partial: Path, have: int, total: int | None, limit: int) -> None:
+    """Append the body of a response to the first `have` bytes of a partial file."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=partial.stem, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024)
+    with bar, open(partial, "ab" if have else "wb", opener=open_regular) as file:
+        if not have:  # the version is written while the file is empty, so they never contradict each other
+            with open(partial.with_suffix(VERSION), "wb", opener=open_regular) as version_file:
+                write(version_file, version_of(response).encode("latin-1"))
+        for chunk in response.iter_content(1 << 16):
+            if file.tell() + len(chunk) > limit:
+                raise ValueError(
+                    f"{partial.stem} goes on after {file.tell():,} bytes, but at most {limit:,} are expected"
+                )
+            write(file, chunk)
+            bar.update(len(chunk))
+
+
+def ask(url: str, have: int, version: str, auth: tuple[str, str] | None) -> Any:
+    """Request a file from byte `have` on, or all of it if the server has another version by now."""
+    import requests
+
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers |= {"If-Range": version} if have and version else {}
+    return requests.get(
+        url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT, hooks={"response": skip_redirect}
+    )
+
+
+def skip_redirect(response: Any, **_: Any) -> None:
+    """Close a response that redirects to another address. Otherwise requests would keep all of its body in memory."""
+    if response.is_redirect:
+        response.close()
+
+
+def parse_range(response: Any, url: str, partial: Path, have: int, version: str) -> tuple[int, int | None]:
     """Return the byte that a response starts at, after byte `have` was asked for, and the length of the whole file.
 
-    The length is None if the server does not say it. A server may ignore the range and start at byte 0.
+    The length is None if the server does not say it. A server may ignore the range and start at byte 0. One that
+    ignores If-Range and sends the rest of another version than `version` makes the next attempt start anew.
     """
     import requests
 
     span, length = response.headers.get("Content-Range", ""), response.headers.get("Content-Length", "")
-    size = span.rpartition("/")[2]
+    size, answer = span.rpartition("/")[2], f"{response.status_code} {response.reason}"[:200]
+    if response.status_code in (206, 416) and version and version_of(response) not in (version, ""):
+        discard(partial)
+        raise requests.ConnectionError(f"{url} has changed on the server")
     if response.status_code == 416 and have and span == f"bytes */{have}":  # nothing is missing
         return have, have
     if response.status_code == 416 or (response.status_code == 206 and not span.startswith(f"bytes {have}-")):
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise requests.ConnectionError(f"{url}: asked for byte {have} on, the server answered {span or 'nothing'}")
     if 400 <= response.status_code < 500 and response.status_code not in (408, 429):
-        raise DownloadError(f"{url}: the server answers {response.status_code} {response.reason}")
-    response.raise_for_status()
+        raise DownloadError(f"{url}: the server answers {answer}")
+    if not response.ok:  # requests' own error would show the address that the server redirected to
+        raise requests.HTTPError(answer)
     if response.status_code != 206:
         have, size = 0, length
-    return have, int(size) if size.isdecimal() else None
+    return have, int(size[:20]) if size.isdecimal() else None  # int refuses thousands of digits
+
+
+def version_of(response: Any) -> str:
+    """Return the header that differs between two versions of a file: a strong ETag or Last-Modified (RFC 9110, 8.8).
+
+    It is "" if there is none. A file that was modified in the second of the answer may be modified in it once more.
+    """
+    etag, modified, date = (response.headers.get(name, "") for name in ("ETag", "Last-Modified", "Date"))
+    return etag if etag.startswith('"') else "" if modified == date else modified
+
+
+def unfinished(partial: Path) -> tuple[int, str]:
+    """Return how many bytes of a partial file can be used, and their version.
+
+    Without a version, only those of the data file can, because its checksums tell whether two versions were joined.
+    """
+    version = ""
+    with contextlib.suppress(FileNotFoundError), open(partial.with_suffix(VERSION), "rb", opener=open_regular) as file:
+        version = file.read(1000).decode("latin-1")
+    if not re.fullmatch(r'"[!#-~]+"|[A-Za-z0-9 ,:+-]+', version):  # these are the characters that headers can have
+        version = ""
+    return length_of(partial) if version or partial.stem == DATA else 0, version
+
+
+def discard(partial: Path) -> None:
+    """Remove a partial file and its version."""
+    partial.unlink(missing_ok=True)
+    partial.with_suffix(VERSION).unlink(missing_ok=True)
+
+
+def length_of(path: Path) -> int:
+    """Return the length of a file that we write, or 0 if there is none. Raises FileExistsError for a link or device."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise FileExistsError(errno.EEXIST, "this is a link, a folder or a device; remove it", str(path))
+    return status.st_size
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Open a file that we write, for `opener=` of `open`. Links are not followed."""
+    length_of(Path(path))
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows has only the check above
 
 
 def write(file: Any, data: bytes) -> None:
@@ -828,25 +975,31 @@ def write(file: Any, data: bytes) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error's text, without the names of objects that urllib3 puts around it."""
+    """Return the first line of an error's text, without passwords and the names of objects that urllib3 adds."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if match := re.search(r"Caused by \w+\([\"'](.*)[\"']\)\)$", text):
         text = match[1]
-    return re.sub(r"<[^<>]*object at 0x[0-9a-f]+>:? ?|HTTPS?Connection(Pool)?\(.*?\): ?", "", text)[:300]
+    return re.sub(r"<[^<>]*object at 0x[0-9a-f]+>:? ?|HTTPS?Connection(Pool)?\(.*?\): ?|(?<=//)[^/\s]*@", "", text)[
+        :300
+    ]
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a folder. The system frees the lock when the process ends, even if killed."""
+    """Let one process at a time work in a folder. The system frees the lock when the process ends, even if killed.
+
+    The folder and its parents are made if they are missing, and removed if they are empty at the end.
+    """
     path = folder / ".lock"
     while True:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)  # in the loop: a process whose download fails removes the folder
-        with open(path, "a+b") as file:
-            try:
-                lock(file.fileno(), wait=False)
-            except OSError:
-                log(f"waiting for another process that is downloading to {folder}")
-                lock(file.fileno(), wait=True)
+        try:
+            file = open(path, "a+b", opener=open_regular)  # noqa: SIM115, since an error in the block is another one
+        except FileNotFoundError:  # another process has removed the folder just now
+            continue
+        with file:
+            wait_for_lock(file.fileno(), folder)
             if not is_still(file.fileno(), path):
                 continue  # the process before us has removed this file, and others would lock a new one
             try:
@@ -854,14 +1007,25 @@ def locked(folder: Path) -> Iterator[None]:
             finally:
                 with contextlib.suppress(OSError):  # Windows does not remove an open file; it stays, empty
                     path.unlink()
+                    for place in made:
+                        place.rmdir()
 
 
 def is_still(descriptor: int, path: Path) -> bool:
     """Return whether an open file is the one that has this name now."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
+
+
+def wait_for_lock(descriptor: int, folder: Path) -> None:
+    """Lock an open file, and say so if this has to wait for another process."""
+    try:
+        lock(descriptor, wait=False)
+    except OSError:
+        log(f"waiting for another process that is downloading to {folder}")
+        lock(descriptor, wait=True)
 
 
 def lock(descriptor: int, wait: bool) -> None:

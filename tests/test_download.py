@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -17,12 +18,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, ODD, ROOT
+from helpers import ENVIRONMENT, ODD, ROOT, assert_error, run_main
 
 import encoder
 import utils
@@ -55,6 +57,8 @@ class Server(ThreadingHTTPServer):
         self.answers: dict[str, Iterator[Answer]] = {}
         self.requests: list[tuple[str, str | None]] = []  # the file, and the header Range
         self.heads: list[tuple[str, str | None]] = []  # the whole path, and the header Accept-Encoding
+        self.passwords: list[str | None] = []  # the header Authorization
+        self.etags = True  # whether answers tell the version of a file
         self.release = threading.Event()  # set at the end, so that stalled answers stop waiting
 
     def will(self, name: str, *answers: Answer, then: Iterable[Answer] = ()) -> None:
@@ -77,7 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.rsplit("/", 1)[-1]
         self.server.requests.append((name, self.headers["Range"]))
         self.server.heads.append((self.path, self.headers["Accept-Encoding"]))
-        if len(self.server.requests) > 100:  # a client in an endless loop must fail, not hang
+        self.server.passwords.append(self.headers["Authorization"])
+        if len(self.server.requests) > 200:  # a client in an endless loop must fail, not hang
             return send(self, 410)
         if name not in self.server.files or self.path != f"{self.server.prefix}/124M/{name}":
             return send(self, 404)
@@ -87,13 +92,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def send(handler: Handler, status: int, body: bytes = b"", length: int | str | None = None, span: str = "") -> None:
+def send(
+    handler: Handler, status: int, body: bytes = b"", length: int | str | None = None, span: str = "", **headers: str
+) -> None:
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     if span:
         handler.send_header("Content-Range", f"bytes {span}")
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def version(handler: Handler, data: bytes) -> dict[str, str]:
+    """Return the header that good servers send with a file, which differs between two versions of it."""
+    return {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'} if handler.server.etags else {}
 
 
 def first_byte(handler: Handler) -> int:
@@ -102,13 +116,15 @@ def first_byte(handler: Handler) -> int:
 
 def part(handler: Handler, data: bytes, n: int | None = None, more: int = 0) -> None:
     """Answer as a good server does, but send only n bytes, and announce `more` bytes than there are."""
-    start = first_byte(handler)
+    headers = version(handler, data)
+    changed = handler.headers["If-Range"] not in (None, headers.get("ETag"))
+    start = 0 if changed else first_byte(handler)
     if start >= len(data):
         return send(handler, 416, span=f"*/{len(data)}")
     body = data[start:] if n is None else data[start : start + n]
-    resumed = handler.headers["Range"] is not None
+    resumed = handler.headers["Range"] is not None and not changed
     span = f"{start}-{len(data) - 1}/{len(data)}" if resumed else ""
-    send(handler, 206 if resumed else 200, body, len(data) - start + more, span)
+    send(handler, 206 if resumed else 200, body, len(data) - start + more, span, **headers)
 
 
 def plain(handler: Handler, data: bytes) -> None:
@@ -591,7 +607,8 @@ def test_range_in_pieces(server: Server, folder: Path, name: str) -> None:
     def piece(handler: Handler, data: bytes) -> None:
         start = first_byte(handler)
         body = data[start : start + len(data) // 4]
-        send(handler, 206, body, span=f"{start}-{start + len(body) - 1}/{len(data)}")
+        span = f"{start}-{start + len(body) - 1}/{len(data)}"
+        send(handler, 206, body, span=span, **version(handler, data))
 
     put(folder, server.files, before(name))
     partial(folder, name).write_bytes(server.files[name][:100])
@@ -667,6 +684,375 @@ def test_damaged_index_was_there(server: Server, folder: Path) -> None:
         download_gpt2_files("124M", folder)
     assert len(server.ranges(DATA)) <= 1
     assert DATA not in final(folder)
+
+
+# -------------------------------------------------------------------------- a file that changes, and wrong lengths
+
+
+def edited(data: bytes, *places: int) -> bytes:
+    """Return data with one bit changed in the bytes at these places."""
+    changed = bytearray(data)
+    for place in places:
+        changed[place] ^= 4
+    return bytes(changed)
+
+
+def modified(handler: Handler, seconds: float) -> dict[str, str]:
+    """Return a header that says that the file was modified so many seconds before now."""
+    return {"Last_Modified": handler.date_time_string(time.time() - seconds)}
+
+
+def rest(data: bytes, headers: dict[str, str] | None = None) -> Answer:
+    """Answer as servers do that don't know If-Range: with the rest of this version, whatever the client has."""
+
+    def answer(handler: Handler, _: bytes) -> None:
+        start, known = first_byte(handler), version(handler, data) if headers is None else headers
+        if handler.headers["Range"] is None:
+            return send(handler, 200, data, **known)
+        send(handler, 206, data[start:], span=f"{start}-{len(data) - 1}/{len(data)}", **known)
+
+    return answer
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("case", ["If-Range", "no If-Range", "no version", "weak version", "same second"])
+def test_other_version_at_the_second_attempt(server: Server, folder: Path, case: str, runs: int) -> None:
+    """A graph joined from two versions looks like a graph, so nothing but the version can tell."""
+    old = server.files[META]
+    new = server.files[META] = edited(old, 1000, len(old) - 1000)
+    headers: Callable[[Handler], dict[str, str]] = {
+        "weak version": lambda handler: {"ETag": 'W/"one"'},
+        "same second": lambda handler: modified(handler, 0),
+    }.get(case, lambda handler: {} if case == "no version" else version(handler, old))
+
+    def begin(handler: Handler, data: bytes) -> None:
+        send(handler, 200, old[: CHUNK + 1000], len(old), **headers(handler))
+
+    def go_on(handler: Handler, data: bytes) -> None:
+        plain(handler, data) if case == "If-Range" else rest(new, version(handler, new) or headers(handler))(
+            handler, b""
+        )
+
+    server.etags = "no" not in case or case == "no If-Range"
+    put(folder, server.files, before(META))
+    if runs == 2:
+        server.will(META, begin, then=itertools.repeat(hang_up))
+        with pytest.raises(DownloadError):
+            download_gpt2_files("124M", folder)
+        server.requests.clear()
+        server.will(META, then=itertools.repeat(go_on))
+    else:
+        server.will(META, begin, then=itertools.repeat(go_on))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert len(server.ranges(META)) <= 3
+
+
+def test_same_version_is_continued(server: Server, folder: Path) -> None:
+    """Last-Modified is enough, and a server's answer that a complete file has no more bytes needs no version."""
+    server.etags = False
+    data = server.files[META]
+    put(folder, server.files, before(META))
+    day = {"Last_Modified": "Mon, 02 Nov 2020 10:00:00 GMT"}
+    server.will(META, lambda handler, data: send(handler, 200, data[: CHUNK + 9], len(data), **day), rest(data, day))
+    download_gpt2_files("124M", folder)
+    assert server.ranges(META) == [None, f"bytes={CHUNK}-"]
+    assert found(folder) == digests(server.files)
+
+
+def test_other_version_of_the_data_needs_no_third_attempt(server: Server, folder: Path) -> None:
+    good = server.files[DATA]
+    server.will(DATA, lambda handler, data: part(handler, edited(data, 1000), 5 * CHUNK))
+    download_gpt2_files("124M", folder)
+    assert server.ranges(DATA) == [None, f"bytes={5 * CHUNK}-"]
+    assert hashlib.sha256((folder / DATA).read_bytes()).digest() == hashlib.sha256(good).digest()
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_old_index_and_new_data(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longer: bool
+) -> None:
+    put(folder, server.files, before(DATA))
+    (tmp_path / "new").mkdir()
+    write_random_model(tmp_path / "new", ODD | {"n_embd": 96, "n_layer": 2 + longer}, seed=4)
+    new = {name: (tmp_path / "new" / name).read_bytes() for name in FILES}
+    monkeypatch.setattr(server, "files", new)
+    with pytest.raises(DownloadError, match=f"If the server has new files, delete the old {folder / INDEX}"):
+        download_gpt2_files("124M", folder)
+    assert final(folder) == digests({name: (folder / name).read_bytes() for name in before(DATA)}, sorted(before(DATA)))
+    (folder / INDEX).unlink()
+    if longer:
+        (folder / "hparams.json").unlink()
+    download_gpt2_files("124M", folder)
+    assert (folder / DATA).read_bytes() == new[DATA]
+
+
+def test_network_errors_do_not_blame_the_index(server: Server, folder: Path) -> None:
+    server.always(DATA, hang_up)
+    with pytest.raises(DownloadError) as caught:
+        download_gpt2_files("124M", folder)
+    assert "delete" not in str(caught.value)
+
+
+def test_page_of_another_length_leaves_the_partial_file(server: Server, folder: Path) -> None:
+    """The network of a hotel answers everything with a page. Half a gigabyte must not be lost for that."""
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA][: 5 * CHUNK])
+    server.always(DATA, page(HTML))
+    with pytest.raises(DownloadError, match=f"{len(HTML):,} bytes, but {len(server.files[DATA]):,} are expected"):
+        download_gpt2_files("124M", folder)
+    assert partial(folder, DATA).read_bytes() == server.files[DATA][: 5 * CHUNK]
+    server.will(DATA)
+    download_gpt2_files("124M", folder)
+    assert server.ranges(DATA)[-1] == f"bytes={5 * CHUNK}-"
+    assert found(folder) == digests(server.files)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_last_byte_is_missing(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The server's Content-Length is 1 too small, so that the answer seems to be complete."""
+    known = utils.SHA256 | digests(server.files, ["hparams.json"])
+    monkeypatch.setattr(utils, "SHA256", known)
+    server.will(name, lambda handler, data: send(handler, 200, data[:-1]))
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+    assert server.ranges(name) == [None, None]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_endless_file(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A server that never stops must not fill the disk."""
+    limit = len(server.files[DATA]) if name == DATA else utils.LONGEST[name]
+    sizes = []
+
+    def endless(handler: Handler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # until the client goes away
+            for _ in range(limit // 1000 + 20_000):
+                handler.wfile.write(b"x" * 1000)
+
+    def discard(path: Path, discard: Callable[[Path], None] = utils.discard) -> None:
+        sizes.append(path.stat().st_size)
+        discard(path)
+
+    monkeypatch.setattr(utils, "discard", discard)
+    server.always(name, endless)
+    with pytest.raises(DownloadError, match=f"{name} goes on after [0-9,]+ bytes, but [a-z ]*{limit:,} are expected"):
+        download_gpt2_files("124M", folder)
+    assert final(folder) == digests(server.files, before(name))
+    assert len(sizes) == ATTEMPTS
+    assert limit - CHUNK <= max(sizes) <= limit
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("more", [1, 10**15, 10**3000], ids=["a byte", "a petabyte", "3000 digits"])
+def test_announced_length_is_too_long(server: Server, folder: Path, name: str, more: int) -> None:
+    limit = len(server.files[DATA]) if name == DATA else utils.LONGEST[name]
+    server.always(name, lambda handler, data: send(handler, 200, data, limit + more))
+    with pytest.raises(DownloadError, match=f"can't download {server.address}/124M/{name}: "):
+        download_gpt2_files("124M", folder)
+    assert final(folder) == digests(server.files, before(name))
+    assert not partial(folder, name).exists()
+
+
+def test_index_that_claims_too_much(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, server.files, before(DATA))
+    monkeypatch.setitem(utils.LONGEST, DATA, len(server.files[DATA]) - 1)
+    with pytest.raises(DownloadError, match=f"but at most {len(server.files[DATA]) - 1:,} are expected"):
+        download_gpt2_files("124M", folder)
+
+
+def test_longest_files_have_room(model: dict[str, bytes]) -> None:
+    """OpenAI's largest model has 48 layers. Its graph and its index are about four times those of 12 layers."""
+    assert utils.LONGEST.keys() == set(FILES)
+    real = {"checkpoint": 77, "encoder.json": 1042301, "vocab.bpe": 456318, "hparams.json": 91}
+    real |= {INDEX: 4 * 5215, META: 4 * 471155, DATA: 4 * 1557611200}
+    for name, length in real.items():
+        assert 1.3 * length < utils.LONGEST[name] < 60 * length
+
+
+# ---------------------------------------------------------------------------------------- links, and others' folders
+
+
+def make_odd(kind: str, path: Path, target: Path) -> None:
+    """Put a link or something else that is no file of ours at a path."""
+    if WINDOWS:
+        pytest.skip("needs links and pipes")
+    if kind in ("link", "dangling"):
+        path.symlink_to(target)
+    elif kind == "hard link":
+        os.link(target, path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "pipe", "folder"])
+@pytest.mark.parametrize("name", [DATA + ".partial", META + ".partial", META + ".version.partial", ".lock"])
+def test_links_are_not_followed(server: Server, folder: Path, tmp_path: Path, name: str, kind: str) -> None:
+    put(folder, server.files, before(META))
+    target = tmp_path / "diary"
+    if kind != "dangling":
+        target.write_bytes(b"Dear diary")
+    make_odd(kind, folder / name, target)
+    result = run_main("utils.py", "124M", "--models_dir", folder.parent)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == f"utils.py: {folder / name}: this is a link, a folder or a device; remove it"
+    assert target.exists() == (kind != "dangling")
+    if target.exists():
+        assert target.read_bytes() == b"Dear diary"
+    (folder / name).rmdir() if kind == "folder" else (folder / name).unlink()
+    download_gpt2_files("124M", folder)
+    assert found(folder) == digests(server.files)
+
+
+def test_a_link_made_at_the_last_moment(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the check and the opening, somebody could make a link."""
+    if not hasattr(os, "O_NOFOLLOW"):
+        pytest.skip("needs O_NOFOLLOW")
+    monkeypatch.setattr(utils, "length_of", lambda path: 0)
+    (tmp_path / "link").symlink_to(tmp_path / "diary")
+    with pytest.raises(OSError, match="link"):
+        open(tmp_path / "link", "wb", opener=utils.open_regular)  # noqa: SIM115
+    assert not (tmp_path / "diary").exists()
+
+
+def test_an_empty_folder_of_the_users_stays(server: Server, folder: Path) -> None:
+    server.always("checkpoint", status(404))
+    folder.mkdir(parents=True)
+    with pytest.raises(DownloadError):
+        download_gpt2_files("124M", folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_folders_that_were_made_for_nothing_are_removed(server: Server, folder: Path, tmp_path: Path) -> None:
+    server.always("checkpoint", status(404))
+    with pytest.raises(DownloadError):
+        download_gpt2_files("124M", folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------- passwords and messages
+
+
+def with_password(address: str) -> str:
+    return address.replace("://", "://us%20er:hush%40w%C3%B6rd%2F@")
+
+
+def elsewhere(handler: Handler, data: bytes) -> None:
+    """Redirect to the same server under another name, which must not get the password."""
+    send(handler, 302, Location=f"http://localhost:{handler.server.server_port}{handler.path}")
+
+
+def redirect(address: str) -> Answer:
+    return lambda handler, data: send(handler, 302, Location=address)
+
+
+def in_a_circle(handler: Handler, data: bytes) -> None:
+    send(handler, 302, Location=handler.path)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(plain, status(404), status(503), status(416), hang_up, drop(10), page(HTML), in_a_circle, elsewhere),
+        *map(redirect, ("ftp://nowhere", "http://[", "http://me:hush@127.0.0.1:9")),
+    ],
+)
+def test_password_is_sent_and_never_printed(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setenv("PICOGPT_MIRROR", with_password(server.address))
+    server.will("vocab.bpe", answer, then=itertools.repeat(plain if answer is elsewhere else answer))
+    result = run_main("utils.py", "124M", "--models_dir", folder.parent)
+    assert result.status == (0 if answer in (plain, elsewhere) else 1)
+    for word in ("hush", "w%C3", "wörd", "us er", "us%20er", "@"):
+        assert word not in result.out + result.err
+    if answer is not elsewhere:
+        basic = "Basic " + base64.b64encode("us er:hush@wörd/".encode()).decode()
+        assert set(server.passwords) == {basic}
+    else:
+        assert server.passwords.count(None) == 1
+
+
+def test_password_is_not_printed_if_nobody_answers(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in ("http://127.0.0.1:9", "http://no.such.host.invalid", "http://[::1:9", "http://127.0.0.1:99999"):
+        monkeypatch.setenv("PICOGPT_MIRROR", with_password(address))
+        result = run_main("utils.py", "124M", "--models_dir", folder.parent)
+        assert result.status == 1
+        for word in ("hush", "w%C3", "wörd", "us er", "us%20er"):
+            assert word not in result.err
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "user:secret@example.org/gpt-2",
+        "ftp://user:secret@example.org",
+        "http://user:sec/ret@example.org",
+        "http://user:12/secret@example.org",
+        "http://user:sec?ret@example.org",
+        "http://user:sec#ret@example.org",
+        "http://user:sec@ret/secret@example.org/",
+        "http://us/er:secret@example.org",
+        "http://example.org/?key=secret",
+        "http://user:secret@",
+    ],
+)
+def test_unclear_password_is_not_printed(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    monkeypatch.setenv("PICOGPT_MIRROR", mirror)
+    result = run_main("utils.py", "124M", "--models_dir", folder.parent)
+    assert_error(result, 2, "utils.py: PICOGPT_MIRROR is not an address")
+    assert "sec" not in result.err
+    assert not folder.parent.exists()
+
+
+def test_mirrors_may_have_an_at_in_their_path(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICOGPT_MIRROR", "https://cdn.example/gh/someone/gpt-2@main/")
+    assert utils.mirror() == ("https://cdn.example/gh/someone/gpt-2@main", None)
+
+
+@pytest.mark.parametrize("code", [404, 503])
+def test_reason_phrase_with_control_characters(server: Server, folder: Path, code: int) -> None:
+    def answer(handler: Handler, data: bytes) -> None:
+        handler.wfile.write(f"HTTP/1.0 {code} \x1b[2J\x07\x9b5A{'long ' * 5000}\r\n\r\n".encode("latin-1"))
+
+    server.always("checkpoint", answer)
+    result = run_main("utils.py", "124M", "--models_dir", folder.parent)
+    assert result.status == 1
+    assert result.err.replace("\n", "").isprintable()
+    assert rf"{code} \x1b[2J\x07\x9b5Along long" in result.err
+    assert max(map(len, result.err.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("times", [1, 150])
+def test_redirect_with_an_endless_body(server: Server, folder: Path, times: int) -> None:
+    """Nobody needs the body. It must not be kept in memory."""
+    sent = []
+
+    def answer(handler: Handler, data: bytes) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", handler.path)
+        handler.end_headers()
+        with contextlib.suppress(OSError):  # until the client goes away
+            for _ in range(2000):
+                handler.wfile.write(b"x" * CHUNK)
+                sent.append(CHUNK)
+
+    server.will("checkpoint", *[answer] * times)
+    if times == 1:
+        download_gpt2_files("124M", folder)
+        assert found(folder) == digests(server.files)
+    else:
+        with pytest.raises(DownloadError, match="30 redirects"):
+            download_gpt2_files("124M", folder)
+    assert sum(sent) < times * 2000 * CHUNK / 4
 
 
 # ---------------------------------------------------------------------------------------------------- no space left
