@@ -45,6 +45,11 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 from encoder import Encoder, get_encoder
 
 if TYPE_CHECKING:
@@ -308,11 +313,6 @@ def entries_in_shard(entries: dict[str, Entry], shard: int) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.shard == shard}
 
 
-def data_length(entries: dict[str, Entry]) -> int:
-    """Return the length of a data file with these tensors."""
-    return max((entry.offset + entry.size for entry in entries.values()), default=0)
-
-
 def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
     """Map a data file into memory, read-only. Raises ValueError when its length is not as its index says."""
     expected = 0
@@ -322,6 +322,7 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
         expected = offset + size
     with open(regular_file(path, math.inf), "rb") as file:
     expected = data_length(entries)
+    expected = max((entry.offset + entry.size for entry in entries.values()), default=0)
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected:
@@ -815,8 +816,8 @@ def attempt(url: str, path: Path, partial: Path, lengths: range, auth: tuple[str
         return None
     except (requests.RequestException, ValueError) as caught:
         error = caught.with_traceback(None)  # a traceback would keep the file open
-    if not isinstance(error, (requests.RequestException, WrongLength)):  # the contents are wrong
-        discard(partial)
+    if not isinstance(error, (requests.RequestException, WrongLength)) or not length_of(partial):
+        discard(partial)  # the contents are wrong, or nothing came
     return error
 
 
@@ -831,7 +832,7 @@ def possible_lengths(path: Path) -> range:
         entries, _ = read_index(path.with_name(INDEX))
     except ValueError as error:
         raise ValueError(f"{error}: delete it, and the next try downloads it again") from None
-    length = data_length(entries_in_shard(entries, 0))
+    length = max((entry.offset + entry.size for entry in entries_in_shard(entries, 0).values()), default=0)
     return range(length, min(length, LONGEST[DATA]) + 1)
 
 
@@ -883,9 +884,13 @@ def ask(url: str, have: int, version: str, auth: tuple[str, str] | None) -> Any:
 
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     headers |= {"If-Range": version} if have and version else {}
-    return requests.get(
-        url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT, hooks={"response": skip_redirect}
-    )
+    hooks = {"response": skip_redirect}
+    try:
+        return requests.get(url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT, hooks=hooks)
+    except ValueError as error:
+        if isinstance(error, requests.RequestException):
+            raise
+        raise requests.ConnectionError(f"the server redirects to a wrong address: {error}") from None
 
 
 def skip_redirect(response: Any, **_: Any) -> None:
@@ -1030,18 +1035,14 @@ def wait_for_lock(descriptor: int, folder: Path) -> None:
 
 def lock(descriptor: int, wait: bool) -> None:
     """Lock an open file against other processes. If it is locked already, wait or raise OSError."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            try:
-                return msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-            except OSError:  # LK_LOCK gives up after ten seconds
-                if not wait:
-                    raise
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if sys.platform != "win32":
+        return fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        try:
+            return msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:  # LK_LOCK gives up after ten seconds
+            if not wait:
+                raise
 
 
 # -------------------------------------------------------------------------------------------------- the command line

@@ -927,8 +927,11 @@ def test_an_empty_folder_of_the_users_stays(server: Server, folder: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
-def test_folders_that_were_made_for_nothing_are_removed(server: Server, folder: Path, tmp_path: Path) -> None:
-    server.always("checkpoint", status(404))
+@pytest.mark.parametrize("answer", [status(404), hang_up, drop(0), page(HTML)], ids=["404", "none", "no body", "page"])
+def test_folders_that_were_made_for_nothing_are_removed(
+    server: Server, folder: Path, tmp_path: Path, answer: Answer
+) -> None:
+    server.always("checkpoint", answer)
     with pytest.raises(DownloadError):
         download_gpt2_files("124M", folder)
     assert list(tmp_path.iterdir()) == []
@@ -1029,6 +1032,17 @@ def test_reason_phrase_with_control_characters(server: Server, folder: Path, cod
     assert result.err.replace("\n", "").isprintable()
     assert rf"{code} \x1b[2J\x07\x9b5Along long" in result.err
     assert max(map(len, result.err.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("address", ["http://[", "http://\x1b[2Jx/", "http://h\xff/", "ftp://x", "http://:x/"])
+def test_redirect_to_a_wrong_address(server: Server, folder: Path, address: str) -> None:
+    put(folder, server.files, before(DATA))
+    partial(folder, DATA).write_bytes(server.files[DATA][: 5 * CHUNK])
+    server.always(DATA, redirect(address))
+    with pytest.raises(DownloadError) as caught:
+        download_gpt2_files("124M", folder)
+    assert "delete" not in str(caught.value)
+    assert partial(folder, DATA).stat().st_size == 5 * CHUNK
 
 
 @pytest.mark.parametrize("times", [1, 150])
@@ -1152,6 +1166,34 @@ def test_killed_while_it_downloads(server: Server, folder: Path, seed: int) -> N
     assert process.returncode == 0, err
     assert "all checksums are right" in out
     assert found(folder) == digests(server.files)
+
+
+@pytest.mark.slow
+@needs_sigkill
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_and_continued(server: Server, folder: Path, number: signal.Signals) -> None:
+    """Interrupted in the graph and in the data, it goes on where it was, and leaves nothing behind."""
+    head = sum(len(server.files[name]) for name in before(META))
+    for mark in (head + CHUNK + 100, len(server.files[META]) + 5 * CHUNK):
+        meter = Meter(server, mark)
+        process = start(folder, f"signal.signal({int(signal.SIGINT)}, signal.default_int_handler)")
+        assert meter.reached.wait(60)
+        time.sleep(0.2)  # the client receives what was sent
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        meter.killed.set()
+        assert process.returncode == (130 if number == signal.SIGINT else 143), err
+        assert "Traceback" not in err
+        assert final(folder) == digests(server.files, sorted(final(folder)))
+        assert not (folder / ".lock").exists()
+    server.answers.clear()
+    server.requests.clear()
+    process = start(folder)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert found(folder) == digests(server.files)
+    assert server.requests[0][0] == DATA
+    assert None not in server.ranges(DATA)
 
 
 @pytest.mark.slow
