@@ -1035,14 +1035,15 @@ def wait_for_lock(descriptor: int, folder: Path) -> None:
 
 def lock(descriptor: int, wait: bool) -> None:
     """Lock an open file against other processes. If it is locked already, wait or raise OSError."""
-    if sys.platform != "win32":
-        return fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    while True:
-        try:
-            return msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError:  # LK_LOCK gives up after ten seconds
-            if not wait:
-                raise
+    if sys.platform == "win32":
+        while True:
+            try:
+                return msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError:  # LK_LOCK gives up after ten seconds
+                if not wait:
+                    raise
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # -------------------------------------------------------------------------------------------------- the command line
