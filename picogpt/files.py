@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -95,21 +95,20 @@ def hidden_place(target: Path, path: Path) -> Iterator[Path]:
     begin = f".{target.name[:40]}."  # a longer one could exceed the 255 bytes that a name may have
     for old in target.parent.glob(f"{glob.escape(begin)}*.partial"):
         remove_abandoned(old)
-    place = None
+    place = target.with_name(f"{begin}{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
-        place = Path(tempfile.mkdtemp(".partial", begin, target.parent))
+        place.mkdir(mode=0o700)
         with open(place / ".lock", "wb", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks; there, nothing is abandoned
                 lock(file.fileno(), wait=False)
             file.write(b"locked")
             yield place
     except OSError as error:
-        if error.filename and Path(str(error.filename)).is_relative_to(place or target.parent):
+        if error.filename and Path(str(error.filename)).is_relative_to(place):
             error.filename = str(path)
         raise
     finally:
-        if place:
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def remove_abandoned(place: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from encoder import BYTE_TO_CHAR, merge
 from picogpt import jax_model, options
 from picogpt.checkpoints.writing import initial_params
 from picogpt.score import loss_per_char
-from utils import FILES, UsageError, load_encoder_hparams_and_params, read_text, signals_as_exits
+from utils import FILES, UsageError, load_encoder_hparams_and_params, read_text
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
@@ -191,11 +192,23 @@ def test_early_stopping_waits_for_its_patience(train):
 # -------------------------------------------------------------------------------------------------------- signals
 
 
-def test_a_signal_waits_until_it_is_let_through_and_a_second_one_does_not():
+@pytest.fixture
+def handler_of_sigterm() -> Iterator[Callable[..., None]]:
+    """Let SIGTERM raise SystemExit during a test."""
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    yield leave
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_waits_until_it_is_let_through_and_a_second_one_does_not(handler_of_sigterm):
     done = []
 
     def work(*steps: Any) -> None:
-        with signals_as_exits(), jax_model.signals_held_back() as let_through:
+        with jax_model.signals_held_back() as let_through:
             for step in steps:
                 let_through() if step == "let through" else signal.raise_signal(step)
                 done.append(step)
@@ -207,7 +220,7 @@ def test_a_signal_waits_until_it_is_let_through_and_a_second_one_does_not():
                 work(*steps)
             assert len(done) == n_done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler_of_sigterm
 
 
 def test_ctrl_c_is_not_lost_while_jax_compiles(train, text, tmp_path, monkeypatch, capsys):
