@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -87,13 +88,13 @@ def file_to_write(path: Path) -> Path:
 
 @contextlib.contextmanager
 def hidden_place(target: Path, path: Path) -> Iterator[Path]:
-    """Make a folder .NAME.*.partial beside `target` to work in, and remove it at the end.
+    """Make a folder in a folder .NAME.*.partial beside `target` to work in, and remove both at the end.
 
-    Such folders of killed runs are removed first. While a run uses its folder, it locks a file in there. The system
-    frees the lock when the process ends, however it ends. Errors name `path`, because that is all the user knows.
+    Those of killed runs are removed first. While a run uses its folder, it locks a file in there. The system frees the
+    lock when the process ends, however it ends. Errors name `path`, because that is all the user knows.
     """
     begin = f".{target.name[:40]}."  # a longer one could exceed the 255 bytes that a name may have
-    for old in target.parent.glob(f"{glob.escape(begin)}*.partial"):
+    for old in target.parent.glob(f"{glob.escape(begin)}*-{'[0-9a-f]' * 16}.partial"):
         remove_abandoned(old)
     place = target.with_name(f"{begin}{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
@@ -102,22 +103,36 @@ def hidden_place(target: Path, path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # some network file systems have no locks; there, nothing is abandoned
                 lock(file.fileno(), wait=False)
             file.write(b"locked")
-            yield place
+            (place / "new").mkdir()
+            yield place / "new"
     except OSError as error:
         if error.filename and Path(str(error.filename)).is_relative_to(place):
             error.filename = str(path)
         raise
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_place(place)
+
+
+def remove_place(place: Path) -> None:
+    """Remove a folder of `hidden_place`. The lock goes last: after a kill, the next run finds it and goes on."""
+    for folder in (place / "new", place):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove a folder that `hidden_place` made, unless a living process works in it."""
-    try:
-        with open(place / ".lock", "r+b") as file:
-            lock(file.fileno(), wait=False)
-            abandoned = file.read() != b""  # it is empty between the moments when its run opens and locks it
-    except OSError:  # another process has the lock, or this is a folder of the user's that has none
-        return
-    if abandoned:
-        shutil.rmtree(place, ignore_errors=True)
+    """Remove a folder of `hidden_place`, unless a living process works in it, or is just making it.
+
+    Links, and what belongs to other users, stay: in a folder such as /tmp they may be traps.
+    """
+    with contextlib.suppress(OSError):  # another process has the lock, or removes the folder, too
+        status = place.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == getattr(os, "getuid", lambda: 0)()
+        is_new = time.time() - status.st_mtime < 60
+        if is_ours and not (place / ".lock").exists() and not is_new:
+            place.rmdir()
+        elif is_ours:
+            with open(place / ".lock", "r+b") as file:
+                lock(file.fileno(), wait=False)
+                is_new = is_new and file.read() == b""  # its run writes to it when it has locked it
+            if not is_new:
+                remove_place(place)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT
@@ -183,7 +185,7 @@ def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(tmp_path, mode
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_nobody_else_can_read_a_file_before_it_has_its_permissions(tmp_path):
     with new_file(tmp_path / "secret") as file:
-        folder = Path(file.name).parent
+        folder = Path(file.name).parent.parent
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o077 == 0
 
@@ -298,6 +300,69 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path, kind):
         assert [path for path in tmp_path.rglob("half") if path.is_file()] == []
         file.write(b"new")
     assert names(tmp_path) == ["x", "x.png"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty lock", "a lock", "a lock and a file"])
+def test_a_run_that_was_killed_at_its_begin_or_end(tmp_path, left):
+    """Without a written lock, its folder may belong to a run that has just begun. After a minute it does not."""
+    place = tmp_path / ".x.99999-0123456789abcdef.partial"
+    place.mkdir()
+    if left != "nothing":
+        (place / ".lock").write_bytes(b"" if "empty" in left else b"locked")
+    if "file" in left:
+        (place / "new").mkdir()
+        (place / "new" / "x").write_bytes(b"half")
+    assert names(tmp_path) == [place.name]
+    with new_file(tmp_path / "x"):
+        pass
+    assert names(tmp_path) == ([place.name, "x"] if left in ("nothing", "an empty lock") else ["x"])
+    if place.exists():
+        os.utime(place, (0, 0))
+    with new_file(tmp_path / "x"):
+        pass
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and owners of POSIX")
+@pytest.mark.parametrize("trap", ["link", "lock", "owner", "no lock"])
+def test_a_trap_with_the_name_of_our_folders_stays(tmp_path, monkeypatch, trap):
+    place = tmp_path / ".x.99999-0123456789abcdef.partial"
+    other = tmp_path / "other"
+    (other / "new").mkdir(parents=True)
+    (other / "new" / "kept").write_bytes(b"kept")
+    if trap != "no lock":
+        (other / ".lock").write_bytes(b"locked")
+    os.utime(other, (0, 0))
+    if trap == "link":
+        place.symlink_to(other)
+    elif trap == "lock":
+        place.mkdir()
+        (place / ".lock").symlink_to(other)
+        (place / "new").symlink_to(other / "new")
+    else:
+        other.rename(place)
+    if trap == "owner":
+        monkeypatch.setattr(os, "getuid", lambda: place.lstat().st_uid + 1)
+    with new_file(tmp_path / "x"):
+        pass
+    kept = (place if trap in ("owner", "no lock") else other) / "new" / "kept"
+    assert kept.read_bytes() == b"kept"
+
+
+def test_the_lock_is_removed_last(tmp_path, monkeypatch):
+    """A run that is killed while it removes its folder must not leave data without the lock that marks them."""
+    order = []
+    rmtree = shutil.rmtree
+
+    def note(path: Path, **options: Any) -> None:
+        order.append((path.name, (path / ".lock").exists(), (path / "x").exists()))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", note)
+    with pytest.raises(OSError, match="in time"), new_file(tmp_path / "x"):
+        raise OSError("in time")
+    assert [entry[1:] for entry in order] == [(False, True), (True, False)]
+    assert order[0][0] == "new"
 
 
 @pytest.mark.parametrize("kind", ["new_file", "new_folder"])
