@@ -1168,9 +1168,18 @@ def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
         )
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file, with line ends as \\n. Raises OSError, or UsageError when it is not UTF-8."""
-    return re.sub(r"\r\n?", "\n", decode_utf8(path.read_bytes(), str(path)))
+def read_text(path: Path, megabytes: int = 1000) -> str:
+    """Return the text of a file, with line ends as \\n. Raises OSError, or UsageError if it is too long or not UTF-8.
+
+    The file may be a pipe, such as <(cat TEXT). A device may have no end, so that at most 1 MB is read from it.
+    """
+    with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            megabytes = 1
+        data = b"".join(itertools.islice(iter(lambda: file.read(1 << 20), b""), megabytes + 1))
+    if len(data) > megabytes << 20:
+        raise UsageError(f"{path} has more than {megabytes:,} MB, the most that is read of such a file")
+    return re.sub(r"\r\n?", "\n", decode_utf8(data, str(path)))
 
 
 def decode_utf8(data: bytes, source: str) -> str:

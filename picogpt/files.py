@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from utils import UsageError, lock
+
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Make a folder. Inside the `with` block it has a temporary name; it is renamed to `path` if the block succeeds.
+    """Make a folder. Inside the `with` block it is in a hidden place; it is moved to `path` if the block succeeds.
 
     If the block fails, the folder and the parents made for it are removed. An existing folder is never replaced: that
     raises FileExistsError.
     """
-    exists = f"{path} exists already: remove it, or choose another name"
-    if os.path.lexists(path):
-        raise FileExistsError(exists)
-    made = [parent for parent in path.parents if not parent.exists()]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    target = folder_to_make(path)
+    made = [parent for parent in target.parents if not parent.exists()]
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if os.path.lexists(path):  # another program made it in the meantime
-            raise FileExistsError(exists)
-        partial.rename(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with hidden_place(target, path) as place:
+            partial = place / target.name
+            partial.mkdir()
+            yield partial
+            folder_to_make(path)  # another program may have made it in the meantime
+            partial.rename(target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not path.exists():
+        if not target.exists():
             for parent in made:
                 with contextlib.suppress(OSError):  # the parent is not empty: another program uses it by now
                     parent.rmdir()
@@ -42,24 +45,94 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing. It gets its name, and replaces an old file, only if the `with` block succeeds.
 
     If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
-    replaced. Raises OSError if the file can't be made, or if `path` is a folder, a device or a pipe.
+    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does.
+    """
+    target = file_to_write(path)
+    with hidden_place(target, path) as place:
+        partial = place / target.name
+        with open(partial, "xb") as file:
+            yield file
+        with contextlib.suppress(FileNotFoundError):  # there is no old file
+            old = target.stat()
+            with contextlib.suppress(OSError, AttributeError):  # only root may give files away; Windows has no chown
+                os.chown(partial, old.st_uid, old.st_gid)
+            partial.chmod(stat.S_IMODE(old.st_mode))
+        os.replace(partial, target)
+
+
+def folder_to_make(path: Path) -> Path:
+    """Return the absolute path of a folder to make. Raises FileExistsError, or UsageError for "new/.."."""
+    if os.path.lexists(path):  # also a link that points to nothing
+        raise FileExistsError(f"{path} exists already: remove it, or choose another name")
+    if path.name in ("", ".."):
+        raise UsageError(f"{path} is not the name of a folder to make")
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def file_to_write(path: Path) -> Path:
+    """Return the absolute path of a file to write, behind all links.
+
+    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")
-    if target.exists() and not target.is_file():
+    if path.exists() and not path.is_file():  # `target` may not exist where `path` does, such as /dev/stdout
         raise FileExistsError(f"{path} is a device or a pipe, not a file to write")
+    if target.is_symlink():
+        raise FileExistsError(f"{path} is a loop of links, not a file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    return target
+
+
+@contextlib.contextmanager
+def hidden_place(target: Path, path: Path) -> Iterator[Path]:
+    """Make a folder in a folder .NAME.*.partial beside `target` to work in, and remove both at the end.
+
+    Those of killed runs are removed first. While a run uses its folder, it locks a file in there. The system frees the
+    lock when the process ends, however it ends. Errors name `path`, because that is all the user knows.
+    """
+    begin = f".{target.name[:40]}."  # a longer one could exceed the 255 bytes that a name may have
+    for old in target.parent.glob(f"{glob.escape(begin)}*-{'[0-9a-f]' * 16}.partial"):
+        remove_abandoned(old)
+    place = target.with_name(f"{begin}{os.getpid()}-{secrets.token_hex(8)}.partial")
     try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, target)
+        place.mkdir(mode=0o700)
+        with open(place / ".lock", "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks; there, nothing is abandoned
+                lock(file.fileno(), wait=False)
+            file.write(b"locked")
+            (place / "new").mkdir()
+            yield place / "new"
     except OSError as error:
-        if error.filename and Path(error.filename) == partial:  # the user knows only the file's own name
+        if error.filename and Path(str(error.filename)).is_relative_to(place):
             error.filename = str(path)
         raise
     finally:
-        with contextlib.suppress(OSError):  # after the replacement there is nothing left to remove
-            partial.unlink()
+        remove_place(place)
+
+
+def remove_place(place: Path) -> None:
+    """Remove a folder of `hidden_place`. The lock goes last: after a kill, the next run finds it and goes on."""
+    for folder in (place / "new", place):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(place: Path) -> None:
+    """Remove a folder of `hidden_place`, unless a living process works in it, or is just making it.
+
+    Links, and what belongs to other users, stay: in a folder such as /tmp they may be traps.
+    """
+    with contextlib.suppress(OSError):  # another process has the lock, or removes the folder, too
+        status = place.lstat()
+        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == getattr(os, "getuid", lambda: 0)()
+        is_new = time.time() - status.st_mtime < 60
+        if is_ours and not (place / ".lock").exists() and not is_new:
+            place.rmdir()
+        elif is_ours:
+            with open(place / ".lock", "r+b") as file:
+                lock(file.fileno(), wait=False)
+                is_new = is_new and file.read() == b""  # its run writes to it when it has locked it
+            if not is_new:
+                remove_place(place)

@@ -7,7 +7,10 @@ functions. Dropout, which only training needs, is wrapped around two of these fu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -113,3 +116,36 @@ class Trainer:
             x, y, weight = (np.stack(arrays) for arrays in zip(*pairs[start : start + 16]))
             total += float(self.sum_losses(params, x, y, weight))
         return total
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C, SIGTERM and SIGHUP back, and yield a function that lets those through that have come.
+
+    An exception that a signal raises while JAX compiles gets lost in it, or ends the process with signal 11. A second
+    signal of the same kind is let through at once.
+    """
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+
+    def hold(number: int, frame: Any) -> None:
+        came.append(number)
+        if came.count(number) > 1:
+            handlers[number](number, frame)
+
+    def let_through() -> None:
+        for number in came:
+            handlers[number](number, None)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and callable(handler := signal.getsignal(number)):
+            with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
+                signal.signal(number, hold)
+                handlers[number] = handler
+    try:
+        yield let_through
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    let_through()

@@ -22,13 +22,14 @@ import numpy as np
 
 from encoder import END_OF_TEXT, get_encoder
 from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_tokenizer
-from picogpt.files import new_file, new_folder
-from picogpt.jax_model import Trainer
+from picogpt.files import file_to_write, folder_to_make, new_file, new_folder
+from picogpt.jax_model import Trainer, signals_held_back
 from picogpt.options import require
-from utils import HPARAMS, Parser, UsageError, log, number, read_text
+from utils import HPARAMS, TOKENIZER_FILES, Parser, UsageError, log, number, read_json, read_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]  # one row for each evaluation: step, loss, held_out, seconds
+LOSSES = {"held_out": "held out, nats per character", "loss": "training, nats per token"}
 
 
 # --------------------------------------------------------------------------------------------------- text and tokens
@@ -88,12 +89,36 @@ def save_state(folder: Path, tree: Any, history: History) -> None:
 
 
 def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
-    """Read the file that `save_state` wrote, as a tree of the same structure as `tree`."""
+    """Read the file that `save_state` wrote, as a tree of the same structure as `tree`.
+
+    Raises OSError, or ValueError if the file is damaged or was not written by a run with these settings.
+    """
     import jax
 
-    with np.load(folder / "state.npz") as state:
-        leaves = [state[f"leaf{i}"] for i in range(len(jax.tree.leaves(tree)))]
-        return jax.tree.unflatten(jax.tree.structure(tree), leaves), json.loads(str(state["history"]))
+    path, leaves = folder / "state.npz", jax.tree.leaves(tree)
+    with open(path, "rb") as file:
+        try:
+            with np.load(file) as state:
+                history = check_history(json.loads(str(state["history"])))
+                saved = [state[f"leaf{i}"] for i in range(len(leaves))]
+            if [(x.shape, x.dtype) for x in saved] != [(x.shape, x.dtype) for x in leaves]:
+                raise ValueError("its arrays are not those of this model")
+        except Exception as error:  # NumPy and zipfile raise a dozen types, such as BadZipFile, EOFError and KeyError
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path} is damaged ({reason}): remove {folder}, and train from the start") from None
+    return jax.tree.unflatten(jax.tree.structure(tree), saved), history
+
+
+def check_history(history: Any) -> History:
+    """Return the history of a run. Raises ValueError if it is not one."""
+    for row in (rows := history if isinstance(history, list) else []):
+        numbers = row.values() if isinstance(row, dict) and row.keys() == {"step", *LOSSES, "seconds"} else [math.nan]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise ValueError("its history has a row that is not one")
+    steps = [row["step"] for row in rows]
+    if not steps or steps != sorted({int(step) for step in steps}) or steps[0] < 1:
+        raise ValueError("the steps of its history are not in order")
+    return rows
 
 
 def start(args: argparse.Namespace, trainer: Trainer) -> tuple[Any, History]:
@@ -112,12 +137,21 @@ def start(args: argparse.Namespace, trainer: Trainer) -> tuple[Any, History]:
     return jax.tree.map(jax.numpy.array, tree), history
 
 
-def run_steps(args: argparse.Namespace, trainer: Trainer, tree: Any, ids: Array, steps: range, bar: Any) -> float:
+def run_steps(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    tree: Any,
+    ids: Array,
+    steps: range,
+    bar: Any,
+    before_step: Callable[[], None],
+) -> float:
     """Train for these steps, update the tree in place, and return the mean loss in nats per token."""
     import jax
 
     key, losses = jax.random.key(args.seed), []
     for step in steps:
+        before_step()
         inputs, targets = batch(ids, args.n_ctx, args.batch_size, args.seed, step)
         tree["params"], tree["state"], tree["ema"], loss = trainer.step(
             tree["params"], tree["state"], tree["ema"], inputs, targets, jax.random.fold_in(key, step)
@@ -134,28 +168,30 @@ def train(args: argparse.Namespace, texts: tuple[str, str]) -> tuple[Any, Histor
     Returns the averaged parameters that had the lowest held-out loss, and the history. Raises ValueError if a loss is
     infinite or not a number.
     """
-    import jax
-    from tqdm import tqdm
-
     work = work_folder(args)
     ids, held_out_ids = encode_texts(args.n_ctx, work, texts)
-    trainer = Trainer(args)
-    tree, history = start(args, trainer)
-    step, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
-    best = min((row["held_out"] for row in history), default=math.inf)
-    began = time.monotonic() - seconds
-    with tqdm(total=args.steps, initial=step, unit="step", desc=args.out.name) as bar:
-        while step < args.steps and not stalled(history, args.patience):
-            steps = range(step, min(step + args.eval_every - step % args.eval_every, args.steps))
-            loss = run_steps(args, trainer, tree, ids, steps, bar)
-            step = steps.stop
-            held_out = trainer.held_out_loss(tree["ema"], held_out_ids) / len(texts[1])
-            check_finite(args, "held-out loss", held_out, step)
-            history.append({"step": step, "loss": loss, "held_out": held_out, "seconds": time.monotonic() - began})
-            if held_out < best:
-                best, tree["best"] = held_out, jax.tree.map(lambda x: x.copy(), tree["ema"])
-            save_state(work, tree, history)
-            bar.set_postfix_str(f"loss {loss:.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
+    with signals_held_back() as let_signals_through:
+        import jax
+        from tqdm import tqdm
+
+        let_signals_through()
+        trainer = Trainer(args)
+        tree, history = start(args, trainer)
+        step, seconds = (int(history[-1]["step"]), history[-1]["seconds"]) if history else (0, 0.0)
+        best = min((row["held_out"] for row in history), default=math.inf)
+        began = time.monotonic() - seconds
+        with tqdm(total=args.steps, initial=step, unit="step", desc=args.out.name) as bar:
+            while step < args.steps and not stalled(history, args.patience):
+                steps = range(step, min(step + args.eval_every - step % args.eval_every, args.steps))
+                loss = run_steps(args, trainer, tree, ids, steps, bar, let_signals_through)
+                step = steps.stop
+                held_out = trainer.held_out_loss(tree["ema"], held_out_ids) / len(texts[1])
+                check_finite(args, "held-out loss", held_out, step)
+                history.append({"step": step, "loss": loss, "held_out": held_out, "seconds": time.monotonic() - began})
+                if held_out < best:
+                    best, tree["best"] = held_out, jax.tree.map(lambda x: x.copy(), tree["ema"])
+                save_state(work, tree, history)
+                bar.set_postfix_str(f"loss {loss:.3f}/token, held out {held_out:.4f}/char, best {best:.4f}")
     if step < args.steps:
         log(f"stopped after step {step}: no lower held-out loss in {args.patience} evaluations")
     return jax.tree.map(np.asarray, tree["best"]), history
@@ -181,8 +217,7 @@ def plot(history: History, path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     panels = figure.subplots(1, 2)
-    titles = {"held_out": "held out, nats per character", "loss": "training, nats per token"}
-    for axes, (name, title) in zip(panels, titles.items()):
+    for axes, (name, title) in zip(panels, LOSSES.items()):
         axes.plot([row["step"] for row in history], [row[name] for row in history], marker=".")
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
@@ -247,11 +282,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise UsageError before the training begins if the names of the outputs are not valid."""
+    """Raise UsageError or OSError before the training begins if the outputs can't be made."""
     if args.plot and (args.plot.suffix != ".png" or not args.plot.absolute().parent.is_dir()):
         raise UsageError(f"--plot {args.plot}: not the name of a .png file in a folder that exists")
-    if not args.out.name:
-        raise UsageError(f"--out {args.out}: not the name of a folder to make")
+    folder_to_make(args.out)
+    if args.plot:
+        file_to_write(args.plot)
+
+
+def sha256_of_tokenizer(folder: Path) -> str:
+    """Return the SHA-256 of the tokenizer's files in a folder. With a damaged one, the tokens would be others."""
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in TOKENIZER_FILES)).hexdigest()
 
 
 def prepare(args: argparse.Namespace, texts: tuple[str, str]) -> None:
@@ -259,12 +300,10 @@ def prepare(args: argparse.Namespace, texts: tuple[str, str]) -> None:
     work = work_folder(args)
     settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "plot", "patience")}
     settings["text"] = hashlib.sha256("".join(texts).encode()).hexdigest()
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists already: remove it, or choose another name")
     if work.exists():
         if not args.resume:
             raise FileExistsError(f"{work} has an interrupted run: continue it with --resume, or remove it")
-        before = json.loads((work / "settings.json").read_text(encoding="utf-8"))
+        before, settings["tokenizer"] = read_json(work / "settings.json"), sha256_of_tokenizer(work)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(f"{work} was begun with {name} = {before.get(name)}, not {value}")
@@ -274,6 +313,7 @@ def prepare(args: argparse.Namespace, texts: tuple[str, str]) -> None:
     with new_folder(work) as folder:
         write_tokenizer(folder, train_merges(texts[0], args.n_vocab))
         encode_texts(args.n_ctx, folder, texts)
+        settings["tokenizer"] = sha256_of_tokenizer(folder)
         (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
@@ -292,7 +332,7 @@ def main(argv: list[str] | None = None) -> int:
         log(f"interrupted; --resume continues from {work}")
         return 130
     with new_folder(args.out) as folder:
-        for name in ("encoder.json", "vocab.bpe"):
+        for name in TOKENIZER_FILES:
             shutil.copyfile(work / name, folder / name)
         write_checkpoint(folder, hparams_of(args), params)
     if args.plot:

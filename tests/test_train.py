@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import pickle
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +24,7 @@ from encoder import BYTE_TO_CHAR, merge
 from picogpt import jax_model, options
 from picogpt.checkpoints.writing import initial_params
 from picogpt.score import loss_per_char
-from utils import FILES, load_encoder_hparams_and_params
+from utils import FILES, UsageError, load_encoder_hparams_and_params, read_text
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
@@ -182,7 +189,212 @@ def test_early_stopping_waits_for_its_patience(train):
     assert not train.stalled(history, 0)
 
 
+# -------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.fixture
+def handler_of_sigterm() -> Iterator[Callable[..., None]]:
+    """Let SIGTERM raise SystemExit during a test."""
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    yield leave
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_waits_until_it_is_let_through_and_a_second_one_does_not(handler_of_sigterm):
+    done = []
+
+    def work(*steps: Any) -> None:
+        with jax_model.signals_held_back() as let_through:
+            for step in steps:
+                let_through() if step == "let through" else signal.raise_signal(step)
+                done.append(step)
+
+    for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
+        for steps, n_done in ((("let through", number, "let through"), 2), ((number, number), 1), ((number,), 1)):
+            done.clear()
+            with pytest.raises(error):
+                work(*steps)
+            assert len(done) == n_done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is handler_of_sigterm
+
+
+def test_ctrl_c_is_not_lost_while_jax_compiles(train, text, tmp_path, monkeypatch, capsys):
+    """Python reports an exception that JAX calls back into, and goes on, or crashes."""
+
+    class Losing(jax_model.Trainer):
+        def __init__(self, args):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            super().__init__(args)
+
+    def fail(*args):
+        raise AssertionError("the training must not begin")
+
+    monkeypatch.setattr(train, "Trainer", Losing)
+    monkeypatch.setattr(train, "batch", fail)
+    assert train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS]) == 130
+    assert f"--resume continues from {tmp_path / 'm.training'}" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
+
+HISTORY = [{"step": step, "loss": 3.0, "held_out": 2.5, "seconds": 1.5} for step in (2, 4)]
+
+
+@pytest.fixture
+def state(train, tmp_path) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a small saved state, and the tree in it."""
+    tree = {"params": np.arange(6, dtype=np.float32).reshape(2, 3), "state": [np.int32(4)]}
+    train.save_state(tmp_path, tree, HISTORY)
+    return tmp_path / "state.npz", tree
+
+
+def assert_damaged_or_right(train: Any, state: tuple[Path, dict[str, Any]]) -> bool:
+    """Check that a state is refused with one line that names its file, or read as it was. Return which of the two."""
+    path, tree = state
+    try:
+        loaded, history = train.load_state(path.parent, tree)
+    except ValueError as error:
+        assert f"{path} is damaged (" in str(error)
+        assert str(error).endswith(f": remove {path.parent}, and train from the start")
+        assert "\n" not in str(error)
+        return False
+    assert history == HISTORY
+    assert loaded["params"].tolist() == tree["params"].tolist()
+    assert loaded["state"] == [4]
+    return True
+
+
+def test_a_saved_state_is_read_again(train, state):
+    assert assert_damaged_or_right(train, state)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_damaged_state_is_one_line(train, state):
+    path, _ = state
+    whole = path.read_bytes()
+    for n in range(0, len(whole), 9):
+        path.write_bytes(whole[:n])
+        assert not assert_damaged_or_right(train, state)
+    rng = np.random.default_rng(0)
+    n_read = 0
+    for at in range(0, len(whole), 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        n_read += assert_damaged_or_right(train, state)
+    assert n_read < len(whole) / 6  # the rest is in fields of the zip file that nobody reads, such as dates
+    for _ in range(100):
+        at, length = rng.integers(len(whole)), rng.integers(1, 60)
+        path.write_bytes(whole[:at] + rng.bytes(length) + whole[at + length :])
+        assert_damaged_or_right(train, state)
+
+
+def test_a_state_of_another_kind_is_one_line(train, state):
+    path, tree = state
+    arrays = {"leaf0": tree["params"], "leaf1": tree["state"][0]}
+    row = HISTORY[0]
+    histories = [5, {}, [], [5], [row | {"step": "4"}], [row | {"loss": math.nan}], [row | {"step": True}], [row, row]]
+    histories += [[row | {"step": 0}], [row | {"step": 1.5}], [row | {"more": 1}], [row | {"step": 10**400}]]
+    for history in histories:
+        np.savez(path, history=json.dumps(history), **arrays)
+        assert not assert_damaged_or_right(train, state), history
+    good = json.dumps(HISTORY)
+    for changed in (
+        {"leaf0": arrays["leaf0"].T},
+        {"leaf0": arrays["leaf0"].astype(np.float64)},
+        {"leaf1": np.array("text")},
+        {"leaf1": np.array([{}], dtype=object)},
+        {"history": "[" * 100_000},
+        {"history": np.array([1, 2])},
+        {"history": "\ud800"},
+    ):
+        np.savez(path, **({"history": good} | arrays | changed))
+        assert not assert_damaged_or_right(train, state), changed
+    np.savez(path, history=good, leaf0=arrays["leaf0"])
+    assert not assert_damaged_or_right(train, state)
+    for array in (arrays["leaf0"], np.array([{}], dtype=object)):
+        with open(path, "wb") as file:
+            np.save(file, array)
+        assert not assert_damaged_or_right(train, state)
+    for data in (b"", b"text", b"PK\x03\x04", pickle.dumps(arrays), b"PK\x05\x06" + bytes(18)):
+        path.write_bytes(data)
+        assert not assert_damaged_or_right(train, state)
+
+
+def test_a_damaged_work_folder_is_not_resumed(train, text, tmp_path, monkeypatch):
+    """Not with other settings, and not with a tokenizer that would cut the text into other tokens."""
+    arguments = [str(text), "--out", str(tmp_path / "m"), *SETTINGS]
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "batch", interrupted)
+    assert train.main(arguments) == 130
+    work = tmp_path / "m.training"
+    merges, settings = (work / "vocab.bpe").read_bytes(), (work / "settings.json").read_bytes()
+    (work / "vocab.bpe").write_bytes(merges[: merges.rindex(b"\n", 0, -1) + 1])
+    with pytest.raises(ValueError, match="was begun with tokenizer = "):
+        train.main([*arguments, "--resume"])
+    (work / "vocab.bpe").write_bytes(merges)
+    for damaged, message in ((settings[:-9], "not JSON"), (b"[]", "not a JSON object"), (b"\xff", "not JSON")):
+        (work / "settings.json").write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"settings.json is {message}"):
+            train.main([*arguments, "--resume"])
+    (work / "settings.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        train.main([*arguments, "--resume"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["link", "loop", "nd/..", "nd/x/..", "."])
+def test_a_name_that_no_folder_can_have_is_refused_before_the_work(train, text, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((FileExistsError, UsageError), match="exists already|is not the name of a folder to make"):
+        train.main([str(text), "--out", name, *SETTINGS])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "loop", "text.txt"]
+
+
+def test_a_plot_that_is_a_folder_is_refused_before_the_work(train, text, tmp_path):
+    (tmp_path / "loss.png").mkdir()
+    with pytest.raises(IsADirectoryError, match="loss.png is a folder"):
+        train.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS, "--plot", str(tmp_path / "loss.png")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "text.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
+def test_a_text_without_an_end_is_not_read(train, tmp_path):
+    for device in ("/dev/zero", "/dev/full"):
+        if Path(device).exists():
+            with pytest.raises(UsageError, match=f"{device} has more than 1 MB"):
+                train.main([device, "--out", str(tmp_path / "m"), *SETTINGS])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
+def test_a_text_from_a_pipe(text, tmp_path):
+    """The shell makes such a pipe for <(cat TEXT)."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    expected, results = text.read_text(encoding="utf-8") * 100, []
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # the reader stops at its limit
+            pipe.write_text(expected, encoding="utf-8")
+
+    for megabytes in (2, 1):
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        with contextlib.suppress(UsageError):
+            results.append(read_text(pipe, megabytes))
+        writer.join()
+    assert len(expected) > 1 << 20
+    assert results == [expected]
 
 
 @pytest.mark.slow

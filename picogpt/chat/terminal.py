@@ -2,24 +2,35 @@
 
     python -m picogpt chat --model_size 124M
 
-Each line that the user types is a message, or a command if it begins with a slash. If standard input is not
-a terminal, its lines are handled in the same way, and only the replies go to standard output.
+Each line that the user types is a message, or a command if it begins with a slash. If standard input is not a
+terminal, its lines are handled in the same way, but /save is refused, and only the replies go to standard output.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from picogpt import options
 from picogpt.chat.dialogue import Chat, dialogpt, one_line, plain
 from picogpt.files import new_file
-from utils import Parser, UsageError, decode_utf8, load_encoder_hparams_and_params, log, number, read_text
+from utils import (
+    Parser,
+    UsageError,
+    decode_utf8,
+    load_encoder_hparams_and_params,
+    log,
+    number,
+    read_text,
+    shown,
+    visible,
+)
 
 NAMES = ("Alice", "Bob")  # the user and the model
 PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
@@ -27,12 +38,13 @@ PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
 {user}: Hello, {model}. How are you today?
 {model}: Very well, thank you. What would you like to talk about?
 """
+LONGEST_LINE = 1 << 20  # in bytes, of standard input that is not a terminal: it may have no end
 GREEN, CYAN = 32, 36  # ANSI colour codes
 
 HELP = """/reset       forget everything but the persona
 /undo        take back the last message and its reply
 /retry       get another reply to the last message
-/save FILE   write the conversation to a file
+/save FILE   write the conversation to a file (only in a terminal)
 /help        show this list
 Ctrl-C stops a reply, and Ctrl-D ends the chat. To send a message that begins with /, type a space before it."""
 
@@ -63,7 +75,7 @@ def answer(chat: Chat, screen: Screen) -> None:
     try:
         with contextlib.closing(chat.reply()) as pieces:
             for piece in pieces:
-                print(piece, end="", flush=True)
+                print(shown(piece), end="", flush=True)
     except KeyboardInterrupt:
         if not chat.turns[-1].reply:
             chat.undo()
@@ -87,7 +99,7 @@ def save(name: str, text: str) -> None:
     """Write text to a file. Raises UsageError if the name is not valid, and OSError if the file can't be written."""
     if not name or "\0" in name:
         raise UsageError("/save needs the name of a file")
-    with new_file(Path(name).expanduser()) as file:
+    with new_file(Path(os.path.expanduser(name))) as file:
         file.write(text.encode("utf-8"))
     log(f"[saved to {name}]")
 
@@ -124,10 +136,18 @@ def handle_line(line: str, chat: Chat, screen: Screen) -> None:
 # ------------------------------------------------------------------------------------------------ pipes and terminals
 
 
-def script(lines: Iterable[bytes], chat: Chat, screen: Screen) -> int:
-    """Handle the lines of a pipe or a file. The first line that can't be handled raises an error and ends the chat."""
-    for i, line in enumerate(lines, 1):
-        handle_line(decode_utf8(line, f"line {i} of standard input"), chat, screen)
+def script(file: BinaryIO, chat: Chat, screen: Screen) -> int:
+    """Handle the lines of a pipe or a file. The first line that can't be handled raises an error and ends the chat.
+
+    /save is such a line: whoever passes on a text that others wrote does not mean it to replace files.
+    """
+    for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise UsageError(f"line {i} of standard input has more than {LONGEST_LINE:,} bytes")
+        text = decode_utf8(line, f"line {i} of standard input")
+        if re.match(r"/save\b", text):
+            raise UsageError(f"line {i} of standard input is /save, which works only in a terminal; redirect stdout")
+        handle_line(text, chat, screen)
     return 0
 
 
@@ -190,8 +210,8 @@ def talk(chat: Chat, screen: Screen) -> int:
 
 
 def speaker_name(text: str) -> str:
-    """Return a speaker's name. Raises ArgumentTypeError if it is empty, has several lines, or contains a colon."""
-    if text != one_line(text) or not text or ":" in text:
+    """Return a speaker's name. Raises ArgumentTypeError if it is empty, or has line breaks, colons or escapes."""
+    if text != visible(text, keep="\u200c\u200d") or text != one_line(text) or not text or ":" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a name: it must be one line without a colon")
     return text
 
@@ -230,7 +250,7 @@ def read_persona(args: argparse.Namespace) -> str:
     Raises OSError if the file can't be read, and UsageError if it is not UTF-8.
     """
     if args.persona is not None:
-        return read_text(args.persona).removeprefix("\ufeff")  # a byte order mark is not part of the text
+        return read_text(args.persona, megabytes=1).removeprefix("\ufeff")  # a byte order mark is not part of the text
     return PERSONA.format(user=args.names[0], model=args.names[1]) if args.format == "plain" else ""
 
 

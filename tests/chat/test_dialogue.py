@@ -158,6 +158,21 @@ def test_after_many_turns_the_logits_are_those_of_the_whole_conversation(form):
     assert_like_afresh(chat)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_long_message_in_a_long_chat(form, monkeypatch):
+    """The message alone has more tokens than a block of `blockwise_attention`, and follows many that are known."""
+    chat = chat_of(actor(*[" He is not here, my lord, nor are his men.\n"] * 3), form=form)
+    for text in ("Who is the king?", "And who are his men?", "Where is my cousin?"):
+        said(chat, text)
+    n_known = len(chat.ids())
+    chat.add_message(" ".join(["the noble duke of York"] * 17))
+    assert n_known > 64
+    assert 97 < len(chat.ids()) - n_known <= N_CTX - n_known
+    fed = count_positions(monkeypatch)
+    assert_like_afresh(chat)
+    assert 97 < fed[1] <= 1 + len(chat.ids()) - n_known  # fed[0] is the whole conversation, to compare with
+
+
 def count_positions(monkeypatch) -> list[int]:
     fed = []
     forward = gpt2.gpt2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -40,20 +41,19 @@ def piped(data: bytes, *args: str, **env: str) -> subprocess.CompletedProcess[by
 
 @pytest.fixture
 def play(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
-    """play(input, replies) runs the command line with a scripted model, and returns its stdout and stderr."""
+    """play(input, replies) runs the command line with a scripted model, and returns its stdout and stderr.
 
-    def run(lines: str, *replies: str, args: tuple[str, ...] = ()) -> tuple[str, str]:
-        class Input:
-            buffer = lines.encode("utf-8").splitlines(keepends=True)
+    The input comes from a pipe, or, if `typed` is true, from a terminal. Messages then have no prompts in front.
+    """
 
-            def isatty(self) -> bool:
-                return False
-
-        monkeypatch.setattr(sys, "stdin", Input())
+    def run(lines: str, *replies: str, args: tuple[str, ...] = (), typed: bool = False) -> tuple[str, str]:
+        stdin = io.TextIOWrapper(io.BytesIO(lines.encode("utf-8")), encoding="utf-8", newline="\n")
+        stdin.isatty = lambda: typed
+        monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(gpt2, "sample", actor(*replies))
         assert main([*TINY, *args]) == 0
         done = capsys.readouterr()
-        return done.out, done.err
+        return done.out.removesuffix("\n") if typed else done.out, done.err.replace("Alice: ", "")
 
     return run
 
@@ -65,11 +65,11 @@ def test_a_script_gets_its_replies_and_nothing_else(play):
 def test_undo_retry_reset_and_save(play, tmp_path):
     file = tmp_path / "talk.txt"
     lines = f"One\n/retry\nTwo\n/undo\nThree\n/save {file}\n/reset\nFour\n/save {file}2\n"
-    out, err = play(lines, *(f" {word}.\n" for word in "abcde"))
+    out, err = play(lines, *(f" {word}.\n" for word in "abcde"), typed=True)
     assert out == "a.\nb.\nc.\nd.\ne.\n"
     assert file.read_text() == "Alice: One\nBob: b.\nAlice: Three\nBob: d.\n"
     assert (tmp_path / "talk.txt2").read_text() == "Alice: Four\nBob: e.\n"
-    assert err.splitlines() == [
+    assert err.splitlines()[1:] == [
         "[taken back: Two]",
         f"[saved to {file}]",
         "[everything but the persona is forgotten]",
@@ -85,19 +85,90 @@ def test_help_and_text_that_looks_like_a_command(play):
         assert name in err
 
 
-@pytest.mark.parametrize("line", ["/undo", "/retry", "/undo 2", "/nothing", "/", "/save", "/save ", "/save \0"])
+@pytest.mark.parametrize("line", ["/undo", "/retry", "/undo 2", "/nothing", "/", "/saved x"])
 def test_commands_that_can_not_be_done(play, line):
-    with pytest.raises(UsageError, match="not a command|nothing has been said|needs the name"):
+    with pytest.raises(UsageError, match="not a command|nothing has been said"):
         play(line)
+
+
+@pytest.mark.parametrize("name", ["", " ", " \0"])
+def test_save_needs_a_name(play, name):
+    _, err = play(f"/save{name}\n", typed=True)
+    assert err.splitlines()[1:] == ["/save needs the name of a file"]
+
+
+def test_a_pipe_can_not_save(play, tmp_path, monkeypatch):
+    """Whoever passes on messages that others wrote does not mean them to replace files."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").write_bytes(b"kept")
+    for line in (f"/save {tmp_path}/file", "/save new", "/save", "/save ~/file", f"/save\t{tmp_path}/file"):
+        with pytest.raises(UsageError, match="line 2 of standard input is /save, which works only in a terminal"):
+            play(f"Hi\n{line}\nHo\n", " Yes.\n")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert play(f" /save {tmp_path}/file\n", " No.\n") == ("Yes.\n" * 5 + "No.\n", "")  # a message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and permissions of POSIX")
+def test_save_refuses_what_is_no_file_and_leaves_other_files_alone(play, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "talk").write_bytes(b"old")
+    (tmp_path / "talk").chmod(0o600)
+    (tmp_path / "talk.partial").symlink_to("other")
+    (tmp_path / "other").write_bytes(b"other")
+    places = ["/dev/null", tmp_path / "pipe", tmp_path / "talk", "~nobody-of-this-name/x", tmp_path]
+    _, err = play("Hi\n" + "".join(f"/save {place}\n" for place in places), " Yes.\n", typed=True)
+    lines = err.splitlines()[1:]
+    words = ["is a device or a pipe", "is a device or a pipe", "[saved to", "is no folder to write x to", "is a folder"]
+    assert [word in line for word, line in zip(words, lines)] == [True] * 5, lines
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "talk").read_text() == "Alice: Hi\nBob: Yes.\n"
+    assert (tmp_path / "talk").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "talk.partial").is_symlink()
+    assert (tmp_path / "other").read_bytes() == b"other"
+
+
+STEERING = "\x1b]0;title\x07\x9b2J\u202e\r\x7f"
+ESCAPED = r"\x1b]0;title\x07\x9b2J\u202e\r\x7f"
+
+
+def test_undo_shows_control_characters(play):
+    _, err = play(f"Hi {STEERING.rstrip()}x\n/undo\n", " Yes.\n")
+    assert err == f"[taken back: Hi {ESCAPED.replace(chr(92) + 'r', ' ')}x]\n"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_the_model_writes_is_shown_in_a_terminal_and_exact_in_a_pipe(play, monkeypatch, is_terminal):
+    made = STEERING.replace("\r", "")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    out, _ = play("Hi\n", f" {made}é \N{ZERO WIDTH JOINER}.\n")
+    shown = ESCAPED.replace(r"\r", "") if is_terminal else made
+    assert out == f"{shown}é \N{ZERO WIDTH JOINER}.\n"
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end(play, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_LINE", 100)
+    with pytest.raises(UsageError, match="line 2 of standard input has more than 100 bytes"):
+        play("a b\n" + "x" * 1000, " Yes.\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a device of POSIX")
+def test_a_persona_is_read_up_to_a_limit(play, tmp_path):
+    (tmp_path / "large").write_bytes(b" " * ((1 << 20) + 1))
+    for path in ("/dev/zero", "/dev/full", tmp_path / "large"):
+        if os.path.exists(path):
+            with pytest.raises(UsageError, match=f"{path} has more than 1 MB"):
+                play("Hi\n", args=("--persona", str(path)))
+    assert play("Hi\n", " Yes.\n", args=("--persona", "/dev/null")) == ("Yes.\n", "")
 
 
 @pytest.mark.parametrize("name", [".", "missing/x", "folder", "folder/", "x" * 300])
 def test_an_unwritable_path_is_an_error_that_leaves_nothing(play, tmp_path, name):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError) as caught:  # noqa: PT011
-        play(f"/save {tmp_path}/{name}\n")
+    _, err = play(f"/save {tmp_path}/{name}\n", typed=True)
     named = {".": tmp_path.name, "missing/x": "missing"}.get(name, name.rstrip("/"))
-    assert named in str(caught.value)
+    assert named in err
+    assert err.count("\n") == 2  # the first line says how to stop
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
@@ -107,12 +178,12 @@ def test_names_and_persona(play, tmp_path):
     chats = []
     file = tmp_path / "talk"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "script", lambda lines, chat, screen: chats.append(chat) or 0)
+        patch.setattr(module, "script", lambda file, chat, screen: chats.append(chat) or 0)
         play("", args=("--persona", str(persona), "--names", "JULIET", "ROMEO"))
     chats[0].choose = actor(" Ay.\n")
     said(chats[0], "O Romeo")
     assert ENCODER.decode(chats[0].ids()) == "Two lovers {talk}.\nJULIET: O Romeo\nROMEO: Ay."
-    play(f"Hi\n/save {file}", " Ay me. JULIET: x", args=("--names", "JULIET", "ROMEO"))
+    play(f"Hi\n/save {file}\n", " Ay me. JULIET: x", args=("--names", "JULIET", "ROMEO"), typed=True)
     assert file.read_text() == "JULIET: Hi\nROMEO: Ay me.\n"
 
 
@@ -161,7 +232,7 @@ def test_errors_of_the_command_line(tmp_path):
     done = piped(b"Hello\ncaf\xe9\nmore\n", *TINY, "--seed", "1")
     assert_one_line_error(done, 2, "line 2 of standard input is not UTF-8", "0xe9")
     assert done.stdout.count(b"\n") == 1
-    assert_one_line_error(piped(b"/save /\n", *TINY), 1, "/")
+    assert_one_line_error(piped(b"/save /\n", *TINY), 2, "line 1 of standard input is /save")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +241,7 @@ def test_errors_of_the_command_line(tmp_path):
         "--names A A",
         "--names A: B",
         "--names \u2028 B",
+        "--names \x1b[31mA B",
         "--top_p 2",
         "--max_tokens 0",
         "--format x",
