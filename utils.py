@@ -321,9 +321,6 @@ def map_file(path: Path, entries: dict[str, Entry]) -> mmap.mmap | bytes:
             raise ValueError(f"{path}: its index describes tensors that overlap, at byte {offset:,}")
         expected = offset + size
     with open(regular_file(path, math.inf), "rb") as file:
-    expected = data_length(entries)
-    expected = max((entry.offset + entry.size for entry in entries.values()), default=0)
-    with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected:
             raise ValueError(f"{path} has {length:,} bytes, but its index describes {expected:,}")
