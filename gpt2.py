@@ -555,19 +555,20 @@ def choosers(args):
     return [functools.partial(sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
 
 
+def timed(ids, times):
+    # type: (Iterable[int], list[float]) -> Iterator[int]
+    """Pass on the ids, and append the time to times when the text of each has been printed."""
+    for id in ids:
+        yield id
+        times.append(time.perf_counter())  # whoever prints the text comes back for the next id
+
+
 def print_text(ids, encoder, params, n_head, args):
     # type: (list[int], Encoder, Params, int, Namespace) -> None
     """Generate one continuation of ids, and print its text as it comes."""
     new_ids = generate(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
     times = [time.perf_counter()]
-
-    def timed():
-        # type: () -> Iterator[int]
-        for id in new_ids:
-            yield id  # and go on here when its text is printed
-            times.append(time.perf_counter())
-
-    for text in text_pieces(timed(), encoder, args):
+    for text in text_pieces(timed(new_ids, times), encoder, args):
         print(text, end="", flush=True)
     print(flush=True)
     log_speed(len(ids), times)

@@ -345,7 +345,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         write_random_model(folder / name, ODD | {"n_vocab": 257, "n_ctx": 40}, seed=5)
     path = folder / "lines" / "encoder.json"
-    path.write_text(path.read_text(encoding="utf-8").replace(END_OF_TEXT, "ab"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(END_OF_TEXT, "<|pad|>"), encoding="utf-8")
     return folder
 
 

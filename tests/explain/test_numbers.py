@@ -61,20 +61,22 @@ def test_attention_rows_sum_to_1_and_no_token_looks_ahead(inside):
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(0.7, 40, 0.9, 1.3), Settings(0.0), Settings(1.5, 3)])
-def test_the_probabilities_are_those_that_generation_draws_from(tiny, settings):
+def test_the_probabilities_are_those_that_generation_draws_from(tiny, settings, monkeypatch):
     encoder, hparams, params = tiny
     ids = encoder.encode(PROMPT)
     seen = examine(ids, encoder, params, hparams["n_head"], 5, settings)
-    drawn = []
+    drawn, token_probs = [], gpt2.token_probs
 
-    class Generator:
-        """A random generator that records the probabilities and continues with the prompt."""
+    def recorded(*args):
+        drawn.append(token_probs(*args))
+        return drawn[-1]
 
-        def choice(self, n, p):
-            drawn.append(p)
-            return [*ids, 0][len(drawn)]
+    def choose(logits, so_far):
+        """Draw as `generate` does, which records the probabilities, and continue with the prompt all the same."""
+        gpt2.sample(logits, so_far, np.random.default_rng(0), **settings._asdict())
+        return [*ids, 0][len(drawn)]
 
-    choose = lambda logits, so_far: gpt2.sample(logits, so_far, Generator(), **settings._asdict())  # noqa: E731
+    monkeypatch.setattr(gpt2, "token_probs", recorded)
     assert [*gpt2.generate(ids[:1], params, hparams["n_head"], len(ids), choose)] == [*ids[1:], 0]
     expected = [p[id] for p, id in zip(drawn, ids[1:])]
     np.testing.assert_allclose(seen.probs[1:], expected, rtol=1e-9)

@@ -335,7 +335,7 @@ def test_every_function_has_a_type_comment_and_those_with_arrays_are_checked():
     without = [name for name in comments if "." not in name and not hasattr(getattr(gpt2, name), "__wrapped__")]
     assert without == [
         *("n_shared", "check_lengths", "parse_args", "stop_before", "first_ids", "last_id", "text_pieces", "warn"),
-        *("log_speed", "choosers", "is_complete", "in_order", "main"),
+        *("log_speed", "choosers", "timed", "is_complete", "in_order", "main"),
     ]
 
 
