@@ -1238,25 +1238,9 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     return min(limits)
 
 
-def keep_freed_memory() -> None:
-    """Let Linux's C library keep freed memory for the next array, as far as NumPy's large arrays need it.
-
-    It would give the memory back to the system and take it again, page by page, in every layer of a long prompt. The
-    limits are in bytes; with larger ones, a prompt of 960 tokens in 124M needs 8 % more memory.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes, or another C library than glibc
-            import ctypes
-
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: smaller arrays come from the memory that is kept
-            libc.mallopt(-1, 52 << 20)  # M_TRIM_THRESHOLD: how much is kept
-
-
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit status. An error is one line on stderr; Ctrl-C and a closed pipe are silent."""
     prepare_streams()
-    keep_freed_memory()
     try:
         with signals_as_exceptions():
             return flushed(main)

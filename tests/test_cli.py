@@ -8,7 +8,6 @@ import functools
 import io
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -1223,27 +1222,6 @@ def test_examples_in_docstrings():
 def test_imports_go_one_way():
     assert not modules("import encoder") & (HEAVY | {"numpy", "regex", "gpt2", "utils"})
     assert not modules("import utils") & (HEAVY | {"regex", "gpt2"})
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
-def test_freed_memory_is_kept_for_the_next_arrays():
-    """The faults are those of the pages that the system gives, and takes back, for three arrays of 12 MB."""
-    code = """
-import resource, sys
-import numpy as np
-import utils
-if sys.argv[1] == "keep":
-    utils.keep_freed_memory()
-for i in range(20):
-    arrays = [np.ones(3 << 20, np.float32) for _ in range(3)]
-    del arrays
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-"""
-    faults = {}
-    for mode in ("keep", "leave"):
-        done = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True, cwd=ROOT)
-        faults[mode] = int(done.stdout)
-    assert faults["keep"] < faults["leave"] / 2, faults
 
 
 def test_a_python_without_ctypes_runs():
