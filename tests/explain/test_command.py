@@ -147,6 +147,7 @@ def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model
 
 
 def test_a_loop_of_links_is_refused_or_replaced(tmp_path, explain):
+    pytest.importorskip("matplotlib")
     (tmp_path / "a.html").symlink_to("b.html")
     (tmp_path / "b.html").symlink_to("a.html")
     try:
