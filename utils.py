@@ -1156,9 +1156,10 @@ def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
 
     Encoding 10 MB would take a minute. Up to 100 KB are quick to encode, and then a message can give the exact number.
     """
-    n_bytes = len(prompt.encode("utf-8"))
+    if (n_bytes := len(prompt.encode("utf-8"))) <= 100_000:
+        return
     n_tokens = math.ceil(n_bytes / max(map(len, encoder.encoder)))  # each character of a token stands for one byte
-    if n_bytes > 100_000 and n_tokens > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
+    if n_tokens > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
         raise UsageError(
             f"the prompt has {n_bytes:,} bytes, and therefore {n_tokens:,} tokens or more, "
             f"but the model's context is n_ctx = {n_ctx}"

@@ -24,10 +24,14 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
+def mask(crc: int) -> bytes:
+    """Return a CRC-32C in its stored form."""
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
 def masked(data: bytes) -> bytes:
     """Return the CRC-32C of data in its stored form."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+    return mask(google_crc32c.value(data))
 
 
 def entry_of(entry: Entry, crc: bytes) -> bytes:
@@ -47,11 +51,18 @@ def table_block(pairs: list[tuple[bytes, bytes]], kind: bytes = b"\0") -> bytes:
     return content + masked(content)
 
 
+def snappy_block(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a block in Snappy's compression, as one literal: the simplest thing that the format allows."""
+    content = table_block(pairs)[:-5]
+    content = varint(len(content)) + b"\xf4" + (len(content) - 1).to_bytes(2, "little") + content + b"\1"
+    return content + masked(content)
+
+
 def table_of(*blocks: bytes, magic: bytes = MAGIC) -> bytes:
     """Return a table of these blocks of entries, with its meta index, its index and its footer."""
     handles, data = [], b""
     for i, block in enumerate(blocks):
-        handles.append((b"%d" % i, varint(len(data)) + varint(len(block) - 5)))
+        handles.append((b"\xff%d" % i, varint(len(data)) + varint(len(block) - 5)))
         data += block
     meta, index = table_block([]), table_block(handles)
     footer = varint(len(data)) + varint(len(meta) - 5) + varint(len(data + meta)) + varint(len(index) - 5)

@@ -20,6 +20,7 @@ import pytest
 from helpers import ODD, assert_error, model_options, run_command, run_main, shared
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tables import entry_of, field, mask, snappy_block, table_block, table_of, varint
 
 import encoder
 import utils
@@ -219,40 +220,12 @@ def test_crc32c_of_large_data(size):
 # -------------------------------------------------------------------- tables of our own, to lie in with good checksums
 
 
-def varint(n: int) -> bytes:
-    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
 def entry_bytes(entry: Entry, **more: bytes) -> bytes:
-    shape = b"".join(field(2, field(1, n)) for n in entry.shape)
-    numbers = field(1, entry.dtype) + field(2, shape) + field(3, entry.shard) + field(4, entry.offset)
-    crc = ((entry.crc >> 15 | entry.crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return numbers + field(5, entry.size) + varint(6 << 3 | 5) + crc.to_bytes(4, "little") + more.get("extra", b"")
-
-
-def table_block(pairs: list[tuple[bytes, bytes]], snappy: bool = False) -> bytes:
-    content = b"".join(b"\0" + varint(len(key)) + varint(len(value)) + key + value for key, value in pairs)
-    content += (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
-    if snappy:  # one literal: the simplest thing that Snappy's format allows
-        size = len(content) - 1
-        content = varint(len(content)) + b"\xf4" + size.to_bytes(2, "little") + content
-    content += b"\1" if snappy else b"\0"
-    crc = google_crc32c.value(content)
-    return content + (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+    return entry_of(entry, mask(entry.crc)) + more.get("extra", b"")
 
 
 def write_table(path: Path, pairs: dict[bytes, bytes], snappy: bool = False) -> None:
-    data = table_block(sorted(pairs.items()), snappy)
-    handle = varint(0) + varint(len(data) - 5)
-    meta, index = table_block([]), table_block([(b"zzz", handle)])
-    footer = varint(len(data)) + varint(len(meta) - 5) + varint(len(data + meta)) + varint(len(index) - 5)
-    path.write_bytes(data + meta + index + footer.ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little"))
+    path.write_bytes(table_of((snappy_block if snappy else table_block)(sorted(pairs.items()))))
 
 
 HEADER = field(1, 1) + field(3, field(1, 1))
