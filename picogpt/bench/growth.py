@@ -14,7 +14,7 @@ import numpy as np
 import gpt2
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
 from picogpt.checkpoints.sizes import hparams_of
-from utils import SIZES, expected_shapes, nest
+from utils import SIZES, expected_shapes, free_memory, nest
 
 if TYPE_CHECKING:
     from picogpt.bench.peers import Transformers
@@ -34,11 +34,8 @@ def n_bytes_of(size: str) -> int:
 
 
 def sizes_that_fit() -> list[str]:
-    """Return the sizes whose weights take less than half of the machine's memory (8 GiB if that is unknown)."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        memory = 8 << 30
+    """Return the sizes whose weights take less than half of the free memory."""
+    memory = free_memory()
     return [size for size in SIZES if 2 * n_bytes_of(size) < memory]
 
 
