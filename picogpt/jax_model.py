@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import gpt2
-from picogpt.score import windows
+from picogpt.scoring.windows import windows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -102,7 +102,7 @@ class Trainer:
         self.sum_losses = jax.jit(lambda params, x, y, weight: jax.numpy.sum(losses(params, x, y) * weight))
 
     def held_out_loss(self, params: Any, ids: Array) -> float:
-        """Return the sum of the losses that `score.token_losses` gives, 16 windows at a time.
+        """Return the sum of the losses of all ids but the first, 16 windows at a time.
 
         Every window is padded to n_ctx ids, because JAX compiles each shape anew. The padding has weight 0.
         """
@@ -110,7 +110,8 @@ class Trainer:
         def padded(*arrays: Array) -> list[Array]:
             return [np.pad(array, (0, self.n_ctx - len(array))) for array in arrays]
 
-        pairs = [padded(x, y, np.ones(len(x), np.float32)) for x, y in windows(ids, self.n_ctx)]
+        cut = (window.ids for window in windows(ids, self.n_ctx))
+        pairs = [padded(part[:-1], part[1:], np.ones(len(part) - 1, np.float32)) for part in cut]
         total = 0.0
         for start in range(0, len(pairs), 16):
             x, y, weight = (np.stack(arrays) for arrays in zip(*pairs[start : start + 16]))

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 import utils
+from encoder import Encoder
+from picogpt import score
 from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.huggingface import config_settings, state_dict
 from utils import expected_shapes, nest
@@ -167,3 +169,8 @@ def as_dtype(tree: Any, dtype: Any) -> Any:
     if isinstance(tree, dict):
         return {key: as_dtype(value, dtype) for key, value in tree.items()}
     return [as_dtype(value, dtype) for value in tree] if isinstance(tree, list) else tree.astype(dtype)
+
+
+def loss_per_char(text: str, encoder: Encoder, params: dict[str, Any], hparams: dict[str, int]) -> float:
+    """Return the loss of a text in nats per character, without <|endoftext|> before it."""
+    return -float(score(encoder.encode(text), params, hparams["n_head"]).sum()) / len(text)

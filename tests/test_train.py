@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, random_params, relative, shared, transformers_model
+from helpers import ROOT, SMALL, loss_per_char, random_params, relative, shared, transformers_model
 
 import gpt2
 from encoder import BYTE_TO_CHAR, merge
 from picogpt import jax_model, options
 from picogpt.checkpoints.writing import initial_params
-from picogpt.score import loss_per_char
 from utils import FILES, UsageError, load_encoder_hparams_and_params, read_text
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")

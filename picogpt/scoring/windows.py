@@ -1,0 +1,182 @@
+"""Score token ids: the log-probability that a model gives each of them, given the ids before it.
+
+Nothing here is a forward pass: each window of ids goes through `gpt2.gpt2`, several short ones at once, and a long one
+in pieces that share a key/value cache, so that the logits of a whole window never exist at the same time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+import gpt2
+
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Params
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+N_ROWS = 512  # positions in one call of gpt2: 124M scores fewer tokens a second with 256, and no more with 1024
+N_BLOCK = 16  # rows of logits that are turned into log-probabilities at once: they fit into a processor's cache
+
+
+class Window(NamedTuple):
+    """Ids, of which the last n_targets are scored. The others are context only.
+
+    The model reads all but the last id, so a model with n_ctx positions takes at most n_ctx + 1 of them.
+    """
+
+    ids: Array  # [n_seq + 1]
+    n_targets: int
+
+
+class Scores(NamedTuple):
+    """The scores of some tokens, in their order.
+
+    log_probs: natural logarithms of their probabilities, in float64.
+    ranks: 1 for a token that the model finds the likeliest, 2 for the second. Ties go to the lower id, as in `greedy`.
+    """
+
+    log_probs: Array  # [n_targets]
+    ranks: Array  # [n_targets]
+
+
+def windows(ids: Array, n_ctx: int, stride: int | None = None, max_context: int | None = None) -> Iterator[Window]:
+    """Cut a text into windows that together score every id but the first exactly once.
+
+    A window spans max_context ids (default: n_ctx), those that it scores included. The next one begins `stride` ids
+    later and scores the ids that are new. So with a stride of 1, each id is scored given the max_context - 1 ids before
+    it, and a larger stride takes fewer windows, but leaves some ids with less context. With stride = max_context, which
+    is the default, the windows are disjoint, and one id before each window is its context.
+
+    >>> [(window.ids.tolist(), window.n_targets) for window in windows(np.arange(6), n_ctx=4, stride=2)]
+    [([0, 1, 2, 3], 3), ([2, 3, 4, 5], 2)]
+    >>> [(window.ids.tolist(), window.n_targets) for window in windows(np.arange(6), n_ctx=3)]
+    [([0, 1, 2, 3], 3), ([3, 4, 5], 2)]
+
+    Raises ValueError unless 1 <= stride <= max_context <= n_ctx.
+    """
+    span = n_ctx if max_context is None else max_context
+    stride = span if stride is None else stride
+    if not 1 <= stride <= span <= n_ctx:
+        raise ValueError(
+            f"a window of {span} tokens and a stride of {stride}: 1 <= stride <= window <= {n_ctx} must hold"
+        )
+    n_inputs = max(span - 1, stride)
+    n_scored = 1  # the first id is never scored
+    for begin in itertools.count(0, stride):
+        if n_scored >= len(ids):
+            return
+        window = ids[begin : begin + n_inputs + 1]
+        yield Window(window, begin + len(window) - n_scored)
+        n_scored = begin + len(window)
+
+
+def target_scores(logits: Array, targets: Array) -> Scores:
+    """Return the log-probabilities and ranks of one target for each row of logits. [n_rows, n_vocab] -> 2 x [n_rows]
+
+    The logits are overwritten. float16 is computed in float32, because its numbers end at 65,504.
+    """
+    log_probs, ranks = np.empty(len(targets)), np.empty(len(targets), np.int64)
+    for start in range(0, len(targets), N_BLOCK):
+        rows, ids = logits[start : start + N_BLOCK], targets[start : start + N_BLOCK, None]
+        if rows.dtype == np.float16:
+            rows = rows.astype(np.float32)
+        target = np.take_along_axis(rows, ids, axis=-1)
+        ahead = np.count_nonzero(rows > target, axis=-1)
+        for row in np.flatnonzero(np.count_nonzero(rows == target, axis=-1) > 1):  # equal logits: a rare case
+            ahead[row] += np.count_nonzero(rows[row, : ids[row, 0]] == target[row, 0])
+        largest = rows.max(axis=-1, keepdims=True)
+        rows -= largest
+        sums = np.exp(rows, out=rows).sum(axis=-1, keepdims=True)
+        block = slice(start, start + len(ids))
+        log_probs[block] = (target.astype(np.float64) - largest - np.log(sums.astype(np.float64)))[:, 0]
+        ranks[block] = ahead + 1
+    return Scores(log_probs, ranks)
+
+
+def score_windows(
+    windows: Sequence[Window], params: Params, n_head: int, progress: Callable[[int], Any] = lambda n: None
+) -> list[Scores]:
+    """Return the scores of each window's targets, in the order of the windows.
+
+    `progress` is called with the number of targets whenever some are scored. Raises ValueError for a window with fewer
+    than n_targets + 1 ids or more than n_ctx + 1, and for an id that is not in the vocabulary.
+    """
+    check(windows, len(params["wpe"]), len(params["wte"]))
+    scores: dict[int, Scores] = {}
+    for batch in batches(windows):
+        for i, scored in zip(batch, score_batch([windows[i] for i in batch], params, n_head)):
+            scores[i] = scored
+            progress(windows[i].n_targets)
+    return [scores[i] for i in range(len(windows))]
+
+
+def check(windows: Sequence[Window], n_ctx: int, n_vocab: int) -> None:
+    """Raise ValueError unless the model can score these windows."""
+    for ids, n_targets in windows:
+        if not 0 <= n_targets < len(ids) <= n_ctx + 1:
+            raise ValueError(f"a window of {len(ids)} ids with {n_targets} to score, but n_ctx is {n_ctx}")
+        if not 0 <= ids.min() <= ids.max() < n_vocab:
+            raise ValueError(f"the ids are {ids.min()} to {ids.max()}, but the vocabulary has 0 to {n_vocab - 1}")
+
+
+def batches(windows: Sequence[Window], n_rows: int = N_ROWS) -> Iterator[list[int]]:
+    """Yield lists of indices of windows to score together: of similar length, n_rows positions with padding."""
+    batch: list[int] = []
+    for i in sorted(range(len(windows)), key=lambda i: -len(windows[i].ids)):
+        if batch and (len(batch) + 1) * (len(windows[batch[0]].ids) - 1) > n_rows:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def score_batch(batch: Sequence[Window], params: Params, n_head: int, n_rows: int = N_ROWS) -> Iterator[Scores]:
+    """Yield the scores of windows that go through the model side by side. Short ones are padded on the right.
+
+    No position sees the padding, because attention is causal. A long window goes through the model in pieces of n_rows.
+    """
+    n_seq = max(len(window.ids) for window in batch) - 1
+    inputs = np.zeros((len(batch), n_seq), np.intp)
+    for padded, (ids, _) in zip(inputs, batch):
+        padded[: len(ids) - 1] = ids[:-1]
+    first = min(len(ids) - 1 - n_targets for ids, n_targets in batch)  # no logits are needed before this position
+    cache = gpt2.empty_cache(params, n_head, n_seq, (len(batch),)) if n_seq > n_rows else None
+    scores: list[list[Scores]] = [[] for _ in batch]
+    for start in range(0, n_seq, n_rows):
+        piece = inputs[:, start : start + n_rows]
+        stop = start + piece.shape[1]
+        n_logits = max(0, stop - max(start, first))
+        logits = gpt2.gpt2(piece, **params, n_head=n_head, cache=cache, n_past=start, n_logits=n_logits)
+        for row, (ids, n_targets) in enumerate(batch):
+            begin, end = max(stop - n_logits, len(ids) - 1 - n_targets), min(stop, len(ids) - 1)
+            if begin < end:
+                of_targets = np.asarray(logits)[row, begin - stop + n_logits : end - stop + n_logits]
+                scores[row].append(target_scores(of_targets, ids[begin + 1 : end + 1]))
+    for parts in scores:
+        yield (
+            Scores(*(np.concatenate(part) for part in zip(*parts))) if parts else Scores(np.empty(0), np.empty(0, int))
+        )
+
+
+def score(
+    ids: Iterable[int], params: Params, n_head: int, stride: int | None = None, max_context: int | None = None
+) -> Array:
+    """Return the natural log-probability of every id but the first, given those before it. [n_seq] -> [n_seq - 1]
+
+    A text that is longer than the model's n_ctx is scored in `windows`, whose stride and length can be chosen. To
+    score the first token of a text, too, put the id of <|endoftext|> before it. Raises ValueError for an id that is
+    not in the vocabulary, and for a stride or length that is out of range.
+
+    >>> from utils import load_encoder_hparams_and_params
+    >>> encoder, hparams, params = load_encoder_hparams_and_params("tiny", "models")
+    >>> score(encoder.encode("To be, or not to be"), params, hparams["n_head"]).round(2).tolist()
+    [-3.28, -5.4, -4.74, -4.0, -3.22, -2.04]
+    """
+    parts = list(windows(np.array(ids, np.intp), len(params["wpe"]), stride, max_context))
+    return np.concatenate([np.empty(0), *(scored.log_probs for scored in score_windows(parts, params, n_head))])
