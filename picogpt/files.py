@@ -17,13 +17,13 @@ from utils import UsageError, lock
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Make a folder. Inside the `with` block it is in a hidden place; it is moved to `path` if the block succeeds.
 
-    If the block fails, the folder and the parents made for it are removed. An existing folder is never replaced: that
-    raises FileExistsError.
+    If the block fails, the folder and the parents made for it are removed. An existing folder raises FileExistsError,
+    unless `replace` is true and it holds a model.
     """
-    target = folder_to_make(path)
+    target = folder_to_make(path, replace)
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             partial = place / target.name
             partial.mkdir()
             yield partial
-            folder_to_make(path)  # another program may have made it in the meantime
+            folder_to_make(path, replace)  # another program may have made it in the meantime
+            if target.exists():
+                target.rename(place / "replaced")  # is removed with the hidden place
             partial.rename(target)
     finally:
         if not target.exists():
@@ -41,12 +43,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, replace: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file for writing. It gets its name, and replaces an old file, only if the `with` block succeeds.
+def new_file(path: Path, replace: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing. It gets its name only if the `with` block succeeds.
 
-    If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
-    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does, and
-    FileExistsError if there is an old file and `replace` is false. This is checked before the block and after it.
+    An old file raises FileExistsError, before the block and after it, unless `replace` is true. Then the new file takes
+    its place and its permissions, behind all symbolic links. If the block fails, the old file stays as it was. Raises
+    OSError as `file_to_write` does.
     """
     target = file_to_write(path, replace)
     with hidden_place(target, path) as place:
@@ -62,16 +64,23 @@ def new_file(path: Path, replace: bool = True) -> Iterator[IO[bytes]]:
         os.replace(partial, target)
 
 
-def folder_to_make(path: Path) -> Path:
-    """Return the absolute path of a folder to make. Raises FileExistsError, or UsageError for "new/.."."""
-    if os.path.lexists(path):  # also a link that points to nothing
-        raise FileExistsError(f"{path} exists already: remove it, or choose another name")
+def folder_to_make(path: Path, replace: bool = False) -> Path:
+    """Return the absolute path of a folder to make. Raises FileExistsError, or UsageError for "new/..".
+
+    If `replace` is true, a folder that holds a model may exist. Anything else that does is not ours to remove.
+    """
     if path.name in ("", ".."):
         raise UsageError(f"{path} is not the name of a folder to make")
+    if os.path.lexists(path):  # also a link that points to nothing
+        is_model = not path.is_symlink() and any((path / name).is_file() for name in ("hparams.json", "config.json"))
+        if not is_model:
+            raise FileExistsError(f"{path} exists already, and is not a model's folder: choose another name")
+        if not replace:
+            raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def file_to_write(path: Path, replace: bool = True) -> Path:
+def file_to_write(path: Path, replace: bool = False) -> Path:
     """Return the absolute path of a file to write, behind all links.
 
     Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder, and if it exists
@@ -87,7 +96,7 @@ def file_to_write(path: Path, replace: bool = True) -> Path:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
     if not replace and target.exists():
-        raise FileExistsError(f"{path} exists already: --force replaces it")
+        raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
     return target
 
 

@@ -32,6 +32,11 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add --force, without which no existing file is replaced."""
+    parser.add_argument("--force", action="store_true", help="replace what exists already under the names of outputs")
+
+
 def add_sampling_options(
     parser: argparse.ArgumentParser, temperature: float = 1.0, top_p: float = 1.0, repetition_penalty: float = 1.0
 ) -> None:

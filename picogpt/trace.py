@@ -24,7 +24,7 @@ import numpy as np
 
 import gpt2
 from picogpt.files import new_file
-from picogpt.options import add_model_options, add_prompt, prompt_ids
+from picogpt.options import add_force, add_model_options, add_prompt, prompt_ids
 from utils import HPARAMS, Parser, ensure_downloaded, load_encoder, load_hparams_and_params, read_prompt
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -255,8 +255,8 @@ In Python: with np.load("activations.npz") as file: file["h0/attn/probs"]; file[
 array with the fields name, shape, dtype and meaning, in the order of computation.""",
     )
     add_prompt(parser)
-    out = "the file to write; an existing file is replaced when the new one is complete"
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help=out)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the file to write")
+    add_force(parser)
     add_model_options(parser)
     return parser.parse_args(argv)
 
@@ -264,7 +264,7 @@ array with the fields name, shape, dtype and meaning, in the order of computatio
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
-    with new_file(args.out) as file:
+    with new_file(args.out, args.force) as file:
         folder = ensure_downloaded(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
         ids = prompt_ids(load_encoder(folder), prompt, hparams["n_ctx"])

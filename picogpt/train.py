@@ -24,7 +24,7 @@ from encoder import END_OF_TEXT, get_encoder
 from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_tokenizer
 from picogpt.files import file_to_write, folder_to_make, new_file, new_folder
 from picogpt.jax_model import Trainer, signals_held_back
-from picogpt.options import require
+from picogpt.options import add_force, require
 from utils import HPARAMS, TOKENIZER_FILES, Parser, UsageError, log, number, read_json, read_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -84,7 +84,7 @@ def save_state(folder: Path, tree: Any, history: History) -> None:
     import jax
 
     arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    with new_file(folder / "state.npz") as file:
+    with new_file(folder / "state.npz", replace=True) as file:
         np.savez(file, history=json.dumps(history), **arrays)
 
 
@@ -211,7 +211,7 @@ def stalled(history: History, patience: int) -> bool:
     return 0 < patience < len(losses) - losses.index(min(losses)) if losses else False
 
 
-def plot(history: History, path: Path) -> None:
+def plot(history: History, path: Path, force: bool = False) -> None:
     """Draw both losses over the steps, in two panels because their units differ."""
     from matplotlib.figure import Figure
 
@@ -221,7 +221,7 @@ def plot(history: History, path: Path) -> None:
         axes.plot([row["step"] for row in history], [row[name] for row in history], marker=".")
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-    with new_file(path) as file:
+    with new_file(path, force) as file:
         figure.savefig(file, format="png", dpi=150)
 
 
@@ -268,7 +268,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("text", type=Path, help="a UTF-8 text file")
-    add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make; it must not exist yet")
+    add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make")
+    add_force(parser)
     add("--resume", action="store_true", help="continue an interrupted run that had the same settings")
     add("--plot", type=Path, metavar="FILE.png", help="draw the losses into this file (needs matplotlib)")
     for name, (default, parse, metavar, text) in NUMBERS.items():
@@ -285,9 +286,9 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise UsageError or OSError before the training begins if the outputs can't be made."""
     if args.plot and (args.plot.suffix != ".png" or not args.plot.absolute().parent.is_dir()):
         raise UsageError(f"--plot {args.plot}: not the name of a .png file in a folder that exists")
-    folder_to_make(args.out)
+    folder_to_make(args.out, args.force)
     if args.plot:
-        file_to_write(args.plot)
+        file_to_write(args.plot, args.force)
 
 
 def sha256_of_tokenizer(folder: Path) -> str:
@@ -298,7 +299,7 @@ def sha256_of_tokenizer(folder: Path) -> str:
 def prepare(args: argparse.Namespace, texts: tuple[str, str]) -> None:
     """Make the work folder of a new run, or check that the existing one was begun with the same settings."""
     work = work_folder(args)
-    settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "plot", "patience")}
+    settings = {k: v for k, v in vars(args).items() if k not in ("text", "out", "resume", "force", "plot", "patience")}
     settings["text"] = hashlib.sha256("".join(texts).encode()).hexdigest()
     if work.exists():
         if not args.resume:
@@ -331,12 +332,12 @@ def main(argv: list[str] | None = None) -> int:
         log("")  # leave the line of the progress bar
         log(f"interrupted; --resume continues from {work}")
         return 130
-    with new_folder(args.out) as folder:
+    with new_folder(args.out, args.force) as folder:
         for name in TOKENIZER_FILES:
             shutil.copyfile(work / name, folder / name)
         write_checkpoint(folder, hparams_of(args), params)
     if args.plot:
-        plot(history, args.plot)
+        plot(history, args.plot, args.force)
     best = min(history, key=lambda row: row["held_out"])
     print(f"{args.out}: held-out loss {best['held_out']:.4f} nats per character at step {best['step']:.0f}")
     print(f"{history[-1]['step']:.0f} steps in {history[-1]['seconds']:.0f} s")

@@ -37,11 +37,44 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 def test_a_file_replaces_an_old_one_at_the_end(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with new_file(path) as file:
+    with new_file(path, replace=True) as file:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
+
+
+def test_no_file_is_replaced_without_being_asked(tmp_path):
+    mine, later = tmp_path / "mine", tmp_path / "later"
+    mine.write_bytes(b"precious")
+    message = "exists already: choose another name, or replace it with --force"
+    with pytest.raises(FileExistsError, match=f"mine {message}"), new_file(mine):
+        pytest.fail("the block must not begin")
+    with pytest.raises(FileExistsError, match=f"later {message}"), new_file(later):
+        later.write_bytes(b"of another program")
+    assert (mine.read_bytes(), later.read_bytes()) == (b"precious", b"of another program")
+    assert names(tmp_path) == ["later", "mine"]
+
+
+def test_only_a_model_s_folder_can_be_replaced(tmp_path):
+    for name, content in {"model": "hparams.json", "hf": "config.json", "photos": "me.png"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).write_text("old")
+    (tmp_path / "link").symlink_to("model")
+    for name in ("model", "hf"):
+        with pytest.raises(FileExistsError, match="--force"), new_folder(tmp_path / name):
+            pytest.fail("the block must not begin")
+        with pytest.raises(KeyError), new_folder(tmp_path / name, replace=True):
+            raise KeyError
+        with new_folder(tmp_path / name, replace=True) as folder:
+            (folder / "new").write_text("new")
+            assert len(names(tmp_path / name)) == 1
+        assert names(tmp_path / name) == ["new"]
+    for name in ("photos", "link"):
+        with pytest.raises(FileExistsError, match="is not a model's folder"), new_folder(tmp_path / name, replace=True):
+            pytest.fail("the block must not begin")
+    assert (tmp_path / "photos" / "me.png").read_text() == "old"
+    assert names(tmp_path) == ["hf", "link", "model", "photos"]
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -52,7 +85,7 @@ def test_a_failure_leaves_the_old_file_or_none(tmp_path, error, there):
         path.write_bytes(b"old")
 
     def fail() -> None:
-        with new_file(path) as file:
+        with new_file(path, replace=True) as file:
             file.write(b"half")
             raise error
 
@@ -83,7 +116,7 @@ def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
     for content in (b"first", b"second"):  # the first one makes the file
-        with new_file(tmp_path / "link") as file:
+        with new_file(tmp_path / "link", replace=True) as file:
             file.write(content)
         assert (tmp_path / "there" / "file").read_bytes() == content
     assert (tmp_path / "link").is_symlink()
@@ -103,7 +136,7 @@ NEW_FILE = """
 import sys, time
 from pathlib import Path
 from picogpt.files import new_file
-with new_file(Path(sys.argv[1])) as file:
+with new_file(Path(sys.argv[1]), replace=True) as file:
     for _ in range(30):
         file.write(sys.argv[2].encode() * 1000)
         file.flush()
@@ -176,7 +209,7 @@ def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(tmp_path, mode
     path = tmp_path / "secret"
     path.write_bytes(b"old")
     path.chmod(mode)
-    with new_file(path) as file:
+    with new_file(path, replace=True) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o7777 == mode
@@ -184,7 +217,7 @@ def test_a_file_keeps_the_permissions_of_the_one_that_it_replaces(tmp_path, mode
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_nobody_else_can_read_a_file_before_it_has_its_permissions(tmp_path):
-    with new_file(tmp_path / "secret") as file:
+    with new_file(tmp_path / "secret", replace=True) as file:
         folder = Path(file.name).parent.parent
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o077 == 0
@@ -203,7 +236,7 @@ def test_a_user_s_own_files_with_names_like_ours_stay(tmp_path, name, kind):
     else:
         own.mkdir()
         (own / "kept").write_bytes(b"own")
-    with new_file(tmp_path / "x") as file:
+    with new_file(tmp_path / "x", replace=True) as file:
         file.write(b"new")
     (tmp_path / "x").unlink()
     with new_folder(tmp_path / "x") as folder:
@@ -251,7 +284,7 @@ def test_a_pipe_without_a_name_is_refused():
 
 def test_names_as_long_as_the_file_system_allows(tmp_path):
     for name in ("x" * 255, "é" * 127):
-        with new_file(tmp_path / name) as file:
+        with new_file(tmp_path / name, replace=True) as file:
             file.write(b"new")
         (tmp_path / name).unlink()
         with new_folder(tmp_path / name):
@@ -267,7 +300,7 @@ UNFINISHED = """
 import sys
 from pathlib import Path
 from picogpt import files
-with getattr(files, sys.argv[1])(Path(sys.argv[2])) as new:
+with getattr(files, sys.argv[1])(Path(sys.argv[2]), replace=True) as new:
     if sys.argv[1] == "new_file":
         new.write(b"half")
         new.flush()
@@ -296,7 +329,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path, kind):
     with new_file(tmp_path / "x.png"):  # another name
         pass
     assert len(names(tmp_path)) == 2
-    with new_file(tmp_path / "x") as file:
+    with new_file(tmp_path / "x", replace=True) as file:
         assert [path for path in tmp_path.rglob("half") if path.is_file()] == []
         file.write(b"new")
     assert names(tmp_path) == ["x", "x.png"]
@@ -313,12 +346,12 @@ def test_a_run_that_was_killed_at_its_begin_or_end(tmp_path, left):
         (place / "new").mkdir()
         (place / "new" / "x").write_bytes(b"half")
     assert names(tmp_path) == [place.name]
-    with new_file(tmp_path / "x"):
+    with new_file(tmp_path / "x", replace=True):
         pass
     assert names(tmp_path) == ([place.name, "x"] if left in ("nothing", "an empty lock") else ["x"])
     if place.exists():
         os.utime(place, (0, 0))
-    with new_file(tmp_path / "x"):
+    with new_file(tmp_path / "x", replace=True):
         pass
     assert names(tmp_path) == ["x"]
 
@@ -343,7 +376,7 @@ def test_a_trap_with_the_name_of_our_folders_stays(tmp_path, monkeypatch, trap):
         other.rename(place)
     if trap == "owner":
         monkeypatch.setattr(os, "getuid", lambda: place.lstat().st_uid + 1)
-    with new_file(tmp_path / "x"):
+    with new_file(tmp_path / "x", replace=True):
         pass
     kept = (place if trap in ("owner", "no lock") else other) / "new" / "kept"
     assert kept.read_bytes() == b"kept"
@@ -369,7 +402,7 @@ def test_the_lock_is_removed_last(tmp_path, monkeypatch):
 def test_what_a_living_run_makes_stays(tmp_path, kind):
     with unfinished(kind, tmp_path / "x") as process:
         if kind == "new_file":
-            with new_file(tmp_path / "x") as file:
+            with new_file(tmp_path / "x", replace=True) as file:
                 file.write(b"new")
         else:
             with pytest.raises(OSError, match="in time"), new_folder(tmp_path / "x"):
@@ -387,9 +420,9 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError("no locks")
 
     monkeypatch.setattr(files, "lock", fail)
-    with new_file(tmp_path / "x") as outer:
+    with new_file(tmp_path / "x", replace=True) as outer:
         outer.write(b"outer")
-        with new_file(tmp_path / "x") as inner:
+        with new_file(tmp_path / "x", replace=True) as inner:
             inner.write(b"inner")
     assert (tmp_path / "x").read_bytes() == b"outer"
     assert names(tmp_path) == ["x"]

@@ -315,7 +315,7 @@ def test_the_file_holds_one_pass_and_its_table_of_contents(tmp_path, capsys):
 def test_a_prompt_that_can_not_be_traced_leaves_the_old_file(tmp_path, prompt, message):
     (tmp_path / "a.npz").write_bytes(b"before")
     with pytest.raises(UsageError, match=message):
-        run(prompt, "--out", str(tmp_path / "a.npz"))
+        run(prompt, "--out", str(tmp_path / "a.npz"), "--force")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 

@@ -50,7 +50,7 @@ from picogpt.bench.timing import (
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
 from picogpt.files import new_file
-from picogpt.options import add_model_options, require
+from picogpt.options import add_force, add_model_options, require
 from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
 
 N_LETTERS = 1_000_000  # letters of the longest word
@@ -239,6 +239,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
     add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
+    add_force(parser)
     return parser.parse_args(argv)
 
 
@@ -257,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.plot:
         require("matplotlib")
     with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
-        files = {path: stack.enter_context(new_file(path)) for path in {args.json, args.plot} - {None}}
+        files = {path: stack.enter_context(new_file(path, args.force)) for path in {args.json, args.plot} - {None}}
         if args.shape:
             temporary = stack.enter_context(tempfile.TemporaryDirectory())
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))

@@ -44,7 +44,7 @@ GREEN, CYAN = 32, 36  # ANSI colour codes
 HELP = """/reset       forget everything but the persona
 /undo        take back the last message and its reply
 /retry       get another reply to the last message
-/save FILE   write the conversation to a file (only in a terminal)
+/save FILE   write the conversation to a new file (only in a terminal); /save! FILE replaces an old one
 /help        show this list
 Ctrl-C stops a reply, and Ctrl-D ends the chat. To send a message that begins with /, type a space before it."""
 
@@ -95,11 +95,14 @@ def log_notes(chat: Chat) -> None:
 # ---------------------------------------------------------------------------------------------- messages and commands
 
 
-def save(name: str, text: str) -> None:
+def save(name: str, text: str, replace: bool) -> None:
     """Write text to a file. Raises UsageError if the name is not valid, and OSError if the file can't be written."""
     if not name or "\0" in name:
         raise UsageError("/save needs the name of a file")
-    with new_file(Path(os.path.expanduser(name))) as file:
+    path = Path(os.path.expanduser(name))
+    if path.is_file() and not replace:
+        raise UsageError(f"{name} exists already: choose another name, or replace it with /save! {name}")
+    with new_file(path, replace) as file:
         file.write(text.encode("utf-8"))
     log(f"[saved to {name}]")
 
@@ -107,8 +110,8 @@ def save(name: str, text: str) -> None:
 def run_command(line: str, chat: Chat, screen: Screen) -> None:
     """Run a line that begins with a slash. Raises UsageError if the command is unknown."""
     name, _, argument = line.strip().partition(" ")
-    if name == "/save":
-        save(argument.strip(), chat.transcript(screen.names))
+    if name in ("/save", "/save!"):
+        save(argument.strip(), chat.transcript(screen.names), replace=name == "/save!")
     elif argument.strip() or name not in ("/reset", "/undo", "/retry", "/help"):
         raise UsageError(f"{line.strip()!r} is not a command: /help lists the commands")
     elif name == "/reset":

@@ -21,7 +21,7 @@ from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
 from picogpt.checkpoints.writing import write_checkpoint, write_merges
 from picogpt.files import new_folder
-from picogpt.options import require
+from picogpt.options import add_force, require
 from utils import HPARAMS, DownloadError, Parser, UsageError, load_encoder, load_hparams_and_params
 
 
@@ -39,14 +39,14 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -
 # ------------------------------------------------------------------------------------------ from Hugging Face's layout
 
 
-def from_hf(source: str, target: Path, revision: str | None = None) -> str:
+def from_hf(source: str, target: Path, revision: str | None = None, force: bool = False) -> str:
     """Make the folder `target` from a Hugging Face folder, or from a model on the hub. Returns a summary in one line.
 
     float32, float16 and float64 keep their bits. NumPy has no bfloat16, so bfloat16 becomes float32, exactly. Raises
     OSError or ValueError, and leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
     require("safetensors", "tensorflow", "ml_dtypes")
-    with new_folder(target) as folder:
+    with new_folder(target, force) as folder:
         origin = find_source(source, revision)
         hf.check_files(origin)
         hparams = hf.read_config(origin / hf.CONFIG)
@@ -86,7 +86,7 @@ def download(name: str, revision: str | None) -> Path:
 # -------------------------------------------------------------------------------------------- to Hugging Face's layout
 
 
-def to_hf(source: Path, target: Path) -> str:
+def to_hf(source: Path, target: Path, force: bool = False) -> str:
     """Make the Hugging Face folder `target` from a folder in OpenAI's layout. Returns a summary in one line.
 
     The tensors stay views of the mapped checkpoint until safetensors writes them, so no copy of the model is in memory.
@@ -95,7 +95,7 @@ def to_hf(source: Path, target: Path) -> str:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with new_folder(target) as folder:
+    with new_folder(target, force) as folder:
         hparams, params, encoder = read_openai(source)
         for name, content in hf_settings(hparams, params["wte"].dtype.name, encoder.encoder.get(END_OF_TEXT)).items():
             write_json(folder / name, content, indent=2)
@@ -164,9 +164,10 @@ examples:
     )
     add = parser.add_argument
     add("source", help="a Hugging Face folder, or owner/model on the hub; with --to-hf a folder in OpenAI's layout")
-    add("target", type=Path, metavar="models/NAME", help="the folder to make; it must not exist yet")
+    add("target", type=Path, metavar="models/NAME", help="the folder to make")
     add("--to-hf", "--to_hf", action="store_true", help="convert from OpenAI's layout to Hugging Face's")
     add("--revision", metavar="R", help="a branch, tag or commit of the model on the hub (default: main)")
+    add_force(parser)
     args = parser.parse_args(argv)
     if args.to_hf and args.revision:
         parser.error("argument --revision: it names a version on the hub, but --to-hf reads a folder")
@@ -175,6 +176,9 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    text = to_hf(Path(args.source), args.target) if args.to_hf else from_hf(args.source, args.target, args.revision)
+    if args.to_hf:
+        text = to_hf(Path(args.source), args.target, args.force)
+    else:
+        text = from_hf(args.source, args.target, args.revision, args.force)
     print(f"{args.target}: {text}")
     return 0

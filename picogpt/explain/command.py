@@ -50,7 +50,7 @@ def pictures(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]]]:
+def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
     paths = {path.stem: path for path in pictures(png)} if png else {}
     if html and os.path.realpath(html) in map(os.path.realpath, paths.values()):  # resolve() fails on a loop of links
@@ -62,7 +62,7 @@ def outputs(html: Path | None, png: Path | None) -> Iterator[dict[str, IO[bytes]
             stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
         if html:
             paths["page"] = html
-        yield {name: stack.enter_context(new_file(path)) for name, path in paths.items()}
+        yield {name: stack.enter_context(new_file(path, force)) for name, path in paths.items()}
 
 
 def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
@@ -109,6 +109,7 @@ The sampling options show the probabilities that gpt2.py would sample from with 
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=path, metavar="FILE.html", help="write a web page that works offline")
     add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
+    options.add_force(parser)
     options.add_model_options(parser)
     options.add_sampling_options(parser)
     return parser.parse_args(argv)
@@ -136,7 +137,7 @@ def look(args: argparse.Namespace) -> Inside:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    with outputs(args.html, args.png) as files:
+    with outputs(args.html, args.png, args.force) as files:
         inside = look(args)
         write(files, inside, args)
     for line in report(inside, args, shutil.get_terminal_size().columns, options.may_colour()):

@@ -22,7 +22,7 @@ import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.files import new_file
-from picogpt.options import add_model_options
+from picogpt.options import add_force, add_model_options
 from picogpt.scoring.results import HEADER, Summary, row
 from picogpt.scoring.windows import Array, Scores, windows
 from picogpt.scoring.work import add_work_options, open_model, score_all
@@ -195,7 +195,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
     add("--csv", type=Path, metavar="FILE", help="write a row for each token to a CSV file")
-    add("--force", action="store_true", help="replace files that exist already")
+    add_force(parser)
     add_work_options(parser)
     args = parser.parse_args(argv)
     if args.json and args.csv and args.json == args.csv:

@@ -116,11 +116,13 @@ def test_save_refuses_what_is_no_file_and_leaves_other_files_alone(play, tmp_pat
     (tmp_path / "talk").chmod(0o600)
     (tmp_path / "talk.partial").symlink_to("other")
     (tmp_path / "other").write_bytes(b"other")
-    places = ["/dev/null", tmp_path / "pipe", tmp_path / "talk", "~nobody-of-this-name/x", tmp_path]
-    _, err = play("Hi\n" + "".join(f"/save {place}\n" for place in places), " Yes.\n", typed=True)
+    places = ["/dev/null", tmp_path / "pipe", tmp_path / "other", "~nobody-of-this-name/x", tmp_path]
+    saves = "".join(f"/save {place}\n" for place in places) + f"/save! {tmp_path}/pipe\n/save! {tmp_path}/talk\n"
+    _, err = play("Hi\n" + saves, " Yes.\n", typed=True)
     lines = err.splitlines()[1:]
-    words = ["is a device or a pipe", "is a device or a pipe", "[saved to", "is no folder to write x to", "is a folder"]
-    assert [word in line for word, line in zip(words, lines)] == [True] * 5, lines
+    words = ["is a device or a pipe", "is a device or a pipe", f"replace it with /save! {tmp_path}/other"]
+    words += ["is no folder to write x to", "is a folder", "is a device or a pipe", "[saved to"]
+    assert [word in line for word, line in zip(words, lines)] == [True] * 7, lines
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "talk").read_text() == "Alice: Hi\nBob: Yes.\n"
     assert (tmp_path / "talk").stat().st_mode & 0o777 == 0o600

@@ -243,7 +243,11 @@ def test_an_existing_folder_is_never_overwritten(command, source, tmp_path, dire
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("kept")
     origin = TINY if direction else source
-    assert_error(command(*direction, origin, tmp_path / "x"), 1, "x exists already: remove it, or choose another name")
+    assert_error(
+        command(*direction, origin, tmp_path / "x"),
+        1,
+        "x exists already, and is not a model's folder: choose another name",
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x" / "mine").read_text() == "kept"
 
@@ -313,7 +317,7 @@ def test_a_folder_that_somebody_else_made_in_the_meantime_stays(source, tmp_path
     monkeypatch.setattr(convert, "write_checkpoint", lambda *args: (tmp_path / "x").mkdir())
     status, _, err = command(source, tmp_path / "x")
     assert (status, err.count("\n")) == (1, 1)
-    assert err.rstrip().endswith("x exists already: remove it, or choose another name")
+    assert err.rstrip().endswith("x exists already, and is not a model's folder: choose another name")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

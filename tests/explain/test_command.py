@@ -94,7 +94,7 @@ def test_what_the_model_does_not_have_is_refused_before_it_runs(tmp_path, monkey
     monkeypatch.setattr(command, "examine", None)
     (tmp_path / "a.html").write_text("before")
     with pytest.raises(UsageError, match=message):
-        explain(*arguments, "--html", tmp_path / "a.html")
+        explain(*arguments, "--html", tmp_path / "a.html", "--force")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
@@ -210,7 +210,7 @@ def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch, explain):
     monkeypatch.setattr(command, "save", fail)
     (tmp_path / "a.html").write_text("before")
     with pytest.raises(OSError, match="no space left"):
-        explain("x", "--html", tmp_path / "a.html", "--png", tmp_path / "new")
+        explain("x", "--html", tmp_path / "a.html", "--png", tmp_path / "new", "--force")
     assert [path.read_text() for path in tmp_path.rglob("*")] == ["before"]
 
 
