@@ -52,7 +52,7 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the harness. Its table of results goes to stdout, everything else to stderr."""
+    """Run the harness. It prints its table of results to stdout, and its log to stderr."""
     args = parse_args(argv)
     require("lm_eval")
     from datasets.exceptions import DatasetsError

@@ -5,6 +5,7 @@ All tasks here are ours, with data in a local JSON file, so that nothing needs a
 
 from __future__ import annotations
 
+import doctest
 import functools
 import importlib.util
 import json
@@ -190,8 +191,11 @@ def test_the_metrics_are_those_of_hf(ours, theirs):
 def test_rolling_windows_are_those_of_the_harness():
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+    import picogpt.lm_eval
     from picogpt.lm_eval import rolling_windows
 
+    results = doctest.testmod(picogpt.lm_eval)
+    assert (results.failed, results.attempted) == (0, 1)
     for n_ctx in (1, 2, 3, 4, 7):
         for n_ids in range(30):
             ids = list(range(100, 100 + n_ids))
