@@ -18,6 +18,7 @@ TOOLS = {  # name: (module, purpose)
     "compare": ("picogpt.compare.table", "check every part of the model against other implementations"),
     "convert": ("picogpt.checkpoints.convert", "convert a model from Hugging Face's layout to OpenAI's, or back"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
+    "lm_eval": ("picogpt.harness", "run the tasks of lm-evaluation-harness on gpt2.py"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),
     "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
