@@ -60,6 +60,25 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         os.replace(partial, target)
 
 
+@contextlib.contextmanager
+def new_output(path: Path, force: bool) -> Iterator[IO[bytes]]:
+    """Open a file for a command's results, as `new_file` does, but replace an old one only with `force`.
+
+    Enter the `with` block before long work, so that a file that can't be written is refused at once. Raises
+    FileExistsError without `force` if the file exists, also if another program makes it inside the block.
+    """
+    check_absent(path, force)
+    with new_file(path) as file:
+        yield file
+        check_absent(path, force)
+
+
+def check_absent(path: Path, force: bool) -> None:
+    """Raise FileExistsError if a file exists that is not to be replaced."""
+    if not force and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
+
+
 def folder_to_make(path: Path) -> Path:
     """Return the absolute path of a folder to make. Raises FileExistsError, or UsageError for "new/.."."""
     if os.path.lexists(path):  # also a link that points to nothing
