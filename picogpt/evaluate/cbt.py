@@ -47,7 +47,7 @@ class Question(NamedTuple):
     choices: list[str]
 
 
-def openai(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
+def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
     """Choose the word with which the rest of the sentence is the likeliest, after removing PTB's tokenization.
 
     1. The 20 sentences and the sentence with the gap are joined by spaces, once for each choice, which fills the gap.
@@ -71,14 +71,14 @@ def openai(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
 
 
 def raw(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
-    """Do as the protocol openai does, but leave the text as it is in the file, with the tokenization of PTB.
+    """Do as the protocol paper does, but leave the text as it is in the file, with the tokenization of PTB.
 
     Source: section 3.2 of GPT-2's paper, without its de-tokenizer.
     """
     return accuracy(data, model, score, args, lambda text: text)
 
 
-PROTOCOLS = {"openai": openai, "raw": raw}
+PROTOCOLS = {"paper": paper, "raw": raw}
 
 
 def detokenize(text: str) -> str:

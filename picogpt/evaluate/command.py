@@ -33,7 +33,7 @@ def first_lines() -> str:
     for task, protocols in TASKS.items():
         texts.append(f"  {task}")
         for name, protocol in protocols.items():
-            texts.append(f"    {name:12}{(inspect.getdoc(protocol) or '').splitlines()[0]}")
+            texts.append(f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}")
     return "\n".join(texts)
 
 

@@ -30,10 +30,10 @@ class Row(NamedTuple):
 
 
 LAMBADA = {"lambada_test.jsonl": "stop-words", "lambada_test_plain_text.txt": "plain"}
-CBT_CN = {"cbtest_CN_valid_2000ex.txt": "openai", "cbtest_CN_test_2500ex.txt": "openai"}
-CBT_NE = {"cbtest_NE_valid_2000ex.txt": "openai", "cbtest_NE_test_2500ex.txt": "openai"}
-WIKITEXT_2 = {"wikitext-2/wiki.test.tokens": "openai", "wikitext-2-raw/wiki.test.raw": "openai"}
-WIKITEXT_103 = {"wikitext-103/wiki.test.tokens": "openai", "wikitext-103-raw/wiki.test.raw": "openai"}
+CBT_CN = {"cbtest_CN_valid_2000ex.txt": "paper", "cbtest_CN_test_2500ex.txt": "paper"}
+CBT_NE = {"cbtest_NE_valid_2000ex.txt": "paper", "cbtest_NE_test_2500ex.txt": "paper"}
+WIKITEXT_2 = {"wikitext-2/wiki.test.tokens": "paper", "wikitext-2-raw/wiki.test.raw": "paper"}
+WIKITEXT_103 = {"wikitext-103/wiki.test.tokens": "paper", "wikitext-103-raw/wiki.test.raw": "paper"}
 
 ROWS = [
     Row("LAMBADA, PPL", "lambada", "", "perplexity", LAMBADA, (35.13, 15.60, 10.87, 8.63)),
@@ -41,12 +41,12 @@ ROWS = [
     Row("CBT-CN, %", "cbt", "CN", "accuracy", CBT_CN, (87.65, 92.35, 93.45, 93.30)),
     Row("CBT-NE, %", "cbt", "NE", "accuracy", CBT_NE, (83.4, 87.1, 88.0, 89.05)),
     Row("WikiText-2, PPL", "wikitext", "2", "perplexity", WIKITEXT_2, (29.41, 22.76, 19.93, 18.34)),
-    Row("PTB, PPL", "ptb", "", "perplexity", {"ptb.test.txt": "openai"}, (65.85, 47.33, 40.31, 35.76)),
-    Row("enwik8, BPB", "enwik8", "", "bits per byte", {"enwik8": "openai"}, (1.16, 1.01, 0.97, 0.93)),
-    Row("text8, BPC", "text8", "", "bits per character", {"text8": "openai"}, (1.17, 1.06, 1.02, 0.98)),
+    Row("PTB, PPL", "ptb", "", "perplexity", {"ptb.test.txt": "paper"}, (65.85, 47.33, 40.31, 35.76)),
+    Row("enwik8, BPB", "enwik8", "", "bits per byte", {"enwik8": "paper"}, (1.16, 1.01, 0.97, 0.93)),
+    Row("text8, BPC", "text8", "", "bits per character", {"text8": "paper"}, (1.17, 1.06, 1.02, 0.98)),
     Row("WikiText-103, PPL", "wikitext", "103", "perplexity", WIKITEXT_103, (37.50, 26.37, 22.05, 17.48)),
     Row(
-        "1BW, PPL", "1bw", "", "perplexity", {"news.en.heldout-00000-of-00050": "openai"}, (75.20, 55.72, 44.575, 42.16)
+        "1BW, PPL", "1bw", "", "perplexity", {"news.en.heldout-00000-of-00050": "paper"}, (75.20, 55.72, 44.575, 42.16)
     ),
 ]
 
@@ -79,14 +79,14 @@ def find(folder: Path, row: Row) -> tuple[Path, str] | None:
 
 
 def ours(value: float | None) -> str:
-    """Return a figure of ours in at most seven characters, or "-" for none.
+    """Return a figure of ours, in seven characters below 1e100, or "-" for none.
 
     >>> ours(35.128), ours(123456.7), ours(None)
     ('35.13', '1.2e+05', '-')
     """
     if value is None:
         return "-"
-    return f"{value:.2f}" if value < 10_000 else f"{value:.1e}"
+    return f"{value:.2f}" if value < 9999.995 else f"{value:.1e}"
 
 
 def theirs(value: float | None) -> str:
