@@ -20,8 +20,8 @@ from picogpt.evaluate.corpora import (
     bits,
     perplexity,
     read_corpus,
-    take,
     scores_of,
+    take,
     total,
     windows_of,
     word_figures,
@@ -125,8 +125,7 @@ def stride(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     parts = list(overlapping_windows(np.array(model.encoder.encode("\n\n".join(rows)), np.intp), span, step))
     scores = scores_of(parts, score, data)
     nats, n_tokens = total(scores)
-    first, *others = parts
-    weights = [first.n_targets, *(max(part.n_targets - 1, 0) for part in others)]
+    weights = [part.n_targets - (i > 0 and step < span) for i, part in enumerate(parts)]
     mean = -sum(weight * part.log_probs.mean() for weight, part in zip(weights, scores)) / sum(weights)
     return {
         "perplexity": perplexity(mean, 1),
