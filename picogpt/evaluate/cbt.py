@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from picogpt.evaluate.examples import Score, at_line, begin, read_lines, readable, refuse
+from picogpt.evaluate.corpora import Protocol, Score
+from picogpt.evaluate.examples import at_line, begin, read_lines, readable, refuse
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
 
@@ -48,7 +49,7 @@ class Question(NamedTuple):
 
 
 def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
-    """Choose the word with which the rest of the sentence is the likeliest, after removing PTB's tokenization.
+    """Choose the word with which the rest of the sentence is the likeliest, without PTB's tokenization.
 
     1. The 20 sentences and the sentence with the gap are joined by spaces, once for each choice, which fills the gap.
     2. The tokenization of the Penn Treebank (PTB) is undone: `` and '' become ", -LRB- and -RRB- become parentheses,
@@ -71,14 +72,14 @@ def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
 
 
 def raw(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
-    """Do as the protocol paper does, but leave the text as it is in the file, with the tokenization of PTB.
+    """Do as the protocol paper does, but leave the text as it is in the file.
 
     Source: section 3.2 of GPT-2's paper, without its de-tokenizer.
     """
     return accuracy(data, model, score, args, lambda text: text)
 
 
-PROTOCOLS = {"paper": paper, "raw": raw}
+PROTOCOLS: dict[str, Protocol] = {"paper": paper, "raw": raw}
 
 
 def detokenize(text: str) -> str:

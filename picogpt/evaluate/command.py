@@ -16,25 +16,32 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from picogpt.evaluate import cbt, lambada, paper
+from picogpt.evaluate import cbt, lambada, paper, texts
 from picogpt.files import new_output
 from picogpt.options import add_model_options
 from picogpt.scoring.work import Model, add_work_options, open_model, score_all
 from utils import Parser, UsageError, log, number
 
-TASKS = {"lambada": lambada.PROTOCOLS, "cbt": cbt.PROTOCOLS}
-COUNTS = ("examples", "tokens", "words", "bytes", "characters")  # figures that are not results
+TASKS = {
+    "lambada": lambada.PROTOCOLS,
+    "cbt": cbt.PROTOCOLS,
+    "wikitext": texts.WIKITEXT,
+    "ptb": texts.PTB,
+    "text8": texts.TEXT8,
+    "enwik8": texts.ENWIK8,
+    "1bw": texts.ONE_BILLION_WORDS,
+}
 MOST_MODELS = 4  # as many columns of ours fit into 80 characters
 
 
 def first_lines() -> str:
     """Return the tasks and their protocols, each with the first line of its docstring."""
-    texts = []
+    lines = []
     for task, protocols in TASKS.items():
-        texts.append(f"  {task}")
+        lines.append(f"  {task}")
         for name, protocol in protocols.items():
-            texts.append(f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}")
-    return "\n".join(texts)
+            lines.append(f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}")
+    return "\n".join(lines)
 
 
 EPILOG = """tasks and protocols (the first one of each task is its default):
@@ -124,17 +131,20 @@ def evaluate_one(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"{args.data} does not exist: --data names the file with the data")
     result = evaluate(args.task, protocol, args.data, variant, open_model(args), args)
     print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {result['model']}")
-    print(f"{'':24}{'ours':>10}{'paper':>10}")
+    print(f"{'':30}{'ours':>14}{'paper':>9}")
     for name, value in result["figures"].items():
-        if name in COUNTS:
-            print(f"{name:24}{value:>10,}")
-        else:
-            label = f"{name}, %" if name == "accuracy" else name
-            ours = f"{value:.4f}" if value is not None and name.startswith("bits") else paper.ours(value)
-            print(f"{label:24}{ours:>10}{paper.theirs(result['paper'].get(name)):>10}")
+        theirs = "" if isinstance(value, int) else paper.theirs(result["paper"].get(name))
+        print(f"{name + ', %' * (name == 'accuracy'):30}{shown(name, value):>14}{theirs:>9}".rstrip())
     if args.limit:
         print(f"only the first {args.limit} of the file's examples (--limit)")
     return result
+
+
+def shown(name: str, value: float | None) -> str:
+    """Return a figure as text: a count as a whole number, bits with four decimals, all others with two."""
+    if value is None or value >= 1e9:
+        return "-" if value is None else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{4 if name.startswith('bits') else 2}f}"
 
 
 def evaluate(

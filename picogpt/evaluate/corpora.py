@@ -2,7 +2,8 @@
 
 A protocol is a function of the data file, the model, a function that scores windows, and the options. It returns its
 figures by name. The options are `stride` and `max_context` (as in `picogpt.scoring.windows`, None for the default),
-`bos` (whether <|endoftext|> stands before each document) and `limit` (how many documents, None for all).
+`bos` (whether <|endoftext|> stands before each document,
+None for the protocol's own rule) and `limit` (how many documents, None for all).
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ def read_corpus(data: Path) -> str:
 def windows_of(ids: Sequence[int], model: Model, args: argparse.Namespace) -> list[Window]:
     """Return the windows of a document.
 
-    Where the vocabulary has <|endoftext|>, and --bos asks for it, it stands before the document. It separated the
-    documents of the training data, and gives the first token something to be predicted from. Otherwise, the first
+    <|endoftext|> stands before the document, unless the vocabulary lacks it or --no-bos is given. It separated the
+    documents of the training data, and gives the first token something to be predicted from. Without it, the first
     token is context only: its probability is missing in the sum.
     """
     end_of_text = model.encoder.encoder.get(END_OF_TEXT)
-    before = [end_of_text] if args.bos and end_of_text is not None else []
+    before = [end_of_text] if args.bos is not False and end_of_text is not None else []
     array = np.array([*before, *ids], np.intp)
     return list(windows(array, model.hparams["n_ctx"], args.stride, args.max_context))
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from encoder import END_OF_TEXT
-from picogpt.scoring.windows import Scores, Window
+from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
 from utils import UsageError, read_text
-
-Score = Callable[[Sequence[Window]], list[Scores]]
 
 
 def read_lines(data: Path) -> list[str]:
@@ -74,11 +71,3 @@ def window_of(context: list[int], targets: list[int], n_readable: int, excluded:
     if len(targets) > n_readable:
         raise ValueError(f"{len(targets)} tokens are to be scored, but the model reads {n_readable} at most")
     return Window(np.array((context + targets)[-(n_readable + 1) :], np.intp), len(targets), excluded)
-
-
-def exp(nats: float) -> float:
-    """Return e to this power, or infinity where that is too large a number."""
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf

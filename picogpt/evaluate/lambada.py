@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder import Encoder
-from picogpt.evaluate.examples import Score, at_line, begin, exp, read_lines, readable, refuse, window_of
+from picogpt.evaluate.corpora import Protocol, Score, perplexity, total
+from picogpt.evaluate.examples import at_line, begin, read_lines, readable, refuse, window_of
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
 
@@ -116,17 +117,17 @@ def last_token(data: Path, model: Model, score: Score, args: argparse.Namespace)
 
 
 def plain(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
-    """Do as the protocol openai does, with the plain text file of the dataset's authors: a passage on each line.
+    """Do as the protocol openai does, with the plain text file: a passage on each line.
 
     Nothing is done to the text: its letters are small, and spaces stand around the punctuation.
 
-    Source: Paperno et al. 2016, whose file this is; issue 491 of huggingface/transformers reports 26 % for 117M with
+    Source: Paperno et al. 2016, whose authors published this file; issue 491 of huggingface/transformers reports 26 % for 117M with
     such a rule.
     """
     return word_figures(word_windows(plain_passages(data, args.limit), data, model, args), score)
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Protocol] = {
     "openai": openai,
     "harness": harness,
     "stop-words": stop_words,
@@ -198,11 +199,6 @@ def word_figures(windows: Sequence[Window], score: Score) -> dict[str, float]:
         bool((scored.ranks == 1).all()) and window.ids[-window.n_targets] not in window.excluded
         for window, scored in zip(windows, scores)
     )
-    nats = -sum(float(scored.log_probs.sum()) for scored in scores)
+    nats, n_tokens = total(scores)
     n = len(windows)
-    return {
-        "accuracy": 100 * right / n,
-        "perplexity": exp(nats / n),
-        "tokens": sum(window.n_targets for window in windows),
-        "examples": n,
-    }
+    return {"accuracy": 100 * right / n, "perplexity": perplexity(nats, n), "tokens": n_tokens, "examples": n}

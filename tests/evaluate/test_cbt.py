@@ -12,7 +12,7 @@ from picogpt.evaluate.cbt import PROTOCOLS, detokenize
 from picogpt.scoring.windows import Scores
 from utils import UsageError
 
-SENTENCES = ["`` I come , '' he said .", "I do n't -LRB- yet -RRB- .", "The king 's man !"]
+SENTENCES = ["`` Go ! ''", "I do n't .", "The king -LRB- so -RRB- !"]
 QUERIES = [
     ("`` Where is the XXXXX ? ''", "king", "king|zebra|sea|queen|cart|dog|hat|egg|fox|tree"),
     ("My XXXXX , I am thy friend .", "lord", "book|lord|heart|lamp|pen|cup|road|cat|ship|toe"),

@@ -249,7 +249,7 @@ def test_the_harnesss_windows_for_any_length(n, n_ctx):
     lm_eval = pytest.importorskip("lm_eval.utils")
     theirs = map(lm_eval.make_disjoint_window, lm_eval.get_rolling_token_windows(list(range(1, n + 1)), 0, n_ctx, 1))
     ours = rolling_windows(np.arange(n + 1), n_ctx)
-    assert [(ids.tolist(), n_targets) for ids, n_targets in ours] == [
+    assert [(ids.tolist(), n_targets) for ids, n_targets, _ in ours] == [
         ([*context, *targets], len(targets)) for context, targets in theirs
     ]
 
@@ -295,7 +295,7 @@ def test_wikitext_stride_counts_each_token_once(logits_of, tmp_path):
 def test_overlapping_windows_score_each_id_that_has_context(n, span, data):
     stride = data.draw(st.integers(1, span))
     scored = []
-    for ids, n_targets in overlapping_windows(np.arange(n), span, stride):
+    for ids, n_targets, _ in overlapping_windows(np.arange(n), span, stride):
         assert 0 < n_targets < len(ids) <= span
         scored += ids[len(ids) - n_targets :].tolist()
     assert scored == [i for i in range(n) if (i % span if stride == span else i) > 0]
