@@ -53,7 +53,7 @@ It holds 2.5 litres (88 oz).
 
 The pans' lids are N cm wide: 5 ° C hot.
 """
-WIKI_WORDS, WIKI_LINES = 4 + 20 + 5 + 11 + 4 + 14, 13
+WIKI_WORDS, WIKI_LINES = 4 + 20 + 5 + 11 + 4 + 14, 12
 
 
 def options(**given: Any) -> argparse.Namespace:
@@ -136,13 +136,13 @@ def test_stride_and_max_context_are_those_of_the_windows(logits_of, tmp_path):
 
 def test_perplexities_by_hand(tmp_path):
     """Each token has the probability 1/2, so perplexities are powers of 2."""
-    n_tokens = len(ENCODER.encode("\n= A =\n\na-b.\n"))
-    figures = run(WIKITEXT["paper"], " \n = A = \n \n a @-@ b . \n", tmp_path, one_bit)
-    assert (figures["words"], figures["line ends"], figures["bytes"]) == (7, 4, 24)
+    n_tokens = len(ENCODER.encode("\n= A =\n\na-bit.\n"))
+    figures = run(WIKITEXT["paper"], " \n = A = \n \n a @-@ bit . \n", tmp_path, one_bit)
+    assert (figures["words"], figures["line ends"], figures["bytes"]) == (7, 4, 26)
     assert figures["perplexity"] == pytest.approx(2 ** (n_tokens / 11))
     assert figures["perplexity without line ends"] == pytest.approx(2 ** (n_tokens / 7))
     assert figures["perplexity per token"] == pytest.approx(2)
-    assert figures["bits per byte"] == pytest.approx(n_tokens / 24)
+    assert figures["bits per byte"] == pytest.approx(n_tokens / 26)
 
 
 def test_a_perplexity_beyond_float64_is_infinite(tmp_path):
