@@ -121,8 +121,8 @@ def plain(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
 
     Nothing is done to the text: its letters are small, and spaces stand around the punctuation.
 
-    Source: Paperno et al. 2016, whose authors published this file; issue 491 of huggingface/transformers reports 26 % for 117M with
-    such a rule.
+    Source: Paperno et al. 2016, whose authors published this file. Issue 491 of huggingface/transformers reports 26 %
+    for 117M with such a rule.
     """
     return word_figures(word_windows(plain_passages(data, args.limit), data, model, args), score)
 
