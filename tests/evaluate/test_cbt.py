@@ -16,7 +16,7 @@ SENTENCES = ["`` Go ! ''", "I do n't .", "The king -LRB- so -RRB- !"]
 QUERIES = [
     ("`` Where is the XXXXX ? ''", "king", "king|zebra|sea|queen|cart|dog|hat|egg|fox|tree"),
     ("My XXXXX , I am thy friend .", "lord", "book|lord|heart|lamp|pen|cup|road|cat|ship|toe"),
-    ("It is the XXXXX", "cats", "cat|cats|man|men"),
+    ("It is the XXXXX", "cats", "cat|cats"),
 ]
 
 
@@ -96,14 +96,15 @@ def test_the_sums_by_hand(tiny, options, data):
     figures = PROTOCOLS["paper"](data, tiny, score, options())
     assert figures["accuracy"] == pytest.approx(100 * 2 / 3)
     (windows,) = seen  # one call, with the choices of a question side by side
-    assert len(windows) == 24
+    assert len(windows) == 22
     assert figures["tokens"] == sum(window.n_targets for window in windows)
-    for start, stop in ((0, 10), (10, 20), (20, 24)):
+    for start, stop in ((0, 10), (10, 20), (20, 22)):
         prefixes = {tuple(window.ids[: -window.n_targets]) for window in windows[start:stop]}
         assert len(prefixes) == 1
         assert len({window.ids[-window.n_targets] for window in windows[start:stop]}) > 1 or start == 20
+        assert min(window.n_targets for window in windows[start:stop]) > 0
     cat, cats = (tiny.encoder.decode(window.ids[-window.n_targets :].tolist()) for window in windows[20:22])
-    assert (cat, cats) != ("", "s")  # a text that ends where another one goes on has a token to score, too
+    assert cats == cat + "s"  # one text ends where the other goes on, and still has a token to score
 
 
 @pytest.mark.parametrize("max_context", [None, 40])

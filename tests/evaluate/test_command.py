@@ -280,6 +280,21 @@ def test_the_plain_file_of_lambada_is_taken_where_openai_s_is_missing(tmp_path):
     assert "lambada_test_plain_text.txt: protocol plain\n" in result.out
 
 
+def test_the_two_rows_of_lambada_take_one_run(tmp_path, monkeypatch):
+    shutil.copy(DATA, tmp_path / "lambada_test.jsonl")
+    runs = []
+    protocol = TASKS["lambada"]["stop-words"]
+
+    def counted(*args):
+        """Count a run."""
+        runs.append(args)
+        return protocol(*args)
+
+    monkeypatch.setitem(TASKS["lambada"], "stop-words", counted)
+    assert run_main(TOOL, "--paper", tmp_path, *TINY).status == 0
+    assert len(runs) == 1
+
+
 def test_an_error_in_a_file_leaves_the_rows_before_it(tmp_path):
     shutil.copy(DATA, tmp_path / "lambada_test.jsonl")
     (tmp_path / "cbtest_CN_valid_2000ex.txt").write_text("wrong")
