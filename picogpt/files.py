@@ -41,13 +41,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
+def new_file(path: Path, replace: bool = True) -> Iterator[IO[bytes]]:
     """Open a file for writing. It gets its name, and replaces an old file, only if the `with` block succeeds.
 
     If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
-    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does.
+    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does, and
+    FileExistsError if there is an old file and `replace` is false. This is checked before the block and after it.
     """
-    target = file_to_write(path)
+    target = file_to_write(path, replace)
     with hidden_place(target, path) as place:
         partial = place / target.name
         with open(partial, "xb") as file:
@@ -57,26 +58,8 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError, AttributeError):  # only root may give files away; Windows has no chown
                 os.chown(partial, old.st_uid, old.st_gid)
             partial.chmod(stat.S_IMODE(old.st_mode))
+        file_to_write(path, replace)  # another program may have made it in the meantime
         os.replace(partial, target)
-
-
-@contextlib.contextmanager
-def new_output(path: Path, force: bool) -> Iterator[IO[bytes]]:
-    """Open a file for a command's results, as `new_file` does, but replace an old one only with `force`.
-
-    Enter the `with` block before long work, so that a file that can't be written is refused at once. Raises
-    FileExistsError without `force` if the file exists, also if another program makes it inside the block.
-    """
-    check_absent(path, force)
-    with new_file(path) as file:
-        yield file
-        check_absent(path, force)
-
-
-def check_absent(path: Path, force: bool) -> None:
-    """Raise FileExistsError if a file exists that is not to be replaced."""
-    if not force and os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
 
 
 def folder_to_make(path: Path) -> Path:
@@ -88,10 +71,11 @@ def folder_to_make(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def file_to_write(path: Path) -> Path:
+def file_to_write(path: Path, replace: bool = True) -> Path:
     """Return the absolute path of a file to write, behind all links.
 
-    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder.
+    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder, and if it exists
+    but must not be replaced.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -102,6 +86,8 @@ def file_to_write(path: Path) -> Path:
         raise FileExistsError(f"{path} is a loop of links, not a file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
+    if not replace and target.exists():
+        raise FileExistsError(f"{path} exists already: --force replaces it")
     return target
 
 

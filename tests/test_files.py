@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT
 
 from picogpt import files
-from picogpt.files import new_file, new_folder, new_output
+from picogpt.files import new_file, new_folder
 from utils import UsageError
 
 ERRORS = [KeyboardInterrupt, SystemExit, OSError]
@@ -42,33 +42,6 @@ def test_a_file_replaces_an_old_one_at_the_end(tmp_path):
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
-
-
-def test_an_output_replaces_an_old_file_only_with_force(tmp_path):
-    path = tmp_path / "file"
-    with new_output(path, force=False) as file:
-        file.write(b"first")
-    with pytest.raises(FileExistsError, match="exists already.*--force"), new_output(path, force=False):
-        pytest.fail("the block must not begin")
-    assert path.read_bytes() == b"first"
-    with new_output(path, force=True) as file:
-        file.write(b"second")
-    assert path.read_bytes() == b"second"
-    assert names(tmp_path) == ["file"]
-
-
-def test_an_output_does_not_replace_what_another_program_made_in_the_meantime(tmp_path):
-    path = tmp_path / "file"
-
-    def write() -> None:
-        with new_output(path, force=False) as file:
-            file.write(b"ours")
-            path.write_bytes(b"theirs")
-
-    with pytest.raises(FileExistsError):
-        write()
-    assert path.read_bytes() == b"theirs"
-    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("error", ERRORS)

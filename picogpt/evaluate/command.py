@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from picogpt.evaluate import cbt, lambada, paper, texts
-from picogpt.files import new_output
+from picogpt.files import new_file
 from picogpt.options import add_model_options
 from picogpt.scoring.work import Model, add_work_options, open_model, score_all
 from utils import Parser, UsageError, log, number
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         explain(args.task, args.protocol)
         return 0
     with ExitStack() as stack:
-        file = stack.enter_context(new_output(args.json, args.force)) if args.json else None
+        file = stack.enter_context(new_file(args.json, replace=args.force)) if args.json else None
         results = fill_table(args) if args.paper else [evaluate_one(args)]
         if file:
             file.write((json.dumps(results if args.paper else results[0], indent=2) + "\n").encode("utf-8"))

@@ -111,14 +111,17 @@ def test_excluded_ids_do_not_count_in_the_rank_of_the_first_target(dtype, rng):
         assert (log_probs == without.log_probs).all()
 
 
-@pytest.mark.parametrize("pieces", [False, True])
-def test_each_window_has_its_own_excluded_ids(pieces, request, rng):
-    if pieces:
+@pytest.mark.parametrize("way", ["whole", "in pieces", "as a family"])
+def test_each_window_has_its_own_excluded_ids(way, request, monkeypatch, rng):
+    if way == "in pieces":
         request.getfixturevalue("few_rows")
+    if way == "as a family":
+        monkeypatch.setattr(scoring.families, "__defaults__", (8,))
     params, ids = random_params(SMALL), rng.integers(0, 101, 17)
     logits = gpt2.gpt2(ids[:-1], **params, n_head=N_HEAD)
     order = np.argsort(-logits[-8])  # of the first of eight targets
     many = [Window(np.array([*ids[:-8], order[5], *ids[-7:]]), 8, order[:n].tolist()) for n in range(6)]
+    assert len(list(scoring.families(many))) == (1 if way == "as a family" else 6)
     scores = score_windows(many, params, N_HEAD)
     assert [scored.ranks[0] for scored in scores] == [6, 5, 4, 3, 2, 1]
     assert all((scored.ranks[1:] == scores[0].ranks[1:]).all() for scored in scores)
@@ -146,6 +149,22 @@ def test_windows_of_different_lengths_side_by_side_equal_each_alone(pieces, requ
         assert scores.log_probs == pytest.approx(expected[len(expected) - window.n_targets :], rel=2e-5)
         best = logits.argmax(axis=-1) == window.ids[1:]
         assert (scores.ranks == 1).tolist() == best[len(best) - window.n_targets :].tolist()
+
+
+def test_windows_with_the_same_beginning_share_its_work(monkeypatch, rng):
+    params, beginning = random_params(SMALL), rng.integers(0, 101, 9)
+    answers = [rng.integers(0, 101, n) for n in (2, 1, 4, 1)]
+    many = [Window(np.array([1, 2, 3]), 2), *(Window(np.append(beginning, part), len(part)) for part in answers)]
+    many += [many[1]._replace(n_targets=0), Window(np.arange(12), 3)]
+    apart = [score_windows([window], params, N_HEAD)[0] for window in many]
+    monkeypatch.setattr(scoring.families, "__defaults__", (8,))
+    assert list(scoring.families(many)) == [[0], [1, 2, 3, 4], [5], [6]]
+    sizes, gpt2_gpt2 = [], gpt2.gpt2
+    monkeypatch.setattr(gpt2, "gpt2", lambda ids, **rest: sizes.append(np.size(ids)) or gpt2_gpt2(ids, **rest))
+    for ours, theirs in zip(score_windows(many, params, N_HEAD), apart):
+        assert ours.log_probs == pytest.approx(theirs.log_probs, rel=2e-5)
+        assert ours.ranks.tolist() == theirs.ranks.tolist()
+    assert sizes[:4] == [10, 1, 4, 1]
 
 
 @pytest.mark.parametrize(("ids", "n_targets"), [([1, 2], 2), ([1, 300], 1), ([-1, 2], 1), ([1] * 19, 1), ([], 0)])
