@@ -369,6 +369,14 @@ def test_of_the_published_size_only_the_end_is_the_test_set(tmp_path, monkeypatc
     )
 
 
+def test_no_more_than_a_limit_is_read_of_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "MOST", 5000)
+    assert run(TEXT8["paper"], b"a" * 5000, tmp_path, one_bit)["characters"] == 5000
+    assert run(TEXT8["paper"], b"a" * 5001, tmp_path, one_bit, limit=4)["characters"] == 4000
+    with pytest.raises(UsageError, match=r"data.txt has more than 5,000 bytes"):
+        run(TEXT8["paper"], b"a" * 5001, tmp_path, one_bit)
+
+
 def test_the_published_size_is_a_hundred_million(tmp_path):
     with open(tmp_path / "big", "wb") as file:
         file.seek(95_000_000 - 1)
