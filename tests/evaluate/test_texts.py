@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import doctest
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder import END_OF_TEXT, get_encoder
-from picogpt.evaluate import texts
+from picogpt.evaluate import detokenize, texts, wikitext
 from picogpt.evaluate.texts import ENWIK8, ONE_BILLION_WORDS, PTB, TEXT8, WIKITEXT
 from picogpt.evaluate.wikitext import harness_text, overlapping_windows, pages, rolling_windows
 from picogpt.scoring.windows import Scores, score_windows
@@ -119,6 +120,13 @@ def test_the_first_protocol_of_each_task_is_the_papers():
     assert [next(iter(task)) for task in tasks] == ["paper"] * 5
     assert list(WIKITEXT) == ["paper", "harness", "stride"]
     assert all(len(protocol.__doc__) > 300 for task in tasks for protocol in task.values())
+
+
+@pytest.mark.parametrize("module", [detokenize, wikitext])
+def test_the_examples_in_the_docstrings(module):
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    assert results.attempted >= 2
 
 
 @pytest.mark.parametrize(("bos", "before"), [(True, [END]), (False, [])])
