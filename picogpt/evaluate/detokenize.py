@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ESCAPE = "\\"  # in front of a token that the rules would split
-LONGEST = 64  # tokens in one chunk, so that a line of thousands of brackets does not take hours
+LONGEST = 16  # tokens in one chunk, so that a line of thousands of slashes does not take hours
 
 ABBREVIATIONS = (
     "Mr Mrs Ms Dr Prof Rev Hon St Ste Jr Sr Bros Co Corp Inc Ltd Gen Col Maj Capt Lt Sgt Cpl Gov Sen Rep "

@@ -75,8 +75,10 @@ def test_two_texts_never_become_the_same(style):
     assert len({detokenize(text, STYLES[style]) for text in texts}) == len(set(texts)) == len(texts)
 
 
+@pytest.mark.timeout(30)
 def test_a_line_of_thousands_of_marks_is_not_slow():
-    text = " ".join(['"', "/", "("] * 5000)
+    """All tokens of this line belong together, but no chunk may hold a-b, which would come back as three tokens."""
+    text = " ".join(["a-b", "/"] * 1000)
     assert tokenize(detokenize(text, WIKITEXT), WIKITEXT) == text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import doctest
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder import END_OF_TEXT, get_encoder
-from picogpt.evaluate import texts
+from picogpt.evaluate import detokenize, texts, wikitext
 from picogpt.evaluate.texts import ENWIK8, ONE_BILLION_WORDS, PTB, TEXT8, WIKITEXT
 from picogpt.evaluate.wikitext import harness_text, overlapping_windows, pages, rolling_windows
 from picogpt.scoring.windows import Scores, score_windows
@@ -119,6 +120,13 @@ def test_the_first_protocol_of_each_task_is_the_papers():
     assert [next(iter(task)) for task in tasks] == ["paper"] * 5
     assert list(WIKITEXT) == ["paper", "harness", "stride"]
     assert all(len(protocol.__doc__) > 300 for task in tasks for protocol in task.values())
+
+
+@pytest.mark.parametrize("module", [detokenize, wikitext])
+def test_the_examples_in_the_docstrings(module):
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    assert results.attempted >= 2
 
 
 @pytest.mark.parametrize(("bos", "before"), [(True, [END]), (False, [])])
@@ -367,6 +375,14 @@ def test_of_the_published_size_only_the_end_is_the_test_set(tmp_path, monkeypatc
     assert (
         run(TEXT8["paper"], b"A" * 5000 + b"b" * 2000 + b"C" * 2000, tmp_path, one_bit, limit=2)["characters"] == 2000
     )
+
+
+def test_no_more_than_a_limit_is_read_of_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "MOST", 5000)
+    assert run(TEXT8["paper"], b"a" * 5000, tmp_path, one_bit)["characters"] == 5000
+    assert run(TEXT8["paper"], b"a" * 5001, tmp_path, one_bit, limit=4)["characters"] == 4000
+    with pytest.raises(UsageError, match=r"data.txt has more than 5,000 bytes"):
+        run(TEXT8["paper"], b"a" * 5001, tmp_path, one_bit)
 
 
 def test_the_published_size_is_a_hundred_million(tmp_path):
