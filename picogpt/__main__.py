@@ -17,6 +17,7 @@ TOOLS = {  # name: (module, purpose)
     "chat": ("picogpt.chat.terminal", "talk with a model in the terminal"),
     "compare": ("picogpt.compare.table", "check every part of the model against other implementations"),
     "convert": ("picogpt.checkpoints.convert", "convert a model from Hugging Face's layout to OpenAI's, or back"),
+    "evaluate": ("picogpt.evaluate.command", "evaluate a model on LAMBADA and other datasets, by named protocols"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
     "lm_eval": ("picogpt.harness", "run the tasks of lm-evaluation-harness on gpt2.py"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),

@@ -27,6 +27,7 @@ SHAPE = ["--n_vocab", 300, "--n_ctx", 8, "--n_embd", 8, "--n_head", 2, "--n_laye
 COMMANDS: dict[str, list[Any]] = {
     "chat": TINY,
     "convert --to-hf": [ROOT / "models" / "tiny", OUT],
+    "evaluate lambada": ["--data", ROOT / "tests" / "evaluate" / "passages.jsonl", "--json", OUT, *TINY],
     "explain": ["Hello", *TINY],
     "explain --html": [OUT, "Hello", *TINY],
     "explain --png": [OUT, "Hello", *TINY],
