@@ -19,6 +19,7 @@ TOOLS = {  # name: (module, purpose)
     "convert": ("picogpt.checkpoints.convert", "convert a model from Hugging Face's layout to OpenAI's, or back"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),
+    "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
     "trace": ("picogpt.trace", "write every intermediate result of one forward pass to a file"),
     "train": ("picogpt.train", "train a model of any shape on a text file"),

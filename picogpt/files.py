@@ -41,13 +41,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
+def new_file(path: Path, replace: bool = True) -> Iterator[IO[bytes]]:
     """Open a file for writing. It gets its name, and replaces an old file, only if the `with` block succeeds.
 
     If the block fails, the old file stays as it was. If `path` is a symbolic link, the file that it points to is
-    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does.
+    replaced. The new file has the permissions of the old one. Raises OSError as `file_to_write` does, and
+    FileExistsError if there is an old file and `replace` is false. This is checked before the block and after it.
     """
-    target = file_to_write(path)
+    target = file_to_write(path, replace)
     with hidden_place(target, path) as place:
         partial = place / target.name
         with open(partial, "xb") as file:
@@ -57,6 +58,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError, AttributeError):  # only root may give files away; Windows has no chown
                 os.chown(partial, old.st_uid, old.st_gid)
             partial.chmod(stat.S_IMODE(old.st_mode))
+        file_to_write(path, replace)  # another program may have made it in the meantime
         os.replace(partial, target)
 
 
@@ -69,10 +71,11 @@ def folder_to_make(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def file_to_write(path: Path) -> Path:
+def file_to_write(path: Path, replace: bool = True) -> Path:
     """Return the absolute path of a file to write, behind all links.
 
-    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder.
+    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder, and if it exists
+    but must not be replaced.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -83,6 +86,8 @@ def file_to_write(path: Path) -> Path:
         raise FileExistsError(f"{path} is a loop of links, not a file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
+    if not replace and target.exists():
+        raise FileExistsError(f"{path} exists already: --force replaces it")
     return target
 
 

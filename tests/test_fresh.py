@@ -30,6 +30,7 @@ COMMANDS: dict[str, list[Any]] = {
     "explain": ["Hello", *TINY],
     "explain --html": [OUT, "Hello", *TINY],
     "explain --png": [OUT, "Hello", *TINY],
+    "score": ["-", *TINY],
     "tokens": ["Hello", *TINY],
     "trace": ["Hello", "--out", OUT, *TINY],
     "train": [ROOT / "README.md", "--out", OUT, *SHAPE, "--steps", 2, "--eval_every", 1],

@@ -122,6 +122,22 @@ def test_windows_of_different_lengths_side_by_side_equal_each_alone(pieces, requ
         assert (scores.ranks == 1).tolist() == best[len(best) - window.n_targets :].tolist()
 
 
+def test_windows_with_the_same_beginning_share_its_work(monkeypatch, rng):
+    params, beginning = random_params(SMALL), rng.integers(0, 101, 9)
+    answers = [rng.integers(0, 101, n) for n in (2, 1, 4, 1)]
+    many = [Window(np.array([1, 2, 3]), 2), *(Window(np.append(beginning, part), len(part)) for part in answers)]
+    many += [many[1]._replace(n_targets=0), Window(np.arange(12), 3)]
+    apart = [score_windows([window], params, N_HEAD)[0] for window in many]
+    monkeypatch.setattr(scoring.families, "__defaults__", (8,))
+    assert list(scoring.families(many)) == [[0], [1, 2, 3, 4], [5], [6]]
+    sizes, gpt2_gpt2 = [], gpt2.gpt2
+    monkeypatch.setattr(gpt2, "gpt2", lambda ids, **rest: sizes.append(np.size(ids)) or gpt2_gpt2(ids, **rest))
+    for ours, theirs in zip(score_windows(many, params, N_HEAD), apart):
+        assert ours.log_probs == pytest.approx(theirs.log_probs, rel=2e-5)
+        assert ours.ranks.tolist() == theirs.ranks.tolist()
+    assert sizes[:4] == [10, 1, 4, 1]
+
+
 @pytest.mark.parametrize(("ids", "n_targets"), [([1, 2], 2), ([1, 300], 1), ([-1, 2], 1), ([1] * 19, 1), ([], 0)])
 def test_what_the_model_cannot_score_is_refused(ids, n_targets):
     with pytest.raises(ValueError, match="ids"):

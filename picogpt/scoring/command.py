@@ -1,0 +1,238 @@
+"""Score texts: how well a model predicts them.
+
+python -m picogpt score FILE… --model_size 124M
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from encoder import END_OF_TEXT, Encoder
+from picogpt.files import new_file
+from picogpt.options import add_model_options
+from picogpt.scoring.results import HEADER, Summary, row
+from picogpt.scoring.windows import Array, Scores, windows
+from picogpt.scoring.work import add_work_options, open_model, score_all
+from utils import Parser, UsageError, decode_utf8, number, visible
+
+LONGEST = 1 << 30  # bytes of one text: its token ids alone take about twice as much memory
+
+EXAMPLES = """examples:
+  python -m picogpt score README.md docs/train.md --model_size tiny
+  python -m picogpt score novel.txt --stride 512
+  python -m picogpt score lines.jsonl --jsonl text --json scores.json
+  cat story.txt | python -m picogpt score - --tokens
+
+A window has --max_context tokens, those that it scores included. With --stride 1, each token is scored given as many
+tokens before it as fit. A larger stride is faster, but the first tokens of a window have less context. By default,
+the windows are disjoint."""
+
+
+class Text(NamedTuple):
+    """A text to score: its name in the results, its characters, and its ids. The first id is not scored."""
+
+    name: str
+    text: str
+    ids: Array
+
+
+# ----------------------------------------------------------------------------------------------------- read the texts
+
+
+def read_bytes(name: str) -> bytes:
+    """Return the bytes of a file or a pipe, or of standard input for "-".
+
+    Raises OSError if a file changes its length while it is read, and UsageError if it is too long.
+    """
+    if name == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed")
+    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+        data = file.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise UsageError(f"{name} has more than {LONGEST:,} bytes, the most that a text may have")
+        if name != "-" and stat.S_ISREG((status := os.fstat(file.fileno())).st_mode) and status.st_size != len(data):
+            raise OSError(f"{name} changed while it was read: it has {status.st_size:,} bytes, but had {len(data):,}")
+    return data
+
+
+def read_exactly(name: str) -> str:
+    """Return the text of a file, or of standard input for "-", with its line ends as they are."""
+    return decode_utf8(read_bytes(name), "standard input" if name == "-" else name)
+
+
+def records(name: str, field: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of one field of each line of a JSON Lines file. Empty lines are skipped."""
+    for n, line in enumerate(read_exactly(name).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{name}:{n}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{place} is not JSON: {error}") from None
+        if not isinstance(record, dict) or field not in record:
+            raise UsageError(f"{place} is not an object with the field {field!r}, which --jsonl names")
+        if not isinstance(record[field], str):
+            raise UsageError(f"{place}: the field {field!r} is not a text, but {type(record[field]).__name__}")
+        yield place, record[field]
+
+
+def texts(names: Iterable[str], field: str | None, encoder: Encoder, bos: bool) -> Iterator[Text]:
+    """Yield the texts of the files, with their ids. Raises UsageError for a text that has no token to score."""
+    if bos and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"this model has no token {END_OF_TEXT} to put before a text: add --no-bos")
+    first = [encoder.encoder[END_OF_TEXT]] if bos else []
+    for name in names:
+        pairs = records(name, field) if field is not None else [(name, read_exactly(name))]
+        n_texts = 0
+        for place, text in pairs:
+            try:
+                ids = encoder.encode(text)
+            except ValueError as error:
+                raise UsageError(f"{place}: {error}") from None
+            if not ids:
+                raise UsageError(f"{place} is empty: it has no token to score")
+            if len(first + ids) == 1:
+                raise UsageError(f"{place} has only one token, and nothing before it: drop --no-bos to score it")
+            yield Text(place, text, np.array(first + ids))
+            n_texts += 1
+        if not n_texts:
+            raise UsageError(f"{name} is empty: it has no record to score")
+
+
+# -------------------------------------------------------------------------------------------------- write the results
+
+
+def token_rows(text: Text, scores: Scores, encoder: Encoder) -> Iterator[tuple[int, int, str, float, int]]:
+    """Yield position, id, text, log-probability and rank of each token. The first has position 0, and is not scored."""
+    yield 0, int(text.ids[0]), token_text(encoder, text.ids[0]), math.nan, 0
+    for i, (id, log_prob, rank) in enumerate(zip(text.ids[1:], scores.log_probs, scores.ranks), 1):
+        yield i, int(id), token_text(encoder, id), float(log_prob), int(rank)
+
+
+def token_text(encoder: Encoder, id: int) -> str:
+    """Return a token as a Python literal: 'text', or b'bytes' if it is only a part of a character."""
+    token = encoder.token_bytes(int(id))
+    try:
+        return repr(token.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(token)
+
+
+def print_tokens(text: Text, scores: Scores, encoder: Encoder) -> None:
+    """Print a line for each token of a text."""
+    print(f"{'id':>6} {'log p':>9} {'rank':>6}  token of {visible(text.name)}")
+    for _, id, token, log_prob, rank in token_rows(text, scores, encoder):
+        figures = f"{log_prob:>9.4f} {rank:>6}" if rank else f"{'-':>9} {'-':>6}"
+        print(f"{id:>6} {figures}  {token}")
+
+
+def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: Encoder) -> None:
+    """Write a row for each token: text, position, id, token, log_prob and rank (both empty if it was not scored)."""
+    lines = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["text", "position", "id", "token", "log_prob", "rank"])
+    for text, scores in results:
+        for position, id, token, log_prob, rank in token_rows(text, scores, encoder):
+            writer.writerow([text.name, position, id, token, *([log_prob, rank] if rank else ["", ""])])
+    lines.detach()
+
+
+def finite(figures: dict[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has neither nan nor infinity: they become null."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def write_json(
+    file: IO[bytes], settings: dict[str, Any], results: Iterable[tuple[Text, Scores]], summaries: list[Summary]
+) -> None:
+    """Write settings, and for each text its figures with the ids, log-probabilities and ranks of all tokens.
+
+    The first id of a text was not scored: its log-probability and rank are null.
+    """
+    entries = [
+        {"text": text.name}
+        | finite(summary.figures())
+        | {"ids": text.ids.tolist()}
+        | {"log_probs": [None, *scores.log_probs.tolist()], "ranks": [None, *scores.ranks.tolist()]}
+        for (text, scores), summary in zip(results, summaries)
+    ]
+    whole = {"settings": settings, "total": finite(Summary.total(summaries).figures()), "texts": entries}
+    file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n")
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the options; --help lists them."""
+    command = "python -m picogpt score"
+    purpose = "Measure how well a model predicts texts: log-probabilities, bits per byte, and perplexity."
+    parser = Parser(prog=command, description=purpose, epilog=EXAMPLES)
+    add, count = parser.add_argument, number(1, kind=int)
+    add("files", nargs="+", metavar="FILE", help="a text file in UTF-8, or - for standard input")
+    add_model_options(parser)
+    add(
+        "--stride", type=count, metavar="N", help="how far each window lies behind the one before (default: one window)"
+    )
+    add("--max_context", type=count, metavar="N", help="tokens in a window (default and most: the model's n_ctx)")
+    bos = f"put {END_OF_TEXT} before each text, so that its first token is scored, too (default: --bos)"
+    add("--bos", action=argparse.BooleanOptionalAction, default=True, help=bos)
+    add("--jsonl", metavar="FIELD", help="the files are JSON Lines: score this field of every line")
+    add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
+    add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
+    add("--csv", type=Path, metavar="FILE", help="write a row for each token to a CSV file")
+    add("--force", action="store_true", help="replace files that exist already")
+    add_work_options(parser)
+    args = parser.parse_args(argv)
+    if args.json and args.csv and args.json == args.csv:
+        parser.error(f"argument --csv: {args.csv} is also the file of --json")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score the files that the command line names, and print a row for each text and for all together."""
+    args = parse_args(argv)
+    model = open_model(args)
+    all_texts = list(texts(args.files, args.jsonl, model.encoder, args.bos))
+    try:
+        cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
+        scored = iter(score_all([window for parts in cut for window in parts], model, args))
+        results = [(text, joined([next(scored) for _ in parts])) for text, parts in zip(all_texts, cut)]
+        summaries = [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
+        if args.json:
+            names = ("model_size", "stride", "max_context", "bos", "jsonl")
+            write_json(files[args.json], {name: getattr(args, name) for name in names}, results, summaries)
+        if args.csv:
+            write_csv(files[args.csv], results, model.encoder)
+    if args.tokens:
+        for text, scores in results:
+            print_tokens(text, scores, model.encoder)
+    print(HEADER)
+    for text, summary in zip(all_texts, summaries):
+        print(row(visible(text.name), summary))
+    if len(summaries) > 1:
+        print(row("total", Summary.total(summaries)))
+    return 0
+
+
+def joined(parts: list[Scores]) -> Scores:
+    """Return the scores of several windows as those of one text."""
+    return Scores(*(np.concatenate(part) for part in zip(*parts)))

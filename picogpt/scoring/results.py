@@ -1,0 +1,85 @@
+"""Summarize the scores of texts: bits per byte, perplexity per token and per word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Summary(NamedTuple):
+    """The size of a text, and -log(p) of all its scored tokens together, in nats."""
+
+    tokens: int  # those that were scored
+    words: int
+    characters: int
+    bytes: int
+    nats: float
+
+    @classmethod
+    def of(cls, text: str, log_probs: Iterable[float]) -> Summary:
+        """Summarize a text. White space separates its words. The sum of the logarithms is rounded only once.
+
+        >>> Summary.of("Où est-il?", [-1.5, -2.0])
+        Summary(tokens=2, words=2, characters=10, bytes=11, nats=3.5)
+        """
+        values = list(log_probs)
+        return cls(len(values), len(text.split()), len(text), len(text.encode("utf-8")), 0.0 - math.fsum(values))
+
+    @classmethod
+    def total(cls, summaries: Iterable[Summary]) -> Summary:
+        """Add up several summaries."""
+        tokens, words, characters, n_bytes, nats = zip(*summaries)
+        return cls(sum(tokens), sum(words), sum(characters), sum(n_bytes), math.fsum(nats))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Return the bits that an ideal compressor with this model would need for each byte of the text."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+    def perplexity(self, n: int) -> float:
+        """Return e to the power of the nats for each of n units, such as tokens or words.
+
+        It is the number of equally likely choices that would be as hard to predict. Without units, it is nan.
+
+        >>> Summary(4, 2, 9, 9, nats=4 * math.log(10)).perplexity(4)
+        10.0
+        """
+        if not n:
+            return math.nan
+        try:
+            return math.exp(self.nats / n)
+        except OverflowError:
+            return math.inf
+
+    def figures(self) -> dict[str, float]:
+        """Return all figures by name."""
+        return {
+            **self._asdict(),
+            "bits per byte": self.bits_per_byte,
+            "perplexity per token": self.perplexity(self.tokens),
+            "perplexity per word": self.perplexity(self.words),
+        }
+
+
+HEADER = f"{'tokens':>9} {'words':>8} {'bytes':>9} {'nats':>11} {'bits/byte':>9} {'ppl/token':>9} {'ppl/word':>9}  text"
+
+
+def row(name: str, summary: Summary) -> str:
+    """Return the table's row of a text. The name stands at the end, so that none has to be cut."""
+    perplexities = map(short, (summary.perplexity(summary.tokens), summary.perplexity(summary.words)))
+    return (
+        f"{summary.tokens:>9} {summary.words:>8} {summary.bytes:>9} {summary.nats:>11.2f} "
+        f"{summary.bits_per_byte:>9.4f} {' '.join(f'{text:>9}' for text in perplexities)}  {name}"
+    )
+
+
+def short(number: float) -> str:
+    """Return a number in at most 9 characters, and "-" for a number that does not exist.
+
+    >>> short(29.4117), short(53102.7), short(1234567.8), short(math.nan)
+    ('29.41', '53102.70', '1.235e+06', '-')
+    """
+    if math.isnan(number):
+        return "-"
+    return f"{number:.2f}" if number < 1e6 else f"{number:.3e}"

@@ -1,0 +1,221 @@
+"""`python -m picogpt score`: its table and files against arithmetic, and one line for every wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import threading
+
+import numpy as np
+import pytest
+from helpers import ROOT, assert_error, model_options, run_command, run_main, shared
+
+from picogpt import score
+from picogpt.scoring import command, results
+from picogpt.scoring.results import Summary, short
+from utils import load_encoder_hparams_and_params
+
+TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
+TEXT = "Good morrow, cousin — what news?\r\nNone, my lord; but that the wörld's grown honest.\n"
+N_CTX = 256
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder_hparams_and_params("tiny", ROOT / "models")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode("utf-8"))
+    return path
+
+
+def log_probs(tiny, text, bos=True, **settings):
+    encoder, hparams, params = tiny
+    ids = ([encoder.encoder["<|endoftext|>"]] if bos else []) + encoder.encode(text)
+    return score(ids, params, hparams["n_head"], **settings)
+
+
+def rows(out):
+    """Return {name: [tokens, words, bytes, nats, bits per byte, perplexity per token, per word]} of the table."""
+    lines = out.splitlines()
+    start = lines.index(results.HEADER)
+    return {line.split(maxsplit=7)[7]: [float(part) for part in line.split()[:7]] for line in lines[start + 1 :]}
+
+
+def test_a_row_has_the_figures_of_its_text(tiny, file):
+    result = run_main("picogpt score", file, *TINY)
+    assert (result.status, result.err) == (0, "")
+    expected = log_probs(tiny, TEXT)
+    nats = -expected.sum()
+    figures = [
+        len(expected),
+        15,
+        87,
+        nats,
+        nats / math.log(2) / 87,
+        math.exp(nats / len(expected)),
+        math.exp(nats / 15),
+    ]
+    assert rows(result.out)[str(file)] == pytest.approx(figures, rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 1}, {"stride": 5, "max_context": 12}, {"max_context": 3}])
+@pytest.mark.parametrize("bos", [True, False])
+def test_every_option_reaches_the_scores(tiny, file, bos, settings, tmp_path):
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)] + ["--no-bos"] * (not bos)
+    out = tmp_path / "scores.json"
+    assert run_main("picogpt score", file, *TINY, *options, "--json", out).status == 0
+    (entry,) = json.loads(out.read_text(encoding="utf-8"))["texts"]
+    assert entry["log_probs"][1:] == pytest.approx(log_probs(tiny, TEXT, bos, **settings).tolist(), rel=1e-5)
+
+
+def test_several_files_have_a_total(tiny, file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Alas, poor soul!")
+    both = rows(run_main("picogpt score", file, other, *TINY).out)
+    one, two, total = both[str(file)], both[str(other)], both["total"]
+    assert total[:4] == pytest.approx([a + b for a, b in zip(one[:4], two[:4])], abs=0.011)
+    assert total[5] == pytest.approx(math.exp(total[3] / total[0]), rel=1e-3)
+    assert list(both) == [str(file), str(other), "total"]
+
+
+def test_tokens_json_and_csv_say_the_same(tiny, file, tmp_path):
+    a, b = tmp_path / "scores.json", tmp_path / "scores.csv"
+    result = run_main("picogpt score", file, *TINY, "--tokens", "--json", a, "--csv", b)
+    encoder = tiny[0]
+    whole = json.loads(a.read_text(encoding="utf-8"))
+    (entry,) = whole["texts"]
+    assert whole["total"] == {name: entry[name] for name in whole["total"]}
+    assert encoder.decode(entry["ids"][1:]) == TEXT
+    assert entry["ids"][0] == encoder.encoder["<|endoftext|>"]
+    assert (entry["log_probs"][0], entry["ranks"][0]) == (None, None)
+    assert entry["log_probs"][1:] == pytest.approx(log_probs(tiny, TEXT).tolist())
+    assert -sum(entry["log_probs"][1:]) == pytest.approx(entry["nats"])
+    lines = result.out.splitlines()[1 : 1 + len(entry["ids"])]
+    with open(b, encoding="utf-8", newline="") as opened:
+        table = list(csv.DictReader(opened))
+    assert [int(row["id"]) for row in table] == entry["ids"] == [int(line.split()[0]) for line in lines]
+    assert [int(row["rank"] or 0) for row in table] == [rank or 0 for rank in entry["ranks"]]
+    assert [row["rank"] or "-" for row in table] == [line.split()[2] for line in lines]
+    for row, line, log_prob in zip(table[1:], lines[1:], entry["log_probs"][1:]):
+        assert float(row["log_prob"]) == log_prob
+        assert float(line.split()[1]) == pytest.approx(log_prob, abs=5e-5)
+        assert line.endswith(row["token"])
+    assert {"b'\\xe2'", "b'\\x80'", "b'\\x94'"} & {row["token"] for row in table}  # parts of the dash
+
+
+def test_a_field_of_json_lines(tiny, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "To be", "id": 1}\n\n{"id": 2, "text": "or not\\n to be"}\n')
+    both = rows(run_main("picogpt score", path, "--jsonl", "text", *TINY).out)
+    assert list(both) == [f"{path}:1", f"{path}:3", "total"]
+    assert both[f"{path}:3"][3] == pytest.approx(-log_probs(tiny, "or not\n to be").sum(), abs=0.01)
+
+
+def test_standard_input_and_a_pipe(tiny, file, tmp_path):
+    from_stdin = rows(run_command("picogpt score", "-", *TINY, stdin=TEXT.encode("utf-8")).out)["-"]
+    assert from_stdin == rows(run_main("picogpt score", file, *TINY).out)[str(file)]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(TEXT.encode("utf-8"),))
+        writer.start()
+        assert rows(run_main("picogpt score", tmp_path / "pipe", *TINY).out)[str(tmp_path / "pipe")] == from_stdin
+        writer.join()
+
+
+WRONG = {
+    "an empty file": (b"", [], "is empty"),
+    "not UTF-8": (b"abc\xff", [], "is not UTF-8: byte 3 is 0xff"),
+    "one token without bos": (b"a", ["--no-bos"], "has only one token"),
+    "no JSON": (b'{"text": "a"}\n{text}\n', ["--jsonl", "text"], "text.txt:2 is not JSON"),
+    "no object": (b"[1]\n", ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
+    "a missing field": (b'{"txt": "a"}\n', ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
+    "a field of another type": (b'{"text": 5}\n', ["--jsonl", "text"], "text.txt:1: the field 'text' is not a text"),
+    "an empty field": (b'{"text": ""}\n', ["--jsonl", "text"], "text.txt:1 is empty"),
+    "half a character": (b'{"text": "\\ud800"}\n', ["--jsonl", "text"], "text.txt:1: character 0 of the text is a"),
+    "no record": (b"\n\n", ["--jsonl", "text"], "text.txt is empty"),
+    "a stride beyond the window": (b"abc", ["--stride", 9, "--max_context", 8], "a stride of 9"),
+    "a window beyond the model": (b"abc", ["--max_context", 257], "a window of 257 tokens"),
+    "a stride of zero": (b"abc", ["--stride", 0], "--stride: '0' is not a whole number at least 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line(name, file):
+    data, options, message = WRONG[name]
+    file.write_bytes(data)
+    assert_error(run_main("picogpt score", file, *TINY, *options), 2, message)
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch, file):
+    assert_error(run_main("picogpt score", tmp_path / "none", *TINY), 1, "none: No such file")
+    assert_error(run_main("picogpt score", tmp_path, *TINY), 1, "Is a directory")
+    monkeypatch.setattr(command, "LONGEST", 10)
+    assert_error(run_main("picogpt score", file, *TINY), 2, "has more than 10 bytes")
+    assert_error(run_main("picogpt score", "-", *TINY, stdin=b"a" * 11), 2, "- has more than 10 bytes")
+
+
+def test_a_file_that_grows_while_it_is_read(monkeypatch, file):
+    size = os.fstat
+
+    def grown(descriptor):
+        with open(file, "ab") as opened:
+            opened.write(b"more")
+        return size(descriptor)
+
+    monkeypatch.setattr(command.os, "fstat", grown)
+    assert_error(run_main("picogpt score", file, *TINY), 1, str(file), "changed while it was read", "but had ")
+
+
+def test_a_model_without_end_of_text(damaged, file):
+    folder = damaged()
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    assert "<|endoftext|>" in vocabulary
+    renamed = {"x" * 9 if token == "<|endoftext|>" else token: id for token, id in vocabulary.items()}
+    (folder / "encoder.json").write_text(json.dumps(renamed), encoding="utf-8")
+    result = run_main("picogpt score", file, *model_options(folder))
+    assert (result.status, result.out) == (2, "")
+    assert "no token <|endoftext|> to put before a text: add --no-bos" in result.err
+    assert run_main("picogpt score", file, *model_options(folder), "--no-bos").status == 0
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_no_file_is_replaced_without_force(option, file, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    assert_error(run_main("picogpt score", file, *TINY, option, mine), 1, str(mine), "exists already", "--force")
+    assert mine.read_text() == "precious"
+    assert run_main("picogpt score", file, *TINY, option, mine, "--force").status == 0
+    assert mine.read_text() != "precious"
+    assert_error(run_main("picogpt score", file, *TINY, "--json", mine, "--csv", mine), 2, "also the file of --json")
+
+
+def test_summaries_of_nothing_and_of_too_much():
+    empty = Summary.of(" \n", [-1.0])
+    assert math.isnan(empty.perplexity(empty.words))
+    assert Summary(1, 1, 1, 1, 1e6).perplexity(1) == math.inf
+    assert [short(math.nan), short(math.inf), short(999999.0), short(1e6)] == ["-", "inf", "999999.00", "1.000e+06"]
+    assert command.finite(empty.figures())["perplexity per word"] is None
+    assert np.isclose(Summary.of("abcd", [-math.log(2)] * 8).bits_per_byte, 2)
+
+
+def test_names_cannot_steer_the_terminal(tmp_path):
+    path = tmp_path / "\x1b[2J.txt"
+    path.write_text("a")
+    result = run_main("picogpt score", path, *TINY, "--tokens")
+    assert "\x1b" not in result.out
+    assert r"\x1b[2J.txt" in result.out
+
+
+@pytest.mark.slow
+def test_held_out_shakespeare_has_1_511_nats_per_character(tmp_path):
+    text = shared("text/tinyshakespeare.txt").read_text(encoding="utf-8")
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text(text[round(len(text) * 0.9) :], encoding="utf-8", newline="\n")
+    (figures,) = rows(run_main("picogpt score", held_out, *TINY, "--no-bos").out).values()
+    assert figures[3] / len(text[round(len(text) * 0.9) :]) == pytest.approx(1.5107, abs=5e-5)
