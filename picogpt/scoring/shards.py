@@ -1,6 +1,6 @@
 """Cut the work into shards, and keep the results of each shard in a file, so that a later run can go on.
 
-A shard is a list of consecutive windows. It is the unit of work of a process, and what is lost when a process is killed.
+A shard is a list of consecutive windows. It is the unit of work, and all that is lost when a process is killed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def description(shards: Sequence[Sequence[Window]], model: str) -> dict[str, Any]:
+def describe(shards: Sequence[Sequence[Window]], model: str) -> dict[str, Any]:
     """Return what identifies some work: the fingerprint of the model, and that of all windows."""
     digest = hashlib.sha256()
     for shard in shards:
@@ -74,35 +75,42 @@ class Results(NamedTuple):
     folder: Path
     work: dict[str, Any]
 
-    def begin(self) -> None:
-        """Make the folder and describe the work in it, or check that the folder belongs to this work.
+    def begin(self, shards: Sequence[Sequence[Window]]) -> dict[int, list[Scores]]:
+        """Return the scores of the shards that are done, by number. A new or empty folder is made ready.
 
-        Raises UsageError if it belongs to other work, or holds other files. Nothing is replaced then.
+        A damaged file counts as not done, and is replaced later. Raises UsageError if the folder belongs to other work
+        or holds other files. Nothing is changed then.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--results {self.folder} is not a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / DESCRIPTION
-        if path.exists():
-            self.check(path)
-            return
-        others = [each.name for each in self.folder.iterdir() if not each.name.endswith(".partial")]
-        if others:
-            raise UsageError(
-                f"--results {self.folder} holds {min(others)!r}, but no {DESCRIPTION} of ours: choose a new or empty folder"
-            )
-        with new_file(path) as file:
+        if (self.folder / DESCRIPTION).exists():
+            self.check()
+        else:
+            self.describe()
+        scores = dict(self.load(shards))
+        if scores:
+            log(f"[{len(scores)} of {len(shards)} shards are in {self.folder} already]")
+        return scores
+
+    def describe(self) -> None:
+        """Write the description. Raises UsageError if the folder is not empty."""
+        names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".partial")]
+        if names:
+            text = f"holds {min(names)!r}, but no {DESCRIPTION} that says which work its results belong to"
+            raise UsageError(f"--results {self.folder} {text}: choose a new or an empty folder")
+        with new_file(self.folder / DESCRIPTION) as file:
             file.write(json.dumps(self.work, indent=1).encode() + b"\n")
 
-    def check(self, path: Path) -> None:
-        """Raise UsageError unless a description is that of this work."""
+    def check(self) -> None:
+        """Raise UsageError unless the folder's description is that of this work."""
         try:
-            found = read_json(path)
+            found = read_json(self.folder / DESCRIPTION)
         except ValueError as error:
-            raise UsageError(f"--results: {error}: choose another folder") from None
+            raise UsageError(f"--results: {error}: choose a new or an empty folder") from None
         if found != self.work:
             other = "another model" if found.get("model") != self.work["model"] else "other texts or windows"
-            raise UsageError(f"--results {self.folder} holds the results of {other}: choose another folder")
+            raise UsageError(f"--results {self.folder} holds results of {other}: choose a new or an empty folder")
 
     def path(self, number: int) -> Path:
         return self.folder / f"shard-{number:06d}.npz"
@@ -114,13 +122,14 @@ class Results(NamedTuple):
             np.savez(file, work=np.array(self.work["windows"]), log_probs=log_probs, ranks=ranks)
 
     def load(self, shards: Sequence[Sequence[Window]]) -> Iterator[tuple[int, list[Scores]]]:
-        """Yield the number and the scores of each shard that is done. A damaged file counts as not done."""
+        """Yield the number and the scores of each shard that is done."""
         for number, shard in enumerate(shards):
-            if self.path(number).exists():
+            path = self.path(number)
+            if path.exists():
                 try:
-                    yield number, read_shard(self.path(number), shard, self.work["windows"])
-                except (ValueError, KeyError, EOFError, zipfile.BadZipFile):  # whatever np.load raises for wrong bytes
-                    log(f"[{self.path(number)} is damaged: its tokens are scored anew]")
+                    yield number, read_shard(path, shard, self.work["windows"])
+                except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):  # what np.load raises
+                    log(f"[{path} is damaged: it is computed anew]")
 
 
 def read_shard(path: Path, shard: Sequence[Window], work: str) -> list[Scores]:
