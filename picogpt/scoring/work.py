@@ -53,8 +53,8 @@ def add_work_options(parser: argparse.ArgumentParser) -> None:
 
 def dask_address(text: str) -> str:
     """Return the address of a Dask scheduler. Raises ArgumentTypeError unless it is like tcp://HOST:8786."""
-    match = re.fullmatch(r"((tcp|tls)://)?[^/]+:(\d{1,5})", text)
-    if not match or int(match[3]) > 65535:
+    match = re.fullmatch(r"(tcp://)?[^/]+:(\d{1,5})", text)
+    if not match or int(match[2]) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address like tcp://HOST:8786")
     return text
 
