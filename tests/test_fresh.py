@@ -27,6 +27,7 @@ SHAPE = ["--n_vocab", 300, "--n_ctx", 8, "--n_embd", 8, "--n_head", 2, "--n_laye
 COMMANDS: dict[str, list[Any]] = {
     "chat": TINY,
     "convert --to-hf": [ROOT / "models" / "tiny", OUT],
+    "evaluate lambada": ["--data", ROOT / "tests" / "evaluate" / "passages.jsonl", "--json", OUT, *TINY],
     "explain": ["Hello", *TINY],
     "explain --html": [OUT, "Hello", *TINY],
     "explain --png": [OUT, "Hello", *TINY],
@@ -50,8 +51,8 @@ def skip_without(*modules: str) -> None:
 
 
 def test_every_tool_is_here():
-    """test_readme.py runs bench and compare in such a process. random_weights would write half a gigabyte."""
-    assert {name.split()[0] for name in COMMANDS} | {"bench", "compare", "random_weights"} == set(TOOLS)
+    """Other tests run bench, compare and lm_eval in such a process. random_weights would write half a gigabyte."""
+    assert {name.split()[0] for name in COMMANDS} | {"bench", "compare", "lm_eval", "random_weights"} == set(TOOLS)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in COMMANDS])

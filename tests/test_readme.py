@@ -43,8 +43,9 @@ NEEDS = {  # word in a block: modules without which it is skipped
     "--png": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
+    "lm_eval": ("lm_eval",),
 }
-SLOW_WORDS = {"bench", "compare", "convert", "mypy", "--png"}
+SLOW_WORDS = {"bench", "compare", "convert", "mypy", "--png", "lm_eval"}
 
 
 class Block(NamedTuple):
@@ -109,7 +110,7 @@ def form_of(command: str) -> str:
         name, args = parsed(words)
     except SystemExit:
         return "wrong options"
-    if name in ("train", "random_weights") or (name == "compare" and "--parts" not in words):
+    if name in ("train", "random_weights", "lm_eval") or (name == "compare" and "--parts" not in words):
         return "parsed"
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
@@ -146,6 +147,7 @@ def clone(tmp_path_factory):
 def run(command: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = ENVIRONMENT | {"PATH": path, "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"), "MPLBACKEND": "Agg"}
+    settings["HF_HOME"] = str(folder.parent / "huggingface")  # where datasets keeps its copies
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, encoding="utf-8", env=settings, cwd=folder, timeout=300
     )

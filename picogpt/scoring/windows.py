@@ -27,11 +27,13 @@ N_BLOCK = 16  # rows of logits that are turned into log-probabilities at once: t
 class Window(NamedTuple):
     """Ids, of which the last n_targets are scored. The others are context only.
 
-    The model reads all but the last id, so a model with n_ctx positions takes at most n_ctx + 1 of them.
+    The model reads all but the last id, so a model with n_ctx positions takes at most n_ctx + 1 of them. The ids in
+    `excluded` do not count in the rank of the first target, as if the model could not choose them there.
     """
 
     ids: Array  # [n_seq + 1]
     n_targets: int
+    excluded: Sequence[int] = ()
 
 
 class Scores(NamedTuple):
@@ -76,10 +78,11 @@ def windows(ids: Array, n_ctx: int, stride: int | None = None, max_context: int 
         n_scored = begin + len(window)
 
 
-def target_scores(logits: Array, targets: Array) -> Scores:
+def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -> Scores:
     """Return the log-probabilities and ranks of one target for each row of logits. [n_rows, n_vocab] -> 2 x [n_rows]
 
-    The logits are overwritten. float16 is computed in float32, because its numbers end at 65,504.
+    In the first row, the ids in `excluded` do not count in the rank. The logits are overwritten. float16 is computed in
+    float32, because its numbers end at 65,504.
     """
     log_probs, ranks = np.empty(len(targets)), np.empty(len(targets), np.int64)
     for start in range(0, len(targets), N_BLOCK):
@@ -90,6 +93,9 @@ def target_scores(logits: Array, targets: Array) -> Scores:
         ahead = np.count_nonzero(rows > target, axis=-1)
         for row in np.flatnonzero(np.count_nonzero(rows == target, axis=-1) > 1):  # equal logits: a rare case
             ahead[row] += np.count_nonzero(rows[row, : ids[row, 0]] == target[row, 0])
+        if start == 0 and len(excluded):
+            others, id, logit = np.unique(excluded), ids[0, 0], target[0, 0]
+            ahead[0] -= np.count_nonzero((rows[0, others] > logit) | (rows[0, others] == logit) & (others < id))
         largest = rows.max(axis=-1, keepdims=True)
         rows -= largest
         sums = np.exp(rows, out=rows).sum(axis=-1, keepdims=True)
@@ -124,11 +130,13 @@ def score_windows(
 
 def check(windows: Sequence[Window], n_ctx: int, n_vocab: int) -> None:
     """Raise ValueError unless the model can score these windows."""
-    for ids, n_targets in windows:
+    for ids, n_targets, excluded in windows:
         if not 0 <= n_targets < len(ids) <= n_ctx + 1:
             raise ValueError(f"a window of {len(ids)} ids with {n_targets} to score, but n_ctx is {n_ctx}")
         if not 0 <= ids.min() <= ids.max() < n_vocab:
             raise ValueError(f"the ids are {ids.min()} to {ids.max()}, but the vocabulary has 0 to {n_vocab - 1}")
+        if len(excluded) and not 0 <= min(excluded) <= max(excluded) < n_vocab:
+            raise ValueError(f"excluded ids: {min(excluded)} to {max(excluded)}, but there are 0 to {n_vocab - 1}")
 
 
 def families(windows: Sequence[Window], n_shared: int = N_SHARED) -> Iterator[list[int]]:
@@ -147,16 +155,16 @@ def share_beginning(a: Window, b: Window, n_shared: int) -> bool:
     """Return whether two windows have n_shared ids in common before their targets, and at least half of their ids."""
     if not (0 < a.n_targets <= N_ROWS and 0 < b.n_targets <= N_ROWS):  # `score_family` computes all logits at once
         return False
-    contexts = [ids[: len(ids) - n_targets].tolist() for ids, n_targets in (a, b)]
+    contexts = [window.ids[: len(window.ids) - window.n_targets].tolist() for window in (a, b)]
     return gpt2.n_shared(*contexts) >= max(n_shared, len(a.ids) / 2, len(b.ids) / 2)
 
 
 def score_family(family: Sequence[Window], params: Params, n_head: int) -> Iterator[Scores]:
     """Yield the scores of windows with the same beginning, which goes through the model only once."""
     context = gpt2.Context(params, n_head, max(len(window.ids) for window in family))
-    for ids, n_targets in family:
+    for ids, n_targets, excluded in family:
         logits = context.logits(ids[:-1].tolist(), n_targets)
-        yield target_scores(np.asarray(logits), ids[len(ids) - n_targets :])
+        yield target_scores(np.asarray(logits), ids[len(ids) - n_targets :], excluded)
 
 
 def batches(windows: Sequence[Window], indices: Sequence[int], n_rows: int = N_ROWS) -> Iterator[list[int]]:
@@ -178,9 +186,9 @@ def score_batch(batch: Sequence[Window], params: Params, n_head: int, n_rows: in
     """
     n_seq = max(len(window.ids) for window in batch) - 1
     inputs = np.zeros((len(batch), n_seq), np.intp)
-    for padded, (ids, _) in zip(inputs, batch):
-        padded[: len(ids) - 1] = ids[:-1]
-    first = min(len(ids) - 1 - n_targets for ids, n_targets in batch)  # no logits are needed before this position
+    for padded, window in zip(inputs, batch):
+        padded[: len(window.ids) - 1] = window.ids[:-1]
+    first = min(len(window.ids) - 1 - window.n_targets for window in batch)  # no logits are needed before this position
     cache = gpt2.empty_cache(params, n_head, n_seq, (len(batch),)) if n_seq > n_rows else None
     scores: list[list[Scores]] = [[] for _ in batch]
     for start in range(0, n_seq, n_rows):
@@ -188,11 +196,12 @@ def score_batch(batch: Sequence[Window], params: Params, n_head: int, n_rows: in
         stop = start + piece.shape[1]
         n_logits = max(0, stop - max(start, first))
         logits = gpt2.gpt2(piece, **params, n_head=n_head, cache=cache, n_past=start, n_logits=n_logits)
-        for row, (ids, n_targets) in enumerate(batch):
+        for row, (ids, n_targets, excluded) in enumerate(batch):
             begin, end = max(stop - n_logits, len(ids) - 1 - n_targets), min(stop, len(ids) - 1)
             if begin < end:
                 of_targets = np.asarray(logits)[row, begin - stop + n_logits : end - stop + n_logits]
-                scores[row].append(target_scores(of_targets, ids[begin + 1 : end + 1]))
+                of_first = excluded if not scores[row] else ()
+                scores[row].append(target_scores(of_targets, ids[begin + 1 : end + 1], of_first))
     for parts in scores:
         yield (
             Scores(*(np.concatenate(part) for part in zip(*parts))) if parts else Scores(np.empty(0), np.empty(0, int))

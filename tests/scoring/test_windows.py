@@ -98,6 +98,35 @@ def test_target_scores_of_every_type(dtype, rng):
         assert np.argsort(-row, kind="stable")[rank - 1] == target
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_excluded_ids_do_not_count_in_the_rank_of_the_first_target(dtype, rng):
+    for _ in range(50):
+        logits = rng.integers(0, 5, (20, 12)).astype(dtype)  # many are equal
+        targets, excluded = rng.integers(0, 12, 20), rng.integers(0, 12, 4).tolist()
+        log_probs, ranks = target_scores(logits.copy(), targets, excluded)
+        without = target_scores(logits.copy(), targets)
+        order = [id for id in np.argsort(-logits[0], kind="stable") if id not in excluded or id == targets[0]]
+        assert order[ranks[0] - 1] == targets[0]
+        assert (ranks[1:] == without.ranks[1:]).all()
+        assert (log_probs == without.log_probs).all()
+
+
+@pytest.mark.parametrize("way", ["whole", "in pieces", "as a family"])
+def test_each_window_has_its_own_excluded_ids(way, request, monkeypatch, rng):
+    if way == "in pieces":
+        request.getfixturevalue("few_rows")
+    if way == "as a family":
+        monkeypatch.setattr(scoring.families, "__defaults__", (8,))
+    params, ids = random_params(SMALL), rng.integers(0, 101, 17)
+    logits = gpt2.gpt2(ids[:-1], **params, n_head=N_HEAD)
+    order = np.argsort(-logits[-8])  # of the first of eight targets
+    many = [Window(np.array([*ids[:-8], order[5], *ids[-7:]]), 8, order[:n].tolist()) for n in range(6)]
+    assert len(list(scoring.families(many))) == (1 if way == "as a family" else 6)
+    scores = score_windows(many, params, N_HEAD)
+    assert [scored.ranks[0] for scored in scores] == [6, 5, 4, 3, 2, 1]
+    assert all((scored.ranks[1:] == scores[0].ranks[1:]).all() for scored in scores)
+
+
 def test_logits_far_apart_neither_overflow_nor_become_infinite():
     scores = target_scores(np.array([[1e30, -1e30, 0]], np.float32), np.array([0]))
     assert scores.log_probs.tolist() == [0]
@@ -142,6 +171,12 @@ def test_windows_with_the_same_beginning_share_its_work(monkeypatch, rng):
 def test_what_the_model_cannot_score_is_refused(ids, n_targets):
     with pytest.raises(ValueError, match="ids"):
         score_windows([Window(np.array(ids, int), n_targets)], random_params(ODD), ODD["n_head"])
+
+
+@pytest.mark.parametrize("excluded", [[101], [3, -1]])
+def test_excluded_ids_must_be_in_the_vocabulary(excluded):
+    with pytest.raises(ValueError, match="excluded"):
+        score_windows([Window(np.array([1, 2]), 1, excluded)], random_params(SMALL), N_HEAD)
 
 
 @pytest.mark.usefixtures("few_rows")

@@ -1,0 +1,202 @@
+"""Evaluate a model on the datasets of GPT-2's paper, by protocols that have a name and say each of their steps.
+
+    python -m picogpt evaluate lambada --data lambada_test.jsonl --model_size 124M
+
+Each protocol is a function: it reads the data file, makes windows of ids, has them scored, and returns its figures by
+name. Its docstring is its documentation, which --explain prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import math
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from picogpt.evaluate import cbt, lambada, paper, texts
+from picogpt.files import new_file
+from picogpt.options import add_model_options
+from picogpt.scoring.work import Model, add_work_options, open_model, score_all
+from utils import Parser, UsageError, log, number
+
+TASKS = {
+    "lambada": lambada.PROTOCOLS,
+    "cbt": cbt.PROTOCOLS,
+    "wikitext": texts.WIKITEXT,
+    "ptb": texts.PTB,
+    "text8": texts.TEXT8,
+    "enwik8": texts.ENWIK8,
+    "1bw": texts.ONE_BILLION_WORDS,
+}
+MOST_MODELS = 4  # as many columns of ours fit into 80 characters
+
+
+def first_lines() -> str:
+    """Return the tasks and their protocols, each with the first line of its docstring."""
+    lines = []
+    for task, protocols in TASKS.items():
+        lines.append(f"  {task}")
+        for name, protocol in protocols.items():
+            lines.append(f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}")
+    return "\n".join(lines)
+
+
+EPILOG = """tasks and protocols (the first one of each task is its default):
+{}
+
+examples:
+  {command} lambada --data lambada_test.jsonl --model_size 124M
+  {command} lambada --data lambada_test.jsonl --protocol harness --limit 100
+  {command} lambada --protocol harness --explain
+  {command} --paper data/ --model_size 124M,355M"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    command = "python -m picogpt evaluate"
+    parser = Parser(
+        prog=command,
+        description="Evaluate a model on a dataset, and show the figures of GPT-2's paper beside ours. The data comes "
+        "from a file\nthat you name; only a model is downloaded.",
+        epilog=EPILOG.format(first_lines(), command=command),
+    )
+    add = parser.add_argument
+    add("task", nargs="?", metavar="TASK", help=", ".join(TASKS))
+    add("--data", type=Path, metavar="FILE", help="the file with the data of the task")
+    add("--protocol", metavar="NAME", help="the rule to score by (default: the first one of the task)")
+    add("--explain", action="store_true", help="print every step of the protocol, or of all of the task, and exit")
+    add("--paper", type=Path, metavar="FOLDER", help="print the paper's table, and ours for the data in this folder")
+    add("--variant", metavar="NAME", help="which dataset of the task this is, if the file's name does not show it")
+    whole = number(1, kind=int)
+    add("--stride", type=whole, metavar="N", help="how far windows on a long text are apart (default: n_ctx)")
+    add("--max_context", type=whole, metavar="N", help="the most tokens that the model reads at once (default: n_ctx)")
+    bos = "put <|endoftext|> before each text (default: as the protocol says)"
+    add("--bos", action=argparse.BooleanOptionalAction, help=bos)
+    add("--limit", type=whole, metavar="N", help="use the first N examples only")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
+    add("--force", action="store_true", help="replace the file of --json if it exists")
+    add_model_options(parser)
+    add_work_options(parser)
+    args = parser.parse_args(argv)
+    if problem := problem_of(args):
+        parser.error(problem)
+    return args
+
+
+def problem_of(args: argparse.Namespace) -> str:
+    """Return what is wrong with a combination of options, or ""."""
+    if args.paper:
+        names = ("task", "data", "protocol", "variant", "stride", "max_context", "bos")
+        if given := [name for name in names if getattr(args, name) is not None] + ["explain"] * args.explain:
+            return f"--paper takes no {given[0]}, because each row of the table has its own"
+        return "" if args.model_size.count(",") < MOST_MODELS else f"the table has room for {MOST_MODELS} models"
+    if args.task not in TASKS:
+        return f"{args.task!r} is not a task: {', '.join(TASKS)}" if args.task else "name a task, or --paper FOLDER"
+    if args.protocol is not None and args.protocol not in TASKS[args.task]:
+        return f"{args.protocol!r} is not a protocol of {args.task}: {', '.join(TASKS[args.task])}"
+    variants = [*paper.VARIANTS.get(args.task, {})]
+    if args.variant is not None and args.variant not in variants:
+        return f"{args.variant!r} is not a variant of {args.task}: {', '.join(variants) or 'it has none'}"
+    return "" if args.data or args.explain else "name the file with the data: --data FILE"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate one task, or fill the paper's table, or explain protocols."""
+    args = parse_args(argv)
+    if args.explain:
+        explain(args.task, args.protocol)
+        return 0
+    with ExitStack() as stack:
+        file = stack.enter_context(new_file(args.json, replace=args.force)) if args.json else None
+        results = fill_table(args) if args.paper else [evaluate_one(args)]
+        if file:
+            file.write((json.dumps(results if args.paper else results[0], indent=2) + "\n").encode("utf-8"))
+    return 0
+
+
+def explain(task: str, protocol: str | None) -> None:
+    """Print the whole docstring of a protocol, or those of all protocols of a task."""
+    names = [protocol] if protocol else list(TASKS[task])
+    print("\n\n".join(f"{task}, protocol {name}\n\n{inspect.getdoc(TASKS[task][name])}" for name in names))
+
+
+def evaluate_one(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a model on the task and the data that the options name, and print the figures beside the paper's."""
+    protocol = args.protocol or next(iter(TASKS[args.task]))
+    variant = args.variant or paper.variant_of(args.task, args.data)
+    if not args.data.exists():  # said before a model is downloaded
+        raise UsageError(f"{args.data} does not exist: --data names the file with the data")
+    result = evaluate(args.task, protocol, args.data, variant, open_model(args), args)
+    print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {result['model']}")
+    print(f"{'':30}{'ours':>14}{'paper':>9}")
+    for name, value in result["figures"].items():
+        theirs = "" if isinstance(value, int) else paper.theirs(result["paper"].get(name))
+        print(f"{name + ', %' * (name == 'accuracy'):30}{shown(name, value):>14}{theirs:>9}".rstrip())
+    if args.limit:
+        print(f"only the first {args.limit} of the file's examples (--limit)")
+    return result
+
+
+def shown(name: str, value: float | None) -> str:
+    """Return a figure as text: a count as a whole number, bits with four decimals, all others with two."""
+    if value is None or value >= 1e9:
+        return "-" if value is None else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{4 if name.startswith('bits') else 2}f}"
+
+
+def evaluate(
+    task: str, protocol: str, data: Path, variant: str, model: Model, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the figures of a model on a data file, those of the paper, and all that says how they came about."""
+    figures = TASKS[task][protocol](data, model, lambda windows: score_all(windows, model, args), args)
+    options = {name: getattr(args, name) for name in ("stride", "max_context", "bos", "limit")}
+    model_name = model.folder.name
+    return {
+        "task": task,
+        "variant": variant,
+        "protocol": protocol,
+        "model": model_name,
+        "data": str(data),
+        **options,
+        "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
+        "paper": paper.published(model_name, task, variant),
+    }
+
+
+def fill_table(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print the paper's table row by row, with the figures of each model on the data that the folder holds."""
+    names = args.model_size.split(",")
+    any_data = say_what_is_there(args.paper)
+    models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names if any_data]
+    results: dict[tuple[str, Path], list[dict[str, Any]]] = {}
+    print(paper.heading(names))
+    for row in paper.ROWS:
+        ours = [None] * len(names)
+        if found := paper.find(args.paper, row):
+            data, protocol = found
+            key = row.task, data
+            if key not in results:  # the two rows of LAMBADA take one run
+                results[key] = [evaluate(row.task, protocol, data, row.variant, model, args) for model in models]
+            ours = [result["figures"].get(row.figure) for result in results[key]]
+        print(paper.line(row.label, [*map(paper.theirs, row.values)], [*map(paper.ours, ours)]), flush=True)
+    for (_, data), of_models in results.items():
+        print(f"{data.relative_to(args.paper).as_posix()}: protocol {of_models[0]['protocol']}")
+    if args.limit and results:
+        print(f"only the first {args.limit} examples of each file (--limit)")
+    return [result for of_models in results.values() for result in of_models]
+
+
+def say_what_is_there(folder: Path) -> bool:
+    """Print to stderr which data files a folder holds and which it misses. Return whether it holds any.
+
+    Raises UsageError if it is no folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder: --paper names the one with the data files")
+    found = {row.label.partition(",")[0]: (paper.find(folder, row), row.files) for row in paper.ROWS}
+    for dataset, (place, names) in found.items():
+        log(f"{dataset}: {f'found {place[0]}' if place else 'missing, not found as ' + ' or '.join(names)}")
+    return any(place for place, _ in found.values())

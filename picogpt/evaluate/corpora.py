@@ -1,0 +1,100 @@
+"""What the protocols share that score a whole text: ids with windows, the sum of the scores, and figures made from it.
+
+A protocol is a function of the data file, the model, a function that scores windows, and the options. It returns its
+figures by name. The options are `stride` and `max_context` (as in `picogpt.scoring.windows`, None for the default),
+`bos` (whether <|endoftext|> stands before each document,
+None for the protocol's own rule) and `limit` (how many documents, None for all).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoder import END_OF_TEXT
+from picogpt.scoring.windows import Scores, Window, windows
+from picogpt.scoring.work import Model
+from utils import UsageError, read_text
+
+Score = Callable[[Sequence[Window]], list[Scores]]
+Protocol = Callable[[Path, Model, Score, argparse.Namespace], dict[str, float]]
+
+
+def read_corpus(data: Path) -> str:
+    """Return the text of a file. Raises OSError, and UsageError if it is empty or not UTF-8."""
+    text = read_text(data)
+    if not text.strip():
+        raise UsageError(f"{data} is empty: there is no text to score")
+    return text
+
+
+def windows_of(ids: Sequence[int], model: Model, args: argparse.Namespace) -> list[Window]:
+    """Return the windows of a document.
+
+    <|endoftext|> stands before the document, unless the vocabulary lacks it or --no-bos is given. It separated the
+    documents of the training data, and gives the first token something to be predicted from. Without it, the first
+    token is context only: its probability is missing in the sum.
+    """
+    end_of_text = model.encoder.encoder.get(END_OF_TEXT)
+    before = [end_of_text] if args.bos is not False and end_of_text is not None else []
+    array = np.array([*before, *ids], np.intp)
+    return list(windows(array, model.hparams["n_ctx"], args.stride, args.max_context))
+
+
+def scores_of(parts: Sequence[Window], score: Score, data: Path) -> list[Scores]:
+    """Return the scores of all windows. Raises UsageError if there is nothing to score."""
+    if not parts:
+        raise UsageError(f"{data} has only one token, and nothing stands before it: there is nothing to predict")
+    return score(parts)
+
+
+def total(scores: Sequence[Scores]) -> tuple[float, int]:
+    """Return the negative log-probability of all targets in nats, and how many there are."""
+    return -float(sum(part.log_probs.sum() for part in scores)), sum(len(part.log_probs) for part in scores)
+
+
+def perplexity(nats: float, n: int) -> float:
+    """Return e to the power of the nats for each of n units. It is infinite from e^709 on, as in any float64."""
+    return math.exp(nats / n) if nats / n < 709 else math.inf
+
+
+def bits(nats: float, n: int) -> float:
+    """Return the bits for each of n units."""
+    return nats / math.log(2) / n
+
+
+def word_figures(nats: float, n_tokens: int, text: str, n_documents: int) -> dict[str, float]:
+    """Return the figures of a corpus of words. `text` is the original: tokens of the data set with spaces between them.
+
+    "perplexity" is for each word of the original, and each line end counts as a word, `<eos>`. That is how the data
+    sets' own sizes are counted: the validation set of WikiText-2 has 217,646 tokens in Merity et al. 2016, which are
+    213,886 words and 3,760 line ends in the file. The second perplexity divides the same sum by the words alone.
+    """
+    n_words, n_lines, n_bytes = count_words(text), text.count("\n"), len(text.encode("utf-8"))
+    return {
+        "perplexity": perplexity(nats, n_words + n_lines),
+        "perplexity without line ends": perplexity(nats, max(n_words, 1)),
+        "perplexity per token": perplexity(nats, n_tokens),
+        "bits per byte": bits(nats, n_bytes),
+        "nats": nats,
+        "tokens": n_tokens,
+        "words": n_words,
+        "line ends": n_lines,
+        "bytes": n_bytes,
+        "documents": n_documents,
+    }
+
+
+def count_words(text: str) -> int:
+    """Return the number of words between spaces and line ends."""
+    return sum(word != "" for line in text.split("\n") for word in line.split(" "))
+
+
+def take(items: Iterable[Any], args: argparse.Namespace) -> list[Any]:
+    """Return the items that --limit leaves."""
+    return list(items)[: args.limit]

@@ -1,0 +1,73 @@
+"""The parts that tasks made of separate examples share: reading lines, and contexts that fit into the model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from encoder import END_OF_TEXT
+from picogpt.scoring.windows import Window
+from picogpt.scoring.work import Model
+from utils import UsageError, read_text
+
+
+def read_lines(data: Path) -> list[str]:
+    """Return the lines of a text file without empty ones at its end. Raises UsageError if none is left."""
+    text = read_text(data).rstrip()
+    if not text:
+        raise UsageError(f"{data} is empty")
+    return text.split("\n")
+
+
+@contextlib.contextmanager
+def at_line(data: Path, number: int) -> Iterator[None]:
+    """Turn a ValueError into a UsageError whose message begins with the file and the line."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{data}, line {number}: {error}") from None
+
+
+def refuse(args: argparse.Namespace, name: str, reason: str) -> None:
+    """Raise UsageError if an option was given that a protocol does not have."""
+    if getattr(args, name):
+        raise UsageError(f"--{name} is not possible: {reason}")
+
+
+def readable(model: Model, args: argparse.Namespace) -> int:
+    """Return how many tokens the model reads at most: --max_context, or else all of its n_ctx positions.
+
+    Raises UsageError if --max_context is larger than n_ctx.
+    """
+    n_ctx = model.hparams["n_ctx"]
+    if args.max_context is not None and args.max_context > n_ctx:
+        raise UsageError(f"--max_context {args.max_context} is more than the model's n_ctx = {n_ctx}")
+    return args.max_context or n_ctx
+
+
+def begin(model: Model, args: argparse.Namespace) -> list[int]:
+    """Return the ids that stand before each text: <|endoftext|>, or none with --no-bos.
+
+    Raises UsageError if the vocabulary has no such token.
+    """
+    if args.bos is False:
+        return []
+    if END_OF_TEXT not in model.encoder.encoder:
+        raise UsageError(f"the vocabulary of {model.folder} has no {END_OF_TEXT}: leave it out with --no-bos")
+    return [model.encoder.encoder[END_OF_TEXT]]
+
+
+def window_of(context: list[int], targets: list[int], n_readable: int, excluded: Sequence[int] = ()) -> Window:
+    """Return a window that scores the targets after as much of the end of the context as the model can read.
+
+    Raises ValueError if there are no targets, no context, or more targets than the model can read.
+    """
+    if not context or not targets:
+        raise ValueError(f"there is no {'token to score' if context else 'text before the token to score'}")
+    if len(targets) > n_readable:
+        raise ValueError(f"{len(targets)} tokens are to be scored, but the model reads {n_readable} at most")
+    return Window(np.array((context + targets)[-(n_readable + 1) :], np.intp), len(targets), excluded)

@@ -1,0 +1,399 @@
+"""lm-evaluation-harness on gpt2.py: the same answers as from the harness's own model `hf`, and the command.
+
+All tasks here are ours, with data in a local JSON file, so that nothing needs a network.
+"""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ROOT, assert_error, run_command, run_main
+
+import gpt2
+from encoder import END_OF_TEXT
+from picogpt.checkpoints.convert import to_hf
+from picogpt.options import require
+from utils import UsageError
+
+needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs lm_eval")
+
+N_CTX = 256  # of models/tiny
+SPEECH = "The king is gone, and I will not\nfollow him to the sea.\n\nNURSE:\nMy lord, what news? "
+LONG = SPEECH * 20  # more tokens than the model has positions
+DATA = {
+    "last_word": [
+        {"context": "To be, or not to", "target": " be"},  # the model's own choice
+        {"context": "To be, or not to", "target": " swim"},
+        {"context": "I am glad to hear ", "target": "it"},  # the space belongs to the continuation
+        {"context": "", "target": "ROMEO:"},
+        {"context": "", "target": f"{END_OF_TEXT}ROMEO:"},
+        {"context": f"The end.{END_OF_TEXT}ROMEO", "target": ":"},
+        {"context": LONG, "target": " Nothing, my good friend"},
+        {"context": "Well", "target": LONG[:580]},  # exactly N_CTX ids, so that one id of context is left
+    ],
+    "choice": [
+        {"context": "Good morrow, sweet", "choices": ["lady", "lord of the seas", "sir"], "gold": 1},
+        {"context": LONG, "choices": ["None.", "The king, my lord, the king!", "x"], "gold": 0},
+    ],
+    "whole_text": [{"text": text} for text in ("A", SPEECH, LONG, LONG * 2 + "The end", "", "Ünïcödé 漢字 \x00 🙂")],
+    "generate": [{"context": text} for text in ("ROMEO:\n", "What is the", "No more of this:", LONG, LONG[:777])],
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "last_word": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{target}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    },
+    "choice": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "whole_text": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    },
+    "generate": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "",
+        "generation_kwargs": {"until": ["\n\n", "business"], "max_gen_toks": 30, "do_sample": False},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+def write_tasks(folder: Path) -> Path:
+    """Write the data of each task as JSON Lines, and its configuration, which is JSON and therefore also YAML."""
+    for name, task in TASKS.items():
+        data = folder / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(document) + "\n" for document in DATA[name]), encoding="utf-8")
+        source = {"dataset_path": "json", "test_split": "test", "metadata": {"version": 1}}
+        kwargs = {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")}
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **source, "dataset_kwargs": kwargs, **task}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    pytest.importorskip("lm_eval")
+    from picogpt.lm_eval import PicoGPT
+
+    return PicoGPT("tiny", str(ROOT / "models"))
+
+
+def evaluate(model: Any, folder: Path, **settings: Any) -> Any:
+    """Let the harness run our tasks."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    return lm_eval.simple_evaluate(model=model, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, **settings)
+
+
+@pytest.fixture(scope="module")
+def ours(model, folder):
+    return evaluate("picogpt", folder, model_args={"model_size": "tiny", "models_dir": str(ROOT / "models")})
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    """The results of the harness's own model for transformers, with the same weights."""
+    for name in ("lm_eval", "torch", "transformers", "accelerate", "safetensors"):
+        pytest.importorskip(name)
+    to_hf(ROOT / "models" / "tiny", folder / "hf")
+    from lm_eval.models.huggingface import HFLM
+
+    return evaluate(HFLM(str(folder / "hf"), device="cpu", dtype="float32", batch_size=1), folder)
+
+
+def answers(results: Any, task: str) -> list[Any]:
+    """Return the answers of the model: those to each document, in order."""
+    samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
+    return [answer[0] for sample in samples for answer in sample["resps"]]
+
+
+def requests(*args: Any) -> list[Any]:
+    return [SimpleNamespace(args=arg) for arg in args]
+
+
+def same(ours: list[float], theirs: list[float]) -> bool:
+    """Return whether log-likelihoods are the same to 1e-4, and to the last two bits: hf adds up in float32."""
+    return np.allclose(ours, theirs, rtol=2**-22, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- the answers, as of hf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "n"), [("last_word", 8), ("choice", 6)])
+def test_log_likelihoods_and_greedy_flags_are_those_of_hf(ours, theirs, task, n):
+    mine, expected = answers(ours, task), answers(theirs, task)
+    assert len(mine) == len(expected) == n
+    assert same([value for value, _ in mine], [value for value, _ in expected])
+    assert [flag for _, flag in mine] == [flag for _, flag in expected]
+    assert all(type(value) is float and type(flag) is bool for value, flag in mine)  # as JSON and the cache need them
+    assert {flag for _, flag in mine} == {True, False}
+
+
+@pytest.mark.slow
+def test_whole_texts_are_scored_as_by_hf(ours, theirs):
+    mine, expected = answers(ours, "whole_text"), answers(theirs, "whole_text")
+    assert len(mine) == len(DATA["whole_text"])
+    assert same(mine, expected)
+    assert min(mine) < -4000  # the longest text fills several windows
+
+
+@pytest.mark.slow
+def test_generated_texts_are_those_of_hf(ours, theirs):
+    mine = answers(ours, "generate")
+    assert mine == answers(theirs, "generate")
+    assert len(set(mine)) == len(DATA["generate"])
+    assert all(mine)
+    assert not any(stop in text for text in mine for stop in ("\n\n", "business"))
+
+
+@pytest.mark.slow
+def test_the_metrics_are_those_of_hf(ours, theirs):
+    for task, metrics in theirs["results"].items():
+        numbers = {name: value for name, value in metrics.items() if name.endswith(",none") and "stderr" not in name}
+        assert len(numbers) == len(TASKS[task]["metric_list"])
+        for name, value in numbers.items():
+            assert ours["results"][task][name] == pytest.approx(value, rel=1e-4), (task, name)
+    assert ours["config"]["model_num_parameters"] == theirs["config"]["model_num_parameters"]
+    assert ours["config"]["model_dtype"] == "float32"
+
+
+# ------------------------------------------------------------------------------------------------------- the requests
+
+
+@needs_harness
+def test_rolling_windows_are_those_of_the_harness():
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    import picogpt.lm_eval
+    from picogpt.lm_eval import rolling_windows
+
+    results = doctest.testmod(picogpt.lm_eval)
+    assert (results.failed, results.attempted) == (0, 1)
+    for n_ctx in (1, 2, 3, 4, 7):
+        for n_ids in range(30):
+            ids = list(range(100, 100 + n_ids))
+            pairs = get_rolling_token_windows(ids, prefix_token=7, max_seq_len=n_ctx, context_len=1)
+            expected = [(context + targets, len(targets)) for context, targets in map(make_disjoint_window, pairs)]
+            assert [(w.ids.tolist(), w.n_targets) for w in rolling_windows([7, *ids], n_ctx)] == expected
+
+
+@needs_harness
+def test_a_context_that_is_too_long_loses_its_first_ids(model, capsys):
+    context, targets = list(range(300)), [5, 6]
+    whole = model._loglikelihood_tokens([(("a", "b"), context, targets)])
+    assert "1 of 1 contexts are too long for the model" in capsys.readouterr().err
+    for n_kept, is_same in ((N_CTX - 1, True), (N_CTX - 2, False)):
+        kept = model._loglikelihood_tokens([(("a", "b"), context[-n_kept:], targets)])
+        assert (kept[0][0] == pytest.approx(whole[0][0], rel=1e-6)) == is_same
+    assert capsys.readouterr().err == ""
+
+
+@needs_harness
+@pytest.mark.parametrize("n_targets", [0, N_CTX + 1])
+def test_a_continuation_that_can_not_be_scored_is_named(model, n_targets):
+    with pytest.raises(ValueError, match=f"'words' of 'A few' has {n_targets} tokens, but 1 to n_ctx = 256"):
+        model._loglikelihood_tokens([(("A few", "words"), [1], [2] * n_targets)])
+
+
+@needs_harness
+def test_a_model_without_end_of_text_says_so(model, monkeypatch):
+    monkeypatch.setattr(model, "end", None)
+    for call in (
+        lambda: model.loglikelihood_rolling(requests(("A",))),
+        lambda: model.loglikelihood(requests(("", "A"))),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f"but tiny has no {END_OF_TEXT}")):
+            call()
+    assert model.loglikelihood(requests(("A", " B")))[0][0] < 0
+    assert len(model.tok_encode(END_OF_TEXT)) > 1
+
+
+@needs_harness
+def test_a_model_argument_that_does_not_exist_is_named():
+    from picogpt.lm_eval import PicoGPT
+
+    with pytest.raises(UsageError, match="'pretrained' is neither model_size nor models_dir"):
+        PicoGPT.create_from_arg_string("pretrained=gpt2,model_size=tiny", {"batch_size": 1, "device": None})
+    assert PicoGPT.create_from_arg_string("model_size=tiny", {"batch_size": 1, "device": "cuda:0"}).max_length == N_CTX
+
+
+@needs_harness
+def test_an_interrupted_run_keeps_its_answers(model, tmp_path, monkeypatch):
+    import lm_eval.api.model
+
+    import picogpt.lm_eval
+
+    calls: list[int] = []
+
+    def score_windows(*args, **kwargs):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return score(*args, **kwargs)
+
+    pairs = [(f"{n} and", " two") for n in range(5)]
+    expected = model.loglikelihood(requests(*pairs))
+    score = picogpt.lm_eval.score_windows
+    monkeypatch.setattr(picogpt.lm_eval, "N_TOGETHER", 2)
+    monkeypatch.setattr(picogpt.lm_eval, "score_windows", score_windows)
+    monkeypatch.setattr(model, "cache_hook", model.cache_hook)  # put back what CachingLM replaces
+    cached = lm_eval.api.model.CachingLM(model, str(tmp_path / "cache.db"))
+    with pytest.raises(KeyboardInterrupt):
+        cached.loglikelihood(requests(*pairs))
+    calls.clear()
+    values = [value for value, _ in cached.loglikelihood(requests(*pairs))]
+    assert values == pytest.approx([value for value, _ in expected])
+    assert len(calls) == 1  # the other four were in the cache
+    cached.dbdict.close()
+
+
+# ------------------------------------------------------------------------------------------------------ generated text
+
+
+def generated(model: Any, context: str = "ROMEO:", seed: int = 0, **settings: Any) -> str:
+    np.random.seed(seed)
+    return model.generate_until(requests((context, {"until": [], "max_gen_toks": 20} | settings)))[0]
+
+
+@needs_harness
+def test_sampling_follows_its_settings(model):
+    greedy = generated(model)
+    assert greedy == model.encoder.decode(gpt2.generate(model.tok_encode("ROMEO:"), model.params, 5, 20))
+    assert generated(model, temperature=0.8, do_sample=False) == greedy
+    assert generated(model, do_sample=True, top_k=1) == greedy
+    assert generated(model, temperature=2, top_p=0) == greedy
+    assert generated(model, repetition_penalty=5) != greedy
+    drawn = generated(model, temperature=1.5)
+    assert drawn != greedy
+    assert drawn == generated(model, temperature=1.5) == generated(model, temperature=1.5, do_sample=True)
+    assert drawn != generated(model, temperature=1.5, seed=1)
+
+
+@needs_harness
+def test_a_text_ends_before_end_of_text(model, monkeypatch):
+    ids = list(gpt2.generate(model.tok_encode("ROMEO:"), model.params, 5, 20))
+    monkeypatch.setattr(model, "end", ids[7])
+    monkeypatch.setattr(model, "tok_encode", model.encoder.encode)
+    assert generated(model) == model.encoder.decode(ids[: ids.index(ids[7])])
+
+
+@needs_harness
+def test_an_empty_context_begins_a_document(model):
+    assert generated(model, "") == model.encoder.decode(gpt2.generate([model.eot_token_id], model.params, 5, 20))
+
+
+@needs_harness
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_gen_toks": 256}, "max_gen_toks is 256, but tiny has n_ctx = 256"),
+        ({"temperature": 1, "top_p": 1.5}, "top_p is 1.5, but it must be from 0 to 1"),
+        ({"temperature": -1, "do_sample": True}, "temperature is -1, but it must be from 0 to inf"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(model, settings, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        generated(model, **settings)
+
+
+@needs_harness
+def test_settings_that_do_not_exist_are_named(model, capsys):
+    assert generated(model, num_beams=4) == generated(model)
+    assert "no generation setting num_beams:" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_help_and_missing_tasks():
+    result = run_main("picogpt lm_eval", "--help")
+    assert result.status == 0
+    assert "python -m picogpt lm_eval --tasks" in result.out
+    assert_error(run_main("picogpt lm_eval", "--model_size", "tiny"), 2, "picogpt lm_eval: --tasks is missing")
+
+
+def test_without_the_harness(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find(name))
+    assert_error(run_main("picogpt lm_eval", "--tasks", "x"), 1, "lm_eval is not installed: pip install lm_eval")
+    with pytest.raises(OSError, match="lm_eval"):
+        require("lm_eval")
+
+
+@needs_harness
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tasks", "x", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--tasks", "x", "--limit", "few"], "argument --limit/-L: invalid float value: 'few'"),
+        (["--limit", "1"], "--tasks is missing"),
+        (["--tasks", "x", "--model", "hf"], "--model_size and --models_dir name the model"),
+        (["--tasks", "x", "--model_args", "pretrained=gpt2"], "--model_size and --models_dir name the model"),
+    ],
+)
+def test_wrong_options(options, words):
+    assert_error(run_main("picogpt lm_eval", *options), 2, words)
+
+
+@needs_harness
+@pytest.mark.slow
+def test_the_command(folder, ours, tmp_path):
+    options = ["--include_path", folder, "--model_size", "tiny", "--output_path", tmp_path / "results"]
+    result = run_command("picogpt lm_eval", "--tasks", "choice", "whole_text", *options, HF_HOME=str(tmp_path))
+    assert result.status == 0, result.err
+    value = ours["results"]["whole_text"]["bits_per_byte,none"]
+    assert re.search(rf"^\|whole_text.*\|bits_per_byte\|↓ *\| *{value:.4f}\|", result.out, re.MULTILINE), result.out
+    (written,) = (tmp_path / "results").rglob("*.json")
+    assert json.loads(written.read_text(encoding="utf-8"))["results"]["whole_text"]["bits_per_byte,none"] == value
+
+
+@needs_harness
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nobody/no-such-data", "Couldn't reach 'nobody/no-such-data' on the Hub"),
+        ("json", "can't read the data of a task: An error occurred while generating the dataset"),
+    ],
+)
+def test_an_unreachable_hub_and_broken_data_are_one_line(folder, tmp_path, monkeypatch, source, message):
+    from lm_eval.tasks import TaskManager
+
+    own = functools.partial(TaskManager, include_defaults=False)  # it takes seconds to list thousands of tasks
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", own)
+    for name in ("datasets.config", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{name}.HF_HUB_OFFLINE", True)
+    (tmp_path / "broken.jsonl").write_text('{"text": "A"}\n{"text"')
+    task = json.loads((folder / "whole_text.yaml").read_text()) | {"task": "broken", "dataset_path": source}
+    task["dataset_kwargs"] = {"data_files": {"test": str(tmp_path / "broken.jsonl")}, "cache_dir": str(tmp_path)}
+    (tmp_path / "broken.yaml").write_text(json.dumps(task))
+    result = run_main("picogpt lm_eval", "--tasks", tmp_path / "broken.yaml", "--model_size", "tiny")
+    assert (result.status, "Traceback" in result.err) == (1, False), result.err
+    assert result.err.splitlines()[-1].startswith(f"picogpt lm_eval: {message}")
