@@ -62,9 +62,10 @@ def describe(shards: Sequence[Sequence[Window]], model: str) -> dict[str, Any]:
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(f"{len(shard)} windows".encode())
-        for ids, n_targets in shard:
-            digest.update(f"{len(ids)} ids, {n_targets} targets".encode())
-            digest.update(np.ascontiguousarray(ids, "<i8").tobytes())
+        for ids, n_targets, excluded in shard:
+            digest.update(f"{len(ids)} ids, {n_targets} targets, {len(excluded)} excluded".encode())
+            for numbers in (ids, list(excluded)):
+                digest.update(np.ascontiguousarray(numbers, "<i8").tobytes())
     n_tokens = sum(window.n_targets for shard in shards for window in shard)
     return {"model": model, "windows": digest.hexdigest(), "n_shards": len(shards), "n_tokens": n_tokens}
 

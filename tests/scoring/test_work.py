@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -117,18 +118,21 @@ def test_the_fingerprint_depends_on_the_weights_and_the_hyperparameters(tmp_path
         ["--jobs", "0"],
         ["--jobs", "x"],
         ["--jobs", "2", "--dask", "tcp://127.0.0.1:8786"],
-        *(["--dask", address] for address in ("", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536")),
+        *(
+            ["--dask", address]
+            for address in ("", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536")
+        ),
     ],
 )
 def test_wrong_options_are_refused(words):
     assert_error(run_main("picogpt score", ROOT / "README.md", *TINY, *words), 2, words[-2])
 
 
-@pytest.mark.parametrize(("word", "module"), [("--jobs", "joblib"), ("--dask", "distributed")])
-def test_a_missing_library_is_named(monkeypatch, word, module):
-    find = jobs.require.__globals__["importlib"].util.find_spec
+@pytest.mark.parametrize(("words", "module"), [(["--jobs", 2], "joblib"), (["--dask", "node:8786"], "distributed")])
+def test_a_missing_library_is_named(monkeypatch, words, module):
+    find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else find(name))
-    result = run_main("picogpt score", ROOT / "README.md", *TINY, word, 2)
+    result = run_main("picogpt score", ROOT / "README.md", *TINY, *words)
     assert_error(result, 1, f"{module} is not installed: pip install {module}")
 
 
@@ -209,6 +213,21 @@ def test_a_folder_of_other_work_is_refused_and_stays(tmp_path):
     ):
         assert_error(run_main("picogpt score", text, *words, "--results", folder), 2, str(folder), name)
         assert contents(folder) == before
+
+
+def test_work_with_other_windows_is_other_work():
+    """The same ids, cut or scored in another way."""
+    ids = np.arange(8)
+    works = [
+        [[Window(ids, 2)]],
+        [[Window(ids, 3)]],
+        [[Window(ids, 2, [5])]],
+        [[Window(np.append(ids, 5), 2)]],
+        [[Window(ids[:4], 1), Window(ids[4:], 1)]],
+        [[Window(ids[:4], 1)], [Window(ids[4:], 1)]],
+    ]
+    assert len({shards.describe(work, "model")["windows"] for work in works}) == len(works)
+    assert shards.describe(works[0], "model") == shards.describe([[Window(ids.astype(np.int32), 2)]], "model")
 
 
 @pytest.mark.parametrize(("name", "text"), [("notes.txt", "mine"), ("run.json", "mine"), ("run.json", "[]")])
@@ -541,6 +560,19 @@ def test_what_workers_lack_is_named(tmp_path, cluster, tiny, parts, monkeypatch)
     good.kill()
     with pytest.raises(OSError, match="worker at tcp://127.0.0.1:.* fails with No module named 'picogpt'"):
         work.score_all(parts, tiny, here)
+
+
+def test_a_shard_that_ends_several_workers_is_one_line(tiny, parts, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+
+    def results_of(*args):
+        raise distributed.KilledWorker("task", None, 3)
+
+    monkeypatch.setattr(jobs, "connected", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(jobs, "check_imports", lambda client, address: None)
+    monkeypatch.setattr(jobs, "results_of", results_of)
+    with pytest.raises(ChildProcessError, match="^4 workers died of the same shard; --results FOLDER"):
+        work.score_all(parts, tiny, options("--dask", "node:8786"))
 
 
 @pytest.mark.slow
