@@ -6,9 +6,9 @@ A shard is a list of consecutive windows. It is the unit of work, and all that i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from utils import HPARAMS, UsageError, checkpoint_prefix, load_hparams, log, rea
 
 N_POSITIONS = 4096  # at most in a shard: seconds of work for 124M, and many shards even of a single long text
 DESCRIPTION = "run.json"
+DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)  # what np.load raises for damaged files
 
 
 def shards_of(windows: Iterable[Window], n_positions: int = N_POSITIONS) -> list[list[Window]]:
@@ -129,13 +130,13 @@ class Results(NamedTuple):
             if path.exists():
                 try:
                     yield number, read_shard(path, shard, self.work["windows"])
-                except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):  # what np.load raises
+                except DAMAGED:
                     log(f"[{path} is damaged: it is computed anew]")
 
 
 def read_shard(path: Path, shard: Sequence[Window], work: str) -> list[Scores]:
-    """Return the scores of a shard from its file. Raises ValueError and others unless it is whole, and of this work."""
-    with np.load(path, allow_pickle=False) as file:
+    """Return the scores of a shard from its file. Raises one of DAMAGED unless it is whole and of this work."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
         found, log_probs, ranks = str(file["work"]), file["log_probs"], file["ranks"]
     ends = np.cumsum([window.n_targets for window in shard])
     if found != work or not log_probs.shape == ranks.shape == (ends[-1],):

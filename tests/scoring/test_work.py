@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from picogpt.scoring.windows import Window, score_windows, windows
 
 TINY = ["--models_dir", ROOT / "models", "--model_size", "tiny"]
 TEXT = [ROOT / "README.md", ROOT / "docs" / "explain.md", *TINY]
-MANY = [*TEXT, "--stride", 24]  # dozens of shards: seconds of work
+MANY = [*TEXT, "--stride", 40]  # many shards: seconds of work
 
 
 def options(*words):
@@ -184,6 +185,24 @@ def test_a_damaged_file_is_computed_anew(tiny, parts, counted, tmp_path, capsys,
     assert f"{file} is damaged" in capsys.readouterr().err
 
 
+def test_no_damage_goes_unnoticed(tmp_path):
+    results = shards.Results(tmp_path, {"windows": "work"})
+    shard = [Window(np.arange(9), n) for n in (3, 4)]
+    scores = [shards.Scores(np.linspace(-1, 0, n), np.arange(n)) for n in (3, 4)]
+    results.save(0, scores)
+    file = results.path(0)
+    whole = file.read_bytes()
+    n_noticed = 0
+    flipped = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for data in [*flipped, *(whole[:i] for i in range(0, len(whole), 9))]:
+        file.write_bytes(data)
+        try:
+            assert equal(shards.read_shard(file, shard, "work"), scores)  # such as a date in the zip file
+        except shards.DAMAGED:
+            n_noticed += 1
+    assert n_noticed > len(whole) / 2
+
+
 def test_a_file_of_other_work_is_not_taken_for_ours(tiny, parts, tmp_path):
     work.score_all(parts, tiny, options("--results", tmp_path / "a"))
     backwards = parts[::-1]
@@ -254,6 +273,28 @@ def test_a_result_that_cannot_be_written_ends_the_run_and_the_others_stay(tiny, 
     assert {path.name for path in tmp_path.iterdir()} == {f"shard-{i:06d}.npz" for i in range(3)}
     with pytest.raises(IsADirectoryError, match="shard-000002"):
         dict(shards.Results(tmp_path, {"windows": ""}).load(shards_of(parts)))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_bar_ends_at_the_number_of_tokens(tiny, parts, monkeypatch, tmp_path, here):
+    import tqdm
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**settings | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    bars = []
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    if not here:  # as other processes do, which report a shard when it is done
+        engine = work.engine
+        monkeypatch.setattr(work, "engine", lambda *args: engine(*args[:-1], lambda n: None))
+    total = sum(window.n_targets for window in parts)
+    work.score_all(parts, tiny, options("--results", tmp_path))
+    (tmp_path / "shard-000001.npz").unlink()
+    work.score_all(parts, tiny, options("--results", tmp_path))
+    assert [bar.n for bar in bars] == [total, total]
+    assert bars[0].initial == 0 < bars[1].initial < total
 
 
 def test_the_work_in_this_process_moves_the_bar_more_often_than_once_in_a_shard(tiny, parts, monkeypatch):
@@ -341,7 +382,7 @@ def assert_goes_on(folder, alone, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("by", ["SIGKILL", "SIGINT"])
 def test_a_run_goes_on_after_its_process_was_ended(tmp_path, alone, by):
     folder = tmp_path / "results"
     process = start("--results", folder)
@@ -349,7 +390,7 @@ def test_a_run_goes_on_after_its_process_was_ended(tmp_path, alone, by):
     process.send_signal(getattr(signal, by))
     result = ended(process)
     assert (result.out, result.err) == ("", "")
-    assert result.status == {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}[by]
+    assert result.status == {"SIGKILL": -9, "SIGINT": 130}[by]
     assert_goes_on(folder, alone)
 
 
@@ -540,15 +581,16 @@ def test_ctrl_c_ends_the_work_of_the_cluster(tmp_path, cluster):
 @pytest.mark.slow
 def test_what_workers_lack_is_named(tmp_path, cluster, tiny, parts, monkeypatch):
     here = options("--dask", cluster.address)
+    monkeypatch.setattr(jobs, "N_SENT", 2)  # fewer than there are
     good = cluster.start_worker()
     assert equal(work.score_all(parts, tiny, here), work.score_all(parts, tiny, options()))
     missing = tiny._replace(folder=tmp_path / "no-model")
-    monkeypatch.setattr(work, "fingerprint", lambda folder: "other")
-    with pytest.raises(ValueError, match=f"{re.escape(str(tiny.folder))} on .*: this is another model"):
-        work.score_all(parts, tiny, here)
-    with pytest.raises(ValueError, match=r"no-model on .*: no model is there \(No such file"):
-        work.score_all(parts, missing, here)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "fingerprint", lambda folder: "other")
+        with pytest.raises(ValueError, match=f"{re.escape(str(tiny.folder))} on .*: this is another model"):
+            work.score_all(parts, tiny, here)
+        with pytest.raises(ValueError, match=r"no-model on .*: no model is there \(No such file"):
+            work.score_all(parts, missing, here)
     wrong = [Window(np.array([1, 5000]), 1)]
     with pytest.raises(ValueError, match="the ids are 1 to 5000"):
         work.score_all(wrong, tiny, here)
@@ -588,8 +630,8 @@ def test_a_scheduler_that_lacks_picogpt_is_named(tmp_path, tiny, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere.invalid:8786"])
-def test_an_unreachable_scheduler_is_one_line(tmp_path, address):
+def test_an_unreachable_scheduler_is_one_line():
+    address = "tcp://127.0.0.1:9"
     needs("distributed")
     begin = time.perf_counter()
     result = run_command("picogpt score", ROOT / "README.md", *TINY, "--dask", address)
