@@ -78,7 +78,7 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
     settings: dict[str, Any] = {"initializer": follow, "initargs": (os.getpid(),), "max_nbytes": None, "batch_size": 1}
     done = joblib.Parallel(n_jobs, "loky", return_as="generator_unordered", **settings)(calls)
     try:
-        with contextlib.closing(done):
+        with quiet(), contextlib.closing(done):
             yield from done
     except BrokenProcessPool:
         raise ChildProcessError("a worker process was killed, perhaps for lack of memory") from None
@@ -118,7 +118,7 @@ def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what Dask logs about itself from the user. All that matters becomes an exception."""
+    """Keep what joblib and Dask say about themselves from the user. All that matters becomes an exception."""
     before = logging.root.manager.disable
     logging.disable()
     try:
