@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -13,6 +14,7 @@ import gpt2
 from encoder import Encoder
 from picogpt.tracing import command
 from picogpt.tracing.names import meanings
+from picogpt.tracing.recorder import trace
 from utils import load_encoder_hparams_and_params
 
 PROMPT = "ROMEO:\nWhat light"
@@ -117,6 +119,33 @@ def with_memory(n_bytes: int, passes: list[command.Pass]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "free_memory", lambda: n_bytes)
         command.check_memory(passes, SMALL, itemsize=4)
+
+
+# ------------------------------------------------------------------------------------------------------------ its page
+
+PAGE = (ROOT / "docs" / "trace.md").read_text(encoding="utf-8")
+
+
+def test_the_page_s_search_finds_a_planted_induction_head(capsys, monkeypatch):
+    """The example finds none in models/tiny. Here, a head of layer 2 attends from each token as an induction head."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.split("induction head?")[1], re.MULTILINE | re.DOTALL)
+
+    def planted(probs):
+        probs[1, 50:] = np.eye(100, dtype=probs.dtype)[1:51]
+        return probs
+
+    monkeypatch.chdir(ROOT)
+    with trace({"h2/attn/probs": planted}):
+        exec(example.replace("50, 20\n", "50, 1\n"), {})
+    assert capsys.readouterr().out == "best: layer 2, head 1, 1.000\nchance: 0.014\n"
+
+
+def test_every_option_is_on_its_page(capsys):
+    with pytest.raises(SystemExit):
+        command.parse_args(["--help"])
+    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help", "--models_dir"}
+    assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model_size"}
+    assert {option for option in options if option not in PAGE} == set()
 
 
 # ------------------------------------------------------------------------------------------------------- wrong inputs
