@@ -76,8 +76,9 @@ def shapes_of(passes: Sequence[Pass], hparams: dict[str, int]) -> dict[str, tupl
 
 
 def check_memory(passes: Sequence[Pass], hparams: dict[str, int], itemsize: int) -> None:
-    """Raise UsageError if the largest pass takes more memory than is free. Passes are dropped one after another."""
-    needed = max(itemsize * sum(map(math.prod, shapes_of([one], hparams).values())) for one in passes)
+    """Raise UsageError if the values take more memory than is free. A pass is kept until the next one has ended."""
+    sizes = [itemsize * sum(map(math.prod, shapes_of([one], hparams).values())) for one in passes]
+    needed = max(a + b for a, b in zip([0, *sizes], sizes))
     if needed > (free := free_memory()):
         raise UsageError(
             f"the values take {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB of memory are free: "

@@ -17,7 +17,7 @@ TABLES = ("contents", "contents.json")  # the arrays of a file that are no value
 
 
 class Writer:
-    """An NPZ file in the making. Each value is written at once, so that no pass stays in memory."""
+    """An NPZ file in the making. Each pass is written at once, so that it need not stay in memory."""
 
     def __init__(self, archive: zipfile.ZipFile):
         self.archive = archive
@@ -49,6 +49,5 @@ def writing(file: IO[bytes]) -> Iterator[Writer]:
 
 def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:
     """Add an array to an NPZ file, row by row (in C's order), whatever its order in memory is."""
-    info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the same values give the same bytes
-    with archive.open(info, "w", force_zip64=True) as member:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
