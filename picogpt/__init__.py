@@ -21,12 +21,15 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
     from picogpt.explain.plots import plot_probabilities as plot_probabilities
     from picogpt.explain.plots import plot_residual as plot_residual
     from picogpt.scoring.windows import score as score
+    from picogpt.tracing.recorder import Trace as Trace
+    from picogpt.tracing.recorder import trace as trace
 
 NAMES = {  # module: the names that it defines
     "picogpt.explain.numbers": ("Inside", "Settings", "look_inside"),
     "picogpt.explain.page": ("page",),
     "picogpt.explain.plots": ("plot_attention", "plot_lens", "plot_probabilities", "plot_residual"),
     "picogpt.scoring.windows": ("score",),
+    "picogpt.tracing.recorder": ("Trace", "trace"),
 }
 MODULES = {name: module for module, names in NAMES.items() for name in names}
 __all__ = list(MODULES)

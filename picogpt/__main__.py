@@ -23,7 +23,10 @@ TOOLS = {  # name: (module, purpose)
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),
     "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
-    "trace": ("picogpt.trace", "write every intermediate result of one forward pass to a file"),
+    "trace": (
+        "picogpt.tracing.command",
+        "write every intermediate array of a forward pass, or compare with another program's",
+    ),
     "train": ("picogpt.train", "train a model of any shape on a text file"),
 }
 

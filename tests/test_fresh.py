@@ -21,7 +21,7 @@ from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.huggingface import config_settings, state_dict
 from utils import FILES, load_hparams_and_params
 
-OUT = "OUT"  # stands for a file or folder that the command makes
+OUT = "OUT.npz"  # stands for a file or folder that the command makes, of any kind
 TINY = ["--model_size", "tiny"]
 SHAPE = ["--n_vocab", 300, "--n_ctx", 8, "--n_embd", 8, "--n_head", 2, "--n_layer", 1]
 COMMANDS: dict[str, list[Any]] = {
@@ -59,7 +59,7 @@ def test_every_tool_is_here():
 def test_a_tool_imports_what_it_needs(tmp_path, name):
     skip_without(*NEEDS.get(name, ()))
     tool, *option = name.split()
-    out = tmp_path / "out"
+    out = tmp_path / OUT
     words = [out if word is OUT else word for word in COMMANDS[name]]
     result = run_command(f"picogpt {tool}", *option, *words, stdin=b"Hello\n")
     assert result.status == 0, result

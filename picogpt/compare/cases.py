@@ -16,7 +16,7 @@ import numpy as np
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
 from picogpt.checkpoints.writing import made_up_merges
-from picogpt.trace import trace
+from picogpt.tracing.recorder import trace
 from utils import expected_shapes, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -27,11 +27,11 @@ from encoder import Encoder
 from picogpt.compare.cases import MADE_UP, Case, Cases, ModelCases, made_up_encoder, texts
 from picogpt.compare.references import REFERENCES, TOKENIZERS
 from picogpt.options import add_model_options
+from picogpt.tolerance import TOLERANCE, difference
 from utils import Parser, load_encoder_hparams_and_params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")
-TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 
 
 class Row(NamedTuple):
@@ -104,23 +104,6 @@ OURS: dict[str, Callable[..., Any]] = {
 
 
 # -------------------------------------------------------------------------------------------------------- measuring
-
-
-def difference(ours: Array, theirs: Array) -> tuple[float, float]:
-    """Return the largest absolute difference, and that difference divided by the largest number in theirs.
-
-    NaN and infinity count as infinitely different. The relative difference ignores errors up to the smallest normal
-    number, because a library may round the denormal numbers below it to 0, as TensorFlow does. Raises ValueError if
-    shapes or dtypes differ.
-    """
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        raise ValueError(f"{ours.dtype} {list(ours.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
-    smallest = float(np.finfo(ours.dtype).smallest_normal)
-    with np.errstate(invalid="ignore", over="ignore"):
-        absolute = float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0))
-    if not math.isfinite(absolute):
-        return math.inf, math.inf
-    return absolute, max(absolute - smallest, 0) / max(float(np.abs(theirs).max(initial=0)), smallest)
 
 
 def compared(name: str, part: str, against: str, dtype: str, cases: Callable[[], list[Case]]) -> Row:

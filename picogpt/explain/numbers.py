@@ -24,7 +24,7 @@ import gpt2
 from encoder import Encoder
 from picogpt.explain.text import visible
 from picogpt.options import prompt_ids
-from picogpt.trace import trace
+from picogpt.tracing.recorder import trace
 from utils import UsageError, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:

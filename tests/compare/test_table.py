@@ -15,6 +15,7 @@ from helpers import ROOT
 import encoder
 import gpt2
 from picogpt.compare import cases, table
+from picogpt.tolerance import difference
 from utils import load_encoder_hparams_and_params
 
 pytest.importorskip("torch")
@@ -342,16 +343,16 @@ def test_transformers_needs_torch(monkeypatch):
 
 def test_a_difference_is_relative_to_the_largest_number():
     ours = np.array([1.0, -4.0])
-    assert table.difference(ours, ours + 2**-40) == (2**-40, pytest.approx(2**-42))
-    assert table.difference(ours, ours) == (0, 0)
-    assert table.difference(ours[:0], ours[:0]) == (0, 0)
+    assert difference(ours, ours + 2**-40) == (2**-40, pytest.approx(2**-42))
+    assert difference(ours, ours) == (0, 0)
+    assert difference(ours[:0], ours[:0]) == (0, 0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_infinitely_wrong(wrong):
     ours, theirs = np.ones(3), np.array([1, wrong, 1])
-    assert table.difference(ours, theirs) == table.difference(theirs, ours) == (math.inf, math.inf)
-    assert table.difference(theirs, theirs) == (math.inf, math.inf)
+    assert difference(ours, theirs) == difference(theirs, ours) == (math.inf, math.inf)
+    assert difference(theirs, theirs) == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize("dtype", table.DTYPES)
@@ -360,16 +361,16 @@ def test_denormal_numbers_may_be_rounded_to_0(dtype):
     denormal, normal = np.array([smallest / 2]), np.array([smallest * 4])
     assert denormal.dtype == dtype
     assert denormal[0] > 0
-    assert table.difference(denormal, 0 * denormal)[1] == 0
-    assert table.difference(normal, 0 * normal)[1] == 3
+    assert difference(denormal, 0 * denormal)[1] == 0
+    assert difference(normal, 0 * normal)[1] == 3
 
 
 def test_another_shape_or_dtype_is_refused():
     ours = np.ones(3)
     with pytest.raises(ValueError, match=r"float64 \[3\] instead of float32 \[3\]"):
-        table.difference(ours, ours.astype(np.float32))
+        difference(ours, ours.astype(np.float32))
     with pytest.raises(ValueError, match=r"float64 \[3\] instead of float64 \[1, 3\]"):
-        table.difference(ours, ours[None])
+        difference(ours, ours[None])
 
 
 def test_the_sampling_filters_have_the_tolerance_of_float64(rows_of):

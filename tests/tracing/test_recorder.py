@@ -1,20 +1,22 @@
-"""Test tracing: every value equals its definition, outputs stay the same, gpt2.py is restored, and the tool works."""
+"""Test the recorder: every value equals its definition, outputs stay the same, and gpt2.py is restored."""
 
 from __future__ import annotations
 
 import functools
-import json
+import re
 
 import numpy as np
 import pytest
 from helpers import ROOT, SMALL, random_params, transformers_model
 
 import gpt2
-from picogpt import trace as tracing
-from picogpt.trace import TRACED, meanings, trace
-from utils import UsageError, load_hparams_and_params
+from gpt2 import gpt2 as imported
+from picogpt.tracing.names import meanings, shape_of, shortened
+from picogpt.tracing.recorder import TRACED, trace
+from utils import load_hparams_and_params
 
 FUNCTIONS = {name: getattr(gpt2, name) for name in TRACED}
+CODE = gpt2.gpt2.__code__
 IDS = [3, 1, 4, 1, 5, 9]
 
 
@@ -22,6 +24,7 @@ IDS = [3, 1, 4, 1, 5, 9]
 def _gpt2_is_itself_again():
     yield
     assert {name: getattr(gpt2, name) for name in TRACED} == FUNCTIONS
+    assert (gpt2.gpt2.__code__, gpt2.gpt2.__kwdefaults__) == (CODE, None)
 
 
 def use_blocks_of(monkeypatch: pytest.MonkeyPatch, n_block: int) -> None:
@@ -223,6 +226,8 @@ def test_a_changed_cache_or_argument_is_the_replacement_s_own():
     ("name", "change", "message"),
     [
         ("h3/ln_1", np.zeros_like, "nothing to replace is called 'h3/ln_1'; with 3 layers: inputs, embedding, h0/ln_1"),
+        ("h3/*", np.zeros_like, r"nothing to replace is called 'h3/\*'; with 3 layers: inputs"),
+        ("h*/mid", np.zeros_like, r"h\*/mid can't be replaced, it is a sum: replace h\*/attn/c_proj"),
         ("h1/mid", np.zeros_like, "h1/mid can't be replaced, it is a sum: replace h1/attn/c_proj"),
         ("h1/ln_1", lambda x: x[1:], r"h1/ln_1 is float32 \[6, 21\], but its replacement float32 \[5, 21\]"),
         ("h1/ln_1", lambda x: x * np.float64(1), r"but its replacement float64 \[6, 21\]"),
@@ -275,53 +280,137 @@ def test_a_replacement_may_run_the_model_itself():
     np.testing.assert_array_equal(logits, gpt2.gpt2(IDS[::-1], **params, n_head=3))
 
 
-def test_calls_outside_a_pass_are_not_recorded():
+def test_calls_outside_a_pass_are_not_recorded_and_the_empty_trace_says_why():
     with trace() as t:
         gpt2.softmax(np.zeros(3))
         gpt2.sample(np.zeros(3), [], np.random.default_rng(0))
     assert t.passes == []
-    with pytest.raises(KeyError, match="no forward pass"):
+    why = "no forward pass has been traced.* nothing called the function gpt2 of gpt2.py"
+    with pytest.raises(KeyError, match=why):
         t["logits"]
+    with pytest.raises(KeyError, match=why):
+        list(t.items())
+    assert re.search(why, repr(t))
+    assert len(t) == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ the tool
+# ----------------------------------------------------------------------------------------- a function that was imported
 
 
-def run(*arguments: str) -> int:
-    return tracing.main([*arguments, "--model_size", "tiny", "--models_dir", str(ROOT / "models")])
+def test_a_pass_through_an_imported_function_is_recorded():
+    """At the top of this file, `from gpt2 import gpt2` has bound the function before any trace began."""
+    params = random_params(SMALL)
+    expected = imported(IDS, **params, n_head=3)
+    with trace({"h1/ln_1": np.zeros_like}) as t:
+        logits = imported(IDS, **params, n_head=3)
+    assert t["logits"] is logits
+    assert not t["h1/ln_1"].any()
+    assert not np.array_equal(logits, expected)
+    np.testing.assert_array_equal(imported(IDS, **params, n_head=3), expected)
+    assert len(t.passes) == 1
 
 
-def test_the_file_holds_one_pass_and_its_table_of_contents(tmp_path, capsys):
-    assert run("ROMEO:\nWhat light", "--out", str(tmp_path / "a.npz")) == 0
-    printed = capsys.readouterr().out
-    hparams, params = load_hparams_and_params(ROOT / "models" / "tiny")
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
-        table = file["contents"]
-        assert list(table["name"]) == list(meanings(4))
-        assert set(file.files) == {"contents", *table["name"]}
-        for name, shape, dtype, meaning in table.tolist():
-            assert json.loads(shape) == list(file[name].shape)
-            assert dtype == str(file[name].dtype)
-            assert f"{name} " in printed
-            assert meaning in printed
-        expected = gpt2.gpt2(file["inputs"], **params, n_head=hparams["n_head"])
-        np.testing.assert_array_equal(file["logits"], expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+def test_a_function_imported_within_the_block_is_the_same_afterwards():
+    params = random_params(SMALL)
+    with trace() as t:
+        from gpt2 import gpt2 as within
+    within(IDS, **params, n_head=3)
+    assert within is imported
+    assert t.passes == []
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"), [("word " * 300, "but the model's context is n_ctx = 256"), ("", "empty")]
-)
-def test_a_prompt_that_can_not_be_traced_leaves_the_old_file(tmp_path, prompt, message):
-    (tmp_path / "a.npz").write_bytes(b"before")
-    with pytest.raises(UsageError, match=message):
-        run(prompt, "--out", str(tmp_path / "a.npz"), "--force")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+def test_nested_traces_both_record_an_imported_function():
+    with trace() as outer, trace() as inner:
+        logits = imported(IDS, **random_params(SMALL), n_head=3)
+    assert outer["logits"] is inner["logits"] is logits
+    assert len(outer.passes) == len(inner.passes) == 1
 
 
-def test_an_unwritable_path_is_an_error_before_the_work_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracing, "ensure_downloaded", None)
-    with pytest.raises(FileNotFoundError, match="is no folder to write a.npz to"):
-        run("x", "--out", str(tmp_path / "missing" / "a.npz"))
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        run("x", "--out", str(tmp_path))
+def test_a_wrong_call_raises_what_it_raises_without_a_trace():
+    for arguments in ((), (IDS,), (IDS, None, None, [], None, 3, None, 0, None, "one too many")):
+        with pytest.raises(TypeError, match=r"missing|too many"), trace():
+            imported(*arguments)
+
+
+# ------------------------------------------------------------------------------------------------------ patterns, names
+
+
+def test_a_pattern_replaces_every_value_that_it_fits():
+    params = random_params(SMALL)
+    with trace({"h*/attn/heads": np.zeros_like}) as t:
+        gpt2.gpt2(IDS, **params, n_head=3)
+    assert [name for name, value in t.items() if not value.any()] == [
+        name for name in meanings(3) if name.endswith(("attn/heads", "attn/merged"))
+    ]
+    with trace({"*": np.positive}) as t:  # all but the sums, which no function returns
+        logits = gpt2.gpt2(IDS, **params, n_head=3)
+    np.testing.assert_array_equal(logits, gpt2.gpt2(IDS, **params, n_head=3))
+
+
+def test_a_function_may_take_the_name_too():
+    seen = []
+
+    def noted(value, name):
+        seen.append((name, value.shape))
+        return value
+
+    with trace({"h[02]/ln_?": noted, "logits": lambda value, n=2: n * value}) as t:
+        logits = gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+    assert seen == [(name, (6, 21)) for name in ("h0/ln_1", "h0/ln_2", "h2/ln_1", "h2/ln_2")]
+    np.testing.assert_array_equal(logits, 2 * gpt2.gpt2(IDS, **random_params(SMALL), n_head=3))
+    assert t["logits"] is logits
+
+
+def test_replacements_of_one_name_follow_each_other():
+    with trace({"h*/ln_1": np.zeros_like, "h1/ln_1": lambda x: x + 1}) as t:
+        gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+    assert (t["h0/ln_1"] == 0).all()
+    assert (t["h1/ln_1"] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------------- what a trace shows
+
+
+def test_a_trace_is_a_mapping_of_its_last_pass():
+    with trace() as t:
+        list(gpt2.generate(IDS, random_params(SMALL), 3, 2))
+    assert [name for name, _ in t.items()] == list(meanings(3))
+    assert all(value is t.passes[1][name] for name, value in t.items())
+    assert "h2/mid" in t
+    with pytest.raises(KeyError, match="no value is called 'h3/mid'"):
+        t["h3/mid"]
+    assert t == t
+    assert t in {t}
+
+
+def test_the_repr_is_a_table_of_names_shapes_and_meanings():
+    with trace() as t:
+        list(gpt2.generate(IDS, random_params(SMALL), 3, 2))
+    first, *lines = repr(t).splitlines()
+    assert first == "<Trace of 2 forward passes, of which this is the last>"
+    assert [line.split()[0] for line in lines] == list(meanings(3))
+    for line, (name, text) in zip(lines, meanings(3).items()):
+        shape, dtype = str(list(t[name].shape)), str(t[name].dtype)
+        assert line.replace(" ", "") == f"{name}{shape}{dtype}{text}".replace(" ", "")
+
+
+def test_a_value_s_shape_follows_from_its_meaning():
+    sizes = SMALL | {"d_head": 7, "n_seq": 4, "n_past": 2, "n_logits": 4}
+    params = random_params(SMALL)
+    with trace() as t:
+        gpt2.gpt2(IDS[2:], **params, n_head=3, cache=np.zeros((3, 2, 3, 6, 7), np.float32), n_past=2)
+    for name, value in t.items():
+        assert shape_of(name, sizes) == value.shape
+
+
+def test_names_are_shortened_only_where_all_are_meant():
+    names = [f"{prefix}{name}" for prefix in ("", "step1/", "step2/") for name in meanings(2)]
+    assert shortened(names, names)[:3] == ["inputs", "embedding", "h*/ln_1"]
+    assert "step*/h*/attn/q" in shortened(names, names)
+    assert shortened(["h0/ln_1", "h1/ln_2"], names) == ["h0/ln_1", "h1/ln_2"]
+
+
+def test_trace_comes_from_the_package():
+    from picogpt import trace as from_package
+
+    assert from_package is trace

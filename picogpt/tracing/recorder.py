@@ -1,0 +1,279 @@
+"""Record the intermediate values of gpt2.py's forward pass, or replace them, by layer and name.
+
+    with trace() as t:
+        gpt2.gpt2(ids, **params, n_head=12)
+    t["h3/attn/probs"]
+
+gpt2.py has no code for this. While a trace runs, the functions in TRACED are replaced in the module by wrappers. Each
+wrapper calls its function once and keeps the arguments or result. Values that stay within a function, such as the
+variance in a layer norm, can't be recorded in this way. `gpt2.gpt2` itself is redirected instead of replaced, because
+programs that begin with `from gpt2 import gpt2` hold the function and don't look into the module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+import gpt2
+from picogpt.tracing.names import contents, meanings, table
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Change = Callable[..., Array]  # takes (value) or (value, name)
+
+# The functions of gpt2.py whose results are recorded as they are, with the names of their results in one layer. Methods
+# of `Trace` with the same names record the other four functions.
+RESULTS = {
+    "layer_norm": ("ln_1", "ln_2"),
+    "linear": ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj"),
+    "gelu": ("mlp/gelu",),
+    "merge_heads": ("attn/merged",),
+}
+TRACED = ("gpt2", "transformer_block", "blockwise_attention", "softmax", *RESULTS)
+SIGNATURE = inspect.signature(gpt2.gpt2)
+
+EMPTY = (
+    "no forward pass has been traced: within the `with` block, nothing called the function gpt2 of gpt2.py. Calls of "
+    "single functions such as softmax are not recorded, and neither are copies of gpt2.py, for example in a notebook"
+)
+
+
+class Trace(Mapping[str, Array]):
+    """The values of forward passes. t[name] is a value of the last pass; t.passes has all passes in order.
+
+    print(t) shows the names, shapes and meanings of the last pass, and t.items() gives its names and values. Calls
+    outside a forward pass are not recorded, and neither are calls that a replacement makes.
+    """
+
+    def __init__(self, replace: Mapping[str, Change] | None = None):
+        self.replace = dict(replace or {})
+        self.passes: list[dict[str, Array]] = []
+        self.in_pass, self.paused = False, False  # paused while a replacement runs
+
+    # ------------------------------------------------------------------------------------------- reading what it holds
+
+    @property
+    def last(self) -> dict[str, Array]:
+        """The values of the last pass. Raises KeyError, which says why, if there is none."""
+        if not self.passes:
+            raise KeyError(EMPTY)
+        return self.passes[-1]
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.last:
+            raise KeyError(f"no value is called {name!r}: print the trace to see all names")
+        return self.last[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.last)
+
+    def __len__(self) -> int:
+        return len(self.passes[-1]) if self.passes else 0
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a Mapping's own == can't compare arrays
+
+    def __repr__(self) -> str:
+        if not self.passes:
+            return f"<Trace: {EMPTY}>"
+        n = len(self.passes)
+        return f"<Trace of {n} forward pass{'es, of which this is the last' if n > 1 else ''}>\n{table(contents(self))}"
+
+    # ------------------------------------------------------------------------------------------------------- replacing
+
+    def resolve(self, n_layer: int) -> None:
+        """Find the replacements of each name. Raises ValueError if one fits no name, or a sum, which can't be replaced.
+
+        A pattern such as "h*/attn/heads" stands for all names that it fits, but never for a sum.
+        """
+        names = list(meanings(n_layer))
+        self.changes: dict[str, list[Change]] = {}
+        for pattern, change in self.replace.items():
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise ValueError(f"nothing to replace is called {pattern!r}; with {n_layer} layers: {', '.join(names)}")
+            replaceable = [name for name in found if not name.endswith("/mid")]
+            if not replaceable:  # it is computed within transformer_block, and no function returns it
+                raise ValueError(f"{pattern} can't be replaced, it is a sum: replace {pattern[:-3]}attn/c_proj")
+            for name in replaceable:
+                self.changes.setdefault(name, []).append(change)
+
+    def changed(self, name: str, value: Array) -> Array:
+        """Return the value, or its replacement. Raises ValueError if the replacement has another shape or dtype."""
+        for change in self.changes.get(name, ()):
+            self.paused = True
+            try:
+                copy = value.copy(order="K")
+                new = np.asarray(change(copy, name) if takes_name(change) else change(copy))
+            finally:
+                self.paused = False
+            if new.shape != value.shape or new.dtype != value.dtype:
+                raise ValueError(
+                    f"{name} is {value.dtype} {list(value.shape)}, but its replacement {new.dtype} {list(new.shape)}"
+                )
+            value = new
+        return value
+
+    # ------------------------------------------------------------------------------------------------------- recording
+
+    def record(self, name: str, value: Array, copy: bool = False) -> Array:
+        """Record a value of the current layer and return it, after replacing it if `replace` has its name."""
+        value = self.changed(self.prefix + name, value)
+        self.passes[-1][self.prefix + name] = value.copy() if copy else value
+        return value
+
+    def begin(self, prefix: str, results: Mapping[str, Sequence[str]]) -> None:
+        """Set the prefix of the names that follow, and the names that each function's results get one by one."""
+        self.prefix, self.results = prefix, {function: iter(names) for function, names in results.items()}
+
+    # ------------------------------------------------------------- wrappers for gpt2.py's functions, from the top down
+
+    def call(self, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of gpt2.py, and record its values if a forward pass made the call."""
+        if self.paused or not (self.in_pass or name == "gpt2"):
+            return function(*args, **kwargs)
+        if name in RESULTS:
+            return self.result(name, function, *args, **kwargs)
+        return getattr(self, name)(function, *args, **kwargs)
+
+    def gpt2(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = SIGNATURE.bind(*args, **kwargs).arguments  # raises TypeError, as the call itself would
+        self.resolve(len(arguments["blocks"]))
+        self.passes.append({})
+        self.in_pass, self.layer = True, 0
+        self.begin("", {"layer_norm": ["ln_f"]})
+        try:
+            arguments["inputs"] = self.record("inputs", np.array(arguments["inputs"]))
+            return self.record("logits", function(**arguments))
+        finally:
+            self.in_pass = False
+
+    def transformer_block(self, function: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
+        if self.layer == 0:
+            x = self.record("embedding", x)
+        self.begin(f"h{self.layer}/", RESULTS)
+        out = self.record("out", function(x, *args, **kwargs))
+        self.layer += 1
+        self.begin("", {"layer_norm": ["ln_f"]})
+        return out
+
+    def result(self, name: str, function: Any, x: Array, *args: Any, **kwargs: Any) -> Any:
+        """Record the result of one of RESULTS, and also its argument where no function returns that value."""
+        result_name = next(self.results[name])
+        if result_name == "ln_2":
+            self.record("mid", x)
+        if result_name == "ln_f" and self.layer == 0:  # the model has no layers
+            x = self.record("embedding", x)
+        return self.record(result_name, function(x, *args, **kwargs))
+
+    def blockwise_attention(self, function: Any, q: Array, k: Array, v: Array, **kwargs: Any) -> Any:
+        """Record the arguments and the result, and the scores and probabilities of all queries together.
+
+        gpt2.py computes blocks of queries one after another. A replacement of scores or probs gets all queries at once.
+        """
+        q = self.record("attn/q", q)
+        k = self.record("attn/k", k, copy=True)  # a view of the cache, which a later pass may overwrite
+        v = self.record("attn/v", v, copy=True)
+        self.blocks: dict[str, list[Array]] = {"attn/scores": [], "attn/probs": []}
+        if any(self.prefix + name in self.changes for name in self.blocks):
+            kwargs["n_block"] = max(q.shape[-2], 1)
+        heads = function(q, k, v, **kwargs)
+        for (name, blocks), fill in zip(self.blocks.items(), (-np.inf, 0)):
+            self.passes[-1][self.prefix + name] = assembled(blocks, k.shape[-2], fill)
+        return self.record("attn/heads", heads)
+
+    def softmax(self, function: Any, scores: Array) -> Any:
+        scores = self.changed(f"{self.prefix}attn/scores", scores)
+        probs = self.changed(f"{self.prefix}attn/probs", function(scores))
+        self.blocks["attn/scores"].append(scores)
+        self.blocks["attn/probs"].append(probs)
+        return probs
+
+
+def takes_name(change: Change) -> bool:
+    """Return whether a replacement takes (value, name): whether it has two parameters without defaults."""
+    try:
+        parameters = inspect.signature(change).parameters.values()
+    except ValueError:  # some functions that are written in C don't tell
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.default is p.empty and p.kind in kinds for p in parameters) == 2
+
+
+def assembled(blocks: list[Array], n_keys: int, fill: float) -> Array:
+    """Join blocks of rows into one array. Each is as wide as the keys that its queries see; `fill` pads the rest."""
+    widths = [[(0, 0)] * (block.ndim - 1) + [(0, n_keys - block.shape[-1])] for block in blocks]
+    padded = [np.pad(block, width, constant_values=fill) for block, width in zip(blocks, widths)]
+    return np.concatenate(padded, axis=-2)
+
+
+# ------------------------------------------------------------------------------------------ putting the wrappers there
+
+
+@contextlib.contextmanager
+def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
+    """Record every forward pass of gpt2.py within a `with` block, as a `Trace`. Outputs stay the same bit for bit.
+
+    `replace` maps names to functions. Such a function gets a copy of the value and returns the value to continue with,
+    of the same shape and dtype, which is then the recorded one. For example, this switches off head 3 of layer 2:
+
+        def without(heads): heads[..., 3, :, :] = 0; return heads
+        with trace({"h2/attn/heads": without}): logits = gpt2.gpt2(ids, **params, n_head=12)
+
+    A name may be a pattern of the module fnmatch: "h*/attn/heads" stands for the heads of all layers. A function with
+    two parameters gets the name, too: (value, name). If several functions fit a name, they follow each other.
+
+    A layer whose scores or probs are replaced computes all queries as one block, which may round differently. Traces
+    may be nested, and each of them records. The module is changed for all threads.
+
+    The forward pass raises ValueError before it computes anything if `replace` has a name that the model lacks.
+    """
+    recorder = Trace(replace)
+    with contextlib.ExitStack() as stack:
+        for name in TRACED:
+            stack.enter_context(wrapped(name, functools.partial(recorder.call, name)))
+        yield recorder
+
+
+@contextlib.contextmanager
+def wrapped(name: str, call: Callable[..., Any]) -> Iterator[None]:
+    """Let the calls of a function of gpt2.py go to `call`, which gets the function and its arguments."""
+    function = getattr(gpt2, name)
+    if name == "gpt2" and isinstance(function, FunctionType) and not function.__closure__:
+        with redirected(function, call):
+            yield
+        return
+    setattr(gpt2, name, functools.partial(call, function))
+    try:
+        yield
+    finally:
+        setattr(gpt2, name, function)
+
+
+@contextlib.contextmanager
+def redirected(function: FunctionType, call: Callable[..., Any]) -> Iterator[None]:
+    """Let every call of a function object go to `call`, which gets a copy of the function and the arguments.
+
+    The object stays the same, so this also holds where another module has imported it. A function with a closure can't
+    be redirected.
+    """
+    code, defaults = function.__code__, function.__kwdefaults__
+    copy = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
+    copy.__kwdefaults__ = defaults
+    function.__kwdefaults__ = {"_call": functools.partial(call, copy)}
+    function.__code__ = pass_on.__code__
+    try:
+        yield
+    finally:
+        function.__code__, function.__kwdefaults__ = code, defaults
+
+
+def pass_on(*args: Any, _call: Callable[..., Any], **kwargs: Any) -> Any:
+    """Call `_call`. A redirected function has the code of this one, and `_call` in its defaults."""
+    return _call(*args, **kwargs)

@@ -1,0 +1,255 @@
+"""Test `trace --against`: it finds the first value that differs in another file, and refuses what it can't compare."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ROOT, assert_error, random_params, transformers_model
+
+import gpt2
+from picogpt.tracing import against
+from picogpt.tracing.names import meanings
+from picogpt.tracing.recorder import trace
+from utils import UsageError, load_encoder_hparams_and_params
+
+PROMPT = "ROMEO:\nWhat light"
+N_ALL = len(meanings(4))
+
+
+@pytest.fixture
+def values(ours) -> dict[str, Any]:
+    """The values of the prompt's pass, to be changed and saved as another implementation's."""
+    with np.load(ours) as file:
+        return {name: file[name] for name in meanings(4)}
+
+
+@pytest.fixture
+def compare(tmp_path, traced):
+    """Return a function that saves values and compares them with ours."""
+
+    def run(values: dict[str, Any], *options: Any):
+        np.savez(tmp_path / "mine.npz", **values)
+        return traced(PROMPT, "--against", tmp_path / "mine.npz", *options)
+
+    return run
+
+
+def about(**changes: Any) -> dict[str, Any]:
+    text = json.dumps({"model": "tiny", "prompt": PROMPT, **changes})
+    return {"contents.json": np.frombuffer(text.encode(), np.uint8)}
+
+
+# ------------------------------------------------------------------------------------------------------------- agreeing
+
+
+def test_the_tool_s_own_file_agrees(ours, traced):
+    result = traced(PROMPT, "--decode", 2, "--against", ours)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        f"{3 * N_ALL} of {3 * N_ALL} values compared with {ours}\n"
+        "all agree: the largest relative difference is 0, in inputs (tolerance 0.0001)\n"
+    )
+    result = traced(PROMPT, "--against", ours)
+    assert result.status == 0
+    assert "not in this trace: step*/inputs, step*/embedding, step*/h*/ln_1, " in result.out
+    assert result.out.splitlines()[1].endswith(" and 12 more")
+
+
+def test_transformers_agrees(compare):
+    torch = pytest.importorskip("torch")
+    encoder, hparams, params = load_encoder_hparams_and_params("tiny", str(ROOT / "models"))
+    ids = encoder.encode(PROMPT)
+    model = transformers_model(params, hparams, "float32")
+    with torch.no_grad():
+        found = model(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+    names = ["embedding", "h0/out", "h1/out", "h2/out", "ln_f"]
+    theirs = {name: value[0].numpy() for name, value in zip(names, found.hidden_states)}
+    theirs |= {f"h{layer}/attn/probs": value[0].numpy() for layer, value in enumerate(found.attentions)}
+    result = compare({"logits": found.logits[0].numpy(), **theirs})
+    assert result.status == 0, result
+    assert result.out.startswith(f"10 of {N_ALL} values compared with ")
+    assert "\nmissing there: inputs, h*/ln_1, h*/attn/c_attn, " in result.out
+    assert ", h*/mlp/c_proj, h3/out\nall agree: " in result.out
+
+
+def test_what_need_not_be_equal(compare, values):
+    """The mask of picoGPT and OpenAI is -1e10, ids may be int32, and a file may come from a big-endian machine."""
+    for name in values:
+        if name.endswith("scores"):
+            values[name] = np.where(np.isinf(values[name]), np.float32(-1e10), values[name])
+    values["inputs"] = values["inputs"].astype(np.int32)
+    values["h0/mid"] = values["h0/mid"].astype(">f4")
+    assert compare(values).status == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ differing
+
+
+def test_the_first_value_that_differs_is_named_with_its_place_and_size(compare, values):
+    values["h2/mlp/gelu"][3, 5] += np.abs(values["h2/mlp/gelu"]).max() / 100
+    values["h1/attn/heads"][4, 2, 7] += np.abs(values["h1/attn/heads"]).max() / 10
+    result = compare({name: values[name] for name in reversed(values)})  # the file's order does not matter
+    assert (result.status, result.err) == (1, "")
+    first, second, third, last = result.out.splitlines()[1:]
+    assert first == "the first value that differs: h1/attn/heads, probs @ v [n_head, n_seq, d_head]"
+    assert second.startswith("  relative difference 0.1,"), second
+    assert second.endswith(", but the tolerance is 0.0001")
+    theirs = values["h1/attn/heads"][4, 2, 7]
+    assert third.startswith("  largest at [4, 2, 7]: ours ")
+    assert f", theirs {theirs:.9g}, " in third
+    assert last == f"2 of {N_ALL} values differ"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(0.9, 0), (1.1, 1)])
+def test_the_tolerance_is_that_of_compare(compare, values, factor, status):
+    place = np.unravel_index(np.abs(values["ln_f"]).argmin(), values["ln_f"].shape)
+    values["ln_f"][place] += 1e-4 * factor * np.abs(values["ln_f"]).max()
+    assert compare(values).status == status
+
+
+def test_float64_has_its_own_tolerance(tmp_path):
+    hparams = {"n_vocab": 11, "n_ctx": 5, "n_embd": 4, "n_head": 2, "n_layer": 1}
+    with trace() as t:
+        gpt2.gpt2([1, 2, 3], **random_params(hparams, np.float64), n_head=2)
+    for factor, differs in ((0.5, False), (2, True)):
+        changed = {name: value.copy() for name, value in t.items()}
+        changed["h0/out"][0] += 1e-12 * factor * np.abs(changed["h0/out"]).max()
+        np.savez(tmp_path / "mine.npz", **changed)
+        with against.opened(tmp_path / "mine.npz") as dump:
+            comparison = against.Comparison(dump, list(t))
+            comparison.add(t)
+        assert (comparison.first is not None) == differs
+
+
+def test_a_wrong_mask_is_a_difference(compare, values):
+    values["h0/attn/scores"] = np.where(np.isinf(values["h0/attn/scores"]), 0, values["h0/attn/scores"])
+    result = compare(values)
+    assert result.status == 1
+    assert "differs: h0/attn/scores," in result.out
+    assert "ours -inf, theirs 0, inf apart" in result.out
+
+
+def test_other_ids_are_said_first_and_nothing_else_is_compared(compare, values):
+    values["inputs"][2] += 1
+    result = compare({**values, **about(prompt="ROMEO:\nWhat night")})
+    ids = values["inputs"]
+    assert (result.status, result.err) == (1, "")
+    assert result.out == (
+        "another prompt: from character 12 on, ours 'light', theirs 'night'\n"
+        f"other ids: at position 2, ours {ids[2] - 1}, theirs {ids[2]}\n"
+    )
+    shorter = {name: value[:4] if name == "inputs" else value for name, value in values.items()}
+    shorter["inputs"][2] -= 1
+    result = compare(shorter)
+    assert result.status == 1
+    assert result.out == f"other ids: at position 4, ours {ids[4]}, theirs none after 4 ids\n"
+    result = compare({"logits": values["logits"], **about(ids=[1])})
+    assert (result.status, result.out) == (1, f"other ids: at position 0, ours {ids[0]}, theirs 1\n")
+
+
+def test_another_model_is_said_and_compared(compare, values):
+    result = compare({**values, **about(model="mine")})
+    assert result.status == 0
+    assert result.out.startswith(f"another model: ours 'tiny', theirs 'mine'\n{N_ALL} of {N_ALL} values compared")
+
+
+def test_a_step_that_differs_is_found(ours, tmp_path, traced):
+    with np.load(ours) as file:
+        steps = {name: file[name] for name in file.files if name.startswith("step")}
+    steps["step2/h0/attn/q"][:] = 0
+    np.savez(tmp_path / "mine.npz", **steps)
+    result = traced(PROMPT, "--decode", 2, "--against", tmp_path / "mine.npz")
+    assert result.status == 1
+    assert "differs: step2/h0/attn/q, queries" in result.out
+    assert f"{2 * N_ALL} of {3 * N_ALL} values compared" in result.out
+
+
+def test_out_and_against_together(compare, values, tmp_path):
+    values["logits"][:] = 0
+    result = compare(values, "--out", tmp_path / "ours.npz")
+    assert result.status == 1
+    assert result.out.index("ours.npz: ") < result.out.index("differs: logits")
+    assert (tmp_path / "ours.npz").exists()
+    values["logits"][:] = np.nan
+    assert compare(values, "--out", tmp_path / "again.npz").status == 2
+    assert not (tmp_path / "again.npz").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- refused
+
+
+def test_nan_is_refused_unless_an_earlier_value_differs(compare, values):
+    values["h2/ln_2"][1, 3] = np.nan
+    assert_error(compare(values), 2, "mine.npz: h2/ln_2 is NaN at [1, 3], and the values before it agree")
+    values["h2/ln_1"][:] = 0
+    result = compare(values)
+    assert result.status == 1
+    assert "differs: h2/ln_1, " in result.out
+    assert f"2 of {N_ALL} values differ" in result.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"h0/ln_1": np.zeros((1, 6, 160), np.float32)},
+            "h0/ln_1 is float32 [1, 6, 160], but must be float32 [6, 160]",
+        ),
+        ({"h0/ln_1": np.zeros((6, 160))}, "h0/ln_1 is float64 [6, 160], but must be float32 [6, 160]"),
+        ({"inputs": np.zeros((1, 6))}, "inputs is float64 [1, 6], but must be of integers [6]"),
+        ({"ln_1": np.zeros(3), "other": np.zeros(3)}, "has no value of this trace, such as logits: it has ln_1, other"),
+        ({}, "has no value of this trace, such as logits: it has no arrays"),
+        ({"logits": np.array([{}, []], dtype=object)}, "logits can't be read: it holds pickled objects"),
+        ({"contents.json": np.frombuffer(b"[1]", np.uint8)}, "contents.json is not a JSON object"),
+        ({"contents.json": np.frombuffer(b"[" * 10**5, np.uint8)}, "contents.json is not a JSON object"),
+        ({"contents.json": np.frombuffer(b'{"\xff"', np.uint8)}, "contents.json is not a JSON object"),
+    ],
+)
+def test_arrays_that_can_not_be_compared(compare, changes, message):
+    assert_error(compare(changes), 2, "mine.npz", message)
+
+
+def damaged(data: bytes) -> bytes:
+    return data[:200] + bytes([data[200] ^ 255]) + data[201:]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", b"PK\3\4 is not enough", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00\x02\x00{}"]
+)
+def test_a_file_that_is_not_npz(tmp_path, traced, data):
+    (tmp_path / "mine.npz").write_bytes(data)
+    assert_error(traced("x", "--against", tmp_path / "mine.npz"), 2, "mine.npz is not an NPZ file")
+
+
+def test_a_single_array_is_not_npz(tmp_path, traced):
+    np.save(tmp_path / "mine.npy", np.zeros(3))
+    assert_error(traced("x", "--against", tmp_path / "mine.npy"), 2, "mine.npy is not an NPZ file")
+
+
+def test_a_missing_file_or_a_folder(tmp_path, traced):
+    assert_error(traced("x", "--against", tmp_path / "no.npz"), 1, "no.npz: No such file")
+    result = traced("x", "--against", tmp_path)
+    assert_error(result, 1, str(tmp_path))
+
+
+def test_damaged_members(tmp_path, traced, values):
+    np.savez(tmp_path / "good.npz", logits=values["logits"])
+    (tmp_path / "mine.npz").write_bytes(damaged((tmp_path / "good.npz").read_bytes()))
+    assert_error(traced(PROMPT, "--against", tmp_path / "mine.npz"), 2, "mine.npz: logits can't be read")
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("logits", "1.0")
+    assert_error(traced(PROMPT, "--against", tmp_path / "text.npz"), 2, "logits is not an array in NPY format")
+
+
+def test_float16_has_no_tolerance(tmp_path: Path):
+    np.savez(tmp_path / "mine.npz", logits=np.zeros((1, 2), np.float16))
+    with (
+        against.opened(tmp_path / "mine.npz") as dump,
+        pytest.raises(UsageError, match="compares float32 and float64, but this model computes in float16"),
+    ):
+        dump.check({"logits": (1, 2)}, np.dtype(np.float16))
