@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,3 +151,20 @@ def remove_abandoned(place: Path) -> None:
                 is_new = is_new and file.read() == b""  # its run writes to it when it has locked it
             if not is_new:
                 remove_place(place)
+
+
+def state_folder() -> Path | None:
+    """Return the folder where picogpt keeps what a user should find again, such as chat's history.
+
+    It may not exist yet. Returns None for a user without a home folder. Where XDG_STATE_HOME is set, it decides on all
+    systems. Source: XDG Base Directory Specification, which says to ignore a relative folder in it.
+    """
+    if os.path.isabs(chosen := os.environ.get("XDG_STATE_HOME", "")):
+        return Path(chosen, "picogpt")
+    if sys.platform == "win32" and (chosen := os.environ.get("LOCALAPPDATA", "")):
+        return Path(chosen, "picogpt")
+    usual = {"win32": "AppData/Local", "darwin": "Library/Application Support"}
+    try:
+        return Path.home() / usual.get(sys.platform, ".local/state") / "picogpt"
+    except RuntimeError:  # the system knows no home
+        return None

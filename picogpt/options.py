@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from picogpt.typing.shapes import Choose
 
 
+SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses its value and refuses a wrong one
+    "temperature": number(0),
+    "top_k": number(0, kind=int),
+    "top_p": number(0, 1),
+    "repetition_penalty": number(0.01, 100),
+}
+
+
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
     """Add --model_size and --models_dir."""
     sizes = "124M, 355M, 774M, 1558M, or the name of a folder in --models_dir (default: %(default)s)"
@@ -48,21 +56,25 @@ def add_sampling_options(
         "top_p": f"choose from the likeliest tokens whose probabilities together reach P {default}",
         "repetition_penalty": f"above 1, tokens of the text so far become less likely {default}",
     }
-    add("--temperature", type=number(0), default=temperature, metavar="T", help=texts["temperature"])
-    add("--top_k", type=number(0, kind=int), default=0, metavar="K", help=texts["top_k"])
-    add("--top_p", type=number(0, 1), default=top_p, metavar="P", help=texts["top_p"])
-    penalty = number(0.01, 100)
+    limits = SAMPLING_LIMITS
+    add("--temperature", type=limits["temperature"], default=temperature, metavar="T", help=texts["temperature"])
+    add("--top_k", type=limits["top_k"], default=0, metavar="K", help=texts["top_k"])
+    add("--top_p", type=limits["top_p"], default=top_p, metavar="P", help=texts["top_p"])
+    penalty = limits["repetition_penalty"]
     add("--repetition_penalty", type=penalty, default=repetition_penalty, metavar="R", help=texts["repetition_penalty"])
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
     """Return the four sampling options by name, as `gpt2.sample` and `gpt2.token_probs` take them."""
-    return {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    return {name: getattr(args, name) for name in SAMPLING_LIMITS}
 
 
-def sampler(args: argparse.Namespace) -> Choose:
-    """Return a function that chooses the next token by the sampling options and --seed (the `choose` of `generate`)."""
-    rng = np.random.default_rng(args.seed)
+def sampler(args: argparse.Namespace, rng: np.random.Generator | None = None) -> Choose:
+    """Return a function that chooses the next token by the sampling options (the `choose` of `generate`).
+
+    It draws from rng, or else from a new generator that begins with --seed.
+    """
+    rng = np.random.default_rng(args.seed) if rng is None else rng
     return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from pathlib import Path
 # work itself, on a busy machine many times as long. The libraries read this when they are first imported.
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+# What a user would find again, such as chat's history, is kept in this folder, and never in the real user's.
+os.environ["XDG_STATE_HOME"] = (STATE := tempfile.TemporaryDirectory(prefix="picogpt-state-")).name
 
 import numpy as np
 import pytest

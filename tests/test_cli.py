@@ -875,6 +875,31 @@ def test_control_characters_in_a_real_terminal(odd, sampled):
     os.close(reader)
 
 
+# The real program, with a model whose likeliest tokens are an escape sequence: one token for each of its bytes.
+ESCAPING = """
+import sys, gpt2, utils
+encode = utils.load_encoder(utils.Path(sys.argv.pop(1))).encode
+ids = iter([encode(char)[0] for char in "a\\x1b[2Jb"])
+gpt2.greedy = lambda logits, seen: next(ids)
+sys.exit(utils.run(gpt2.main))
+"""
+
+
+@posix
+def test_an_escape_sequence_over_several_tokens(odd):
+    """A terminal gets no ESC, although no single token is a sequence. A pipe and a file get exact bytes."""
+    import pty
+
+    words = [sys.executable, "-c", ESCAPING, odd, "abcd", *model_options(odd), "--n_tokens_to_generate", "6"]
+    settings = {"cwd": ROOT, "env": ENVIRONMENT, "timeout": 120, "check": True, "stderr": subprocess.DEVNULL}
+    assert subprocess.run(words, stdout=subprocess.PIPE, **settings).stdout == b"a\x1b[2Jb\n"
+    reader, writer = pty.openpty()
+    subprocess.run(words, stdout=writer, **settings)
+    os.close(writer)
+    assert os.read(reader, 1 << 16) == rb"a\x1b[2Jb" + b"\r\n"
+    os.close(reader)
+
+
 # -------------------------------------------------------------------------------------------------- the value "--"
 
 

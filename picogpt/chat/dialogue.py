@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,6 +78,23 @@ def one_line(text: str) -> str:
     except UnicodeEncodeError as error:
         raise UsageError(f"the message is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
     return " ".join(filter(None, map(str.strip, text.splitlines())))
+
+
+def exchanges(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of a message and its reply in a text that `Chat.transcript` wrote with these names.
+
+    Raises UsageError naming the first line that does not belong in such a text. Nothing else is read into the lines:
+    they may look like commands or hold <|endoftext|>, and remain the words of their speakers.
+    """
+    lines = text.removeprefix("\ufeff").rstrip("\n").split("\n")
+    lines += [""] * (len(lines) % 2)  # the last message has no reply
+    for i, line in enumerate(lines):
+        if not line.startswith(f"{names[i % 2]}:"):
+            raise UsageError(f"line {i + 1} does not begin with {names[i % 2] + ':'!r}, as /save would write it")
+    said = [one_line(line.partition(":")[2]) for line in lines]
+    if not all(said[::2]):
+        raise UsageError(f"line {2 * said[::2].index('') + 1} has no message after the name")
+    return list(zip(said[::2], said[1::2]))
 
 
 def until_turn_ends(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
@@ -145,6 +163,8 @@ class Chat:
         self.turns: list[Turn] = []
         self.first = 0  # index of the oldest turn that is still in the model's context
         self.notes: list[str] = []  # messages to show to the user after the reply
+        self.n_read = 0  # tokens that the model read before the last reply: those that its cache did not hold
+        self.times: list[float] = []  # the clock at the start of the last reply, and after each token, in seconds
         if self.room() < 1:
             raise UsageError(
                 f"the persona has {len(format.persona)} tokens, but the model's context is {self.n_ctx}: shorten it"
@@ -162,15 +182,37 @@ class Chat:
             ids += (self.format.after_reply if i else []) + turn.ids
         return ids
 
-    def add_message(self, text: str) -> None:
-        """Begin a turn with this message. Raises UsageError if it is too long even for an empty conversation."""
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a message or of a reply. In a play, the first word includes the space after the colon."""
+        return self.encoder.encode(text if self.format.stop is None or not text else f" {text}")
+
+    def new_turn(self, text: str) -> Turn:
+        """Return a turn with this message. Raises UsageError if it is too long even for an empty conversation."""
         message = one_line(text)
-        ids = self.encoder.encode(message if self.format.stop is None else f" {message}")
+        ids = self.encode(message)
         if len(ids) > self.room():
             raise UsageError(
                 f"the message has {len(ids)} tokens, but there is room for {self.room()} beside the persona"
             )
-        self.turns.append(Turn(message, self.format.before_message + ids + self.format.after_message))
+        return Turn(message, self.format.before_message + ids + self.format.after_message)
+
+    def add_message(self, text: str) -> None:
+        """Begin a turn with this message. Raises UsageError if it is too long even for an empty conversation."""
+        self.turns.append(self.new_turn(text))
+
+    def resume(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Replace all turns by these messages and replies, such as those that `exchanges` returns.
+
+        Raises UsageError if a message is too long. Then nothing is replaced.
+        """
+        turns = []
+        for i, (message, reply) in enumerate(pairs, 1):
+            try:
+                turns.append(self.new_turn(message))
+            except UsageError as error:
+                raise UsageError(f"turn {i}: {error}") from None
+            turns[-1].reply, turns[-1].reply_ids = reply, self.encode(reply)
+        self.turns, self.first = turns, 0
 
     def reply(self) -> Generator[str, None, None]:
         """Answer the last message, piece by piece.
@@ -178,9 +220,11 @@ class Chat:
         The pieces that were passed on remain part of the conversation, even if the caller stops early.
         """
         turn = self.turns[-1]
-        turn.reply, turn.reply_ids = "", []
+        turn.reply, turn.reply_ids, self.n_read = "", [], 0
+        self.times = [time.perf_counter()]
+        ids = gpt2.timed(self.generate_ids(), self.times)
         try:
-            for piece in until_turn_ends(self.encoder.decode_stream(self.generate_ids()), self.format.stop):
+            for piece in until_turn_ends(self.encoder.decode_stream(ids), self.format.stop):
                 turn.reply += piece
                 yield piece
         finally:
@@ -191,7 +235,9 @@ class Chat:
         turn = self.turns[-1]
         for _ in range(self.max_tokens):
             self.make_room()
-            if len(self.ids()) > self.n_ctx:
+            ids = self.ids()
+            self.n_read = self.n_read or len(ids) - gpt2.n_shared(self.context.ids, ids[:-1])
+            if len(ids) > self.n_ctx:
                 self.notes.append("[the reply has filled the context and ends here]")
                 return
             logits = self.logits()
@@ -225,15 +271,16 @@ class Chat:
 
         Returns True if turns were dropped and the remaining ids fit.
         """
-        if len(self.ids()) + n_new <= self.n_ctx:
+        n_ids, before = len(self.ids()), self.first
+        if n_ids + n_new <= self.n_ctx:
             return False
-        before = self.first
-        while self.first < len(self.turns) - 1 and len(self.ids()) > self.n_ctx - self.n_ctx // 4:
+        while self.first < len(self.turns) - 1 and n_ids > self.n_ctx - self.n_ctx // 4:
+            n_ids -= len(self.turns[self.first].ids + self.format.after_reply)
             self.first += 1
         if n := self.first - before:
             dropped = "oldest turn has" if n == 1 else f"{n} oldest turns have"
             self.notes.append(f"[the context of {self.n_ctx} tokens is full: the {dropped} been dropped]")
-        return n > 0 and len(self.ids()) <= self.n_ctx
+        return n > 0 and n_ids <= self.n_ctx
 
     def undo(self) -> str:
         """Remove the last turn and return its message. Raises UsageError if there is none."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from picogpt.explain.numbers import Inside, layer_name
-from picogpt.explain.text import decimals, fit, n_columns, visible_merges
+from picogpt.explain.text import decimals, fit, visible_merges
+from picogpt.terminal_text import n_columns
 
 # limit: (text colour, background colour), for probabilities below the limit. The colours are numbers of the 256-colour
 # palette of terminals, and follow matplotlib's viridis. With both set, a token is readable in light and dark terminals.

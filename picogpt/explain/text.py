@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from encoder import CHAR_TO_BYTE, Encoder, merge
+from picogpt.terminal_text import n_columns
 
 
 def visible(token: bytes) -> str:
@@ -38,15 +39,6 @@ def escaped(char: str) -> str:
 def decimals(x: float, digits: int) -> str:
     """Format a number with this many decimals: decimals(2.345, 1) = "2.3"; decimals(math.inf, 1) = "∞" """
     return f"{x:.{digits}f}".replace("inf", "∞")
-
-
-def n_columns(text: str) -> int:
-    """Count the columns that a text takes in a terminal: two for Chinese and emoji, none for combining marks."""
-    widths = {"W": 2, "F": 2}
-    return sum(
-        0 if unicodedata.category(char) in ("Mn", "Me") else widths.get(unicodedata.east_asian_width(char), 1)
-        for char in text
-    )
 
 
 def fit(text: str, width: int) -> str:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from chats import ENCODER, actor, chat_of, said, sampler
+from chats import ENCODER, PROMPT, TINY, actor, chat_of, said, sampler, session_of
 from helpers import ROOT
 
 import gpt2
 from picogpt.chat import terminal as module
-from picogpt.chat.terminal import NAMES, PERSONA, Screen, main
+from picogpt.chat.commands import try_line
+from picogpt.chat.history import History
+from picogpt.chat.terminal import NAMES, PERSONA, main
 from picogpt.options import sampling_settings
 from utils import UsageError
 
-TINY = ["--model_size", "tiny", "--models_dir", str(ROOT / "models")]
 RUN = "import sys; from picogpt.chat.terminal import main; from utils import run; sys.exit(run(main))"
 
 
@@ -37,25 +35,6 @@ def piped(data: bytes, *args: str, **env: str) -> subprocess.CompletedProcess[by
         timeout=60,
         check=False,
     )
-
-
-@pytest.fixture
-def play(monkeypatch, capsys) -> Callable[..., tuple[str, str]]:
-    """play(input, replies) runs the command line with a scripted model, and returns its stdout and stderr.
-
-    The input comes from a pipe, or, if `typed` is true, from a terminal. Messages then have no prompts in front.
-    """
-
-    def run(lines: str, *replies: str, args: tuple[str, ...] = (), typed: bool = False) -> tuple[str, str]:
-        stdin = io.TextIOWrapper(io.BytesIO(lines.encode("utf-8")), encoding="utf-8", newline="\n")
-        stdin.isatty = lambda: typed
-        monkeypatch.setattr(sys, "stdin", stdin)
-        monkeypatch.setattr(gpt2, "sample", actor(*replies))
-        assert main([*TINY, *args]) == 0
-        done = capsys.readouterr()
-        return done.out.removesuffix("\n") if typed else done.out, done.err.replace("Alice: ", "")
-
-    return run
 
 
 def test_a_script_gets_its_replies_and_nothing_else(play):
@@ -180,13 +159,30 @@ def test_names_and_persona(play, tmp_path):
     chats = []
     file = tmp_path / "talk"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "script", lambda file, chat, screen: chats.append(chat) or 0)
+        patch.setattr(module, "script", lambda file, session: chats.append(session.chat) or 0)
         play("", args=("--persona", str(persona), "--names", "JULIET", "ROMEO"))
     chats[0].choose = actor(" Ay.\n")
     said(chats[0], "O Romeo")
     assert ENCODER.decode(chats[0].ids()) == "Two lovers {talk}.\nJULIET: O Romeo\nROMEO: Ay."
     play(f"Hi\n/save {file}\n", " Ay me. JULIET: x", args=("--names", "JULIET", "ROMEO"), typed=True)
     assert file.read_text() == "JULIET: Hi\nROMEO: Ay me.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "greeting"),
+    [
+        ((), "tiny is Bob, with the built-in persona. /exit leaves, /help lists the commands."),
+        (("--format", "dialogpt"), "tiny is Bob, with no persona. /exit leaves, /help lists the commands."),
+        (
+            ("--names", "JULIET", "ROMEO", "--persona", "README.md"),
+            "tiny is ROMEO, with the persona in README.md. /exit leaves, /help lists the commands.",
+        ),
+    ],
+)
+def test_the_first_line_names_the_model_the_persona_and_how_to_leave(play, monkeypatch, options, greeting):
+    monkeypatch.setattr(module, "read_text", lambda path, megabytes: "A talk.")
+    assert play("/exit\n", args=options, typed=True)[1].replace("JULIET: ", "").strip() == greeting
+    assert play("/exit\n", args=options)[1] == ""
 
 
 def test_the_same_seed_gives_the_same_replies():
@@ -266,68 +262,24 @@ def test_a_closed_standard_input(monkeypatch):
 
 # ----------------------------------------------------------------------------------------------------- on a terminal
 
-# The real program in a real terminal. Only the choice of tokens is scripted, and it is slow enough to interrupt.
-SCRIPTED = """
-import sys, time, gpt2
-from encoder import get_encoder
-from picogpt.chat.terminal import Chat, main
-from utils import run
-encoder = get_encoder("tiny", "models")
-replies = iter([" Hi, I am Bob.\\n", " la" * 900, " Still here.\\n", " Yes.\\n"])
-generate_ids = Chat.generate_ids
-def scripted(chat):
-    ids = iter(encoder.encode(next(replies)))
-    def choose(logits, seen):
-        time.sleep(0.03)
-        return next(ids)
-    chat.choose = choose
-    return generate_ids(chat)
-Chat.generate_ids = scripted
-sys.exit(run(main))
-"""
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[..., Any]]:
-    """terminal(**environment) starts the chat in a pseudo-terminal and waits for its first prompt."""
-    pexpect = pytest.importorskip("pexpect", reason="pexpect drives the pseudo-terminal")
-    if not hasattr(pexpect, "spawn"):
-        pytest.skip("needs a pseudo-terminal")
-    children = []
-
-    def start(**env: str) -> Any:
-        base = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
-        args = ["-c", SCRIPTED, *TINY, "--max_tokens", "200"]
-        child = pexpect.spawn(
-            sys.executable, args, cwd=str(ROOT), env=base | {"PYTHONUTF8": "1"} | env, encoding="utf-8", timeout=20
-        )
-        children.append(child)
-        child.delaybeforesend = 0.1
-        child.expect("Alice: ")
-        return child
-
-    yield start
-    for child in children:
-        child.close(force=True)
-
 
 def test_a_session_with_ctrl_c_and_ctrl_d(terminal, tmp_path):
     file = tmp_path / "talk.txt"
-    child = terminal(NO_COLOR="1")
-    assert "/help lists the commands" in child.before
+    child = terminal()
+    assert "tiny is Bob, with the built-in persona. /exit leaves, /help lists the commands.\r\n" in child.before
     child.sendline("Hello")
-    child.expect_exact("Bob: Hi, I am Bob.\r\nAlice: ")
+    child.expect_exact(f"Bob: Hi, I am Bob.\r\n{PROMPT}")
     child.sendline("Sing")
     child.expect_exact("Bob: la la la")
     child.sendintr()
-    child.expect_exact("\r\nAlice: ")
+    child.expect_exact(f"\r\n{PROMPT}")
     sung = re.sub(r"\^C", "", "la la la" + child.before)
     child.send("half a li")
     child.expect_exact("half a li")
     child.sendintr()
-    child.expect_exact("\r\nAlice: ")
+    child.expect_exact(f"\r\n{PROMPT}")
     child.sendline("Go on?")
-    child.expect_exact("Bob: Still here.\r\nAlice: ")
+    child.expect_exact(f"Bob: Still here.\r\n{PROMPT}")
     child.sendline(f"/save {tmp_path}/none/x")
     child.expect("none is .*Alice: ")
     child.sendline(f"/save {file}")
@@ -349,8 +301,7 @@ def test_a_session_with_ctrl_c_and_ctrl_d(terminal, tmp_path):
 
 
 def test_line_editing_and_history(terminal):
-    pytest.importorskip("readline", reason="Python without readline has neither")
-    child = terminal(NO_COLOR="1")
+    child = terminal()
     child.sendline("Hxllo\x1b[D\x1b[D\x1b[D\x7fe")  # three to the left, delete the x, e
     child.expect_exact("Bob: Hi, I am Bob.\r\n")
     child.sendline("/undo")
@@ -363,7 +314,9 @@ def test_line_editing_and_history(terminal):
     child.expect_exact("[taken back: Hello]")
 
 
-@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+@pytest.mark.parametrize(
+    ("env", "coloured"), [({"NO_COLOR": None}, True), ({}, False), ({"NO_COLOR": None, "TERM": "dumb"}, False)]
+)
 def test_colours_on_a_terminal_only_and_never_with_no_color(terminal, env, coloured):
     child = terminal(**env)
     child.sendline("Hello")
@@ -376,7 +329,7 @@ def test_ctrl_c_before_a_reply_has_begun_takes_the_message_back(monkeypatch, cap
     def stumble(logits, ids):
         raise KeyboardInterrupt
 
-    chat = chat_of(stumble)
+    session = session_of(stumble)
     lines = iter(["Hello", KeyboardInterrupt, "Well?", EOFError])
 
     def ask():
@@ -384,13 +337,29 @@ def test_ctrl_c_before_a_reply_has_begun_takes_the_message_back(monkeypatch, cap
         if not isinstance(line, str):
             raise line
         if line == "Well?":
-            chat.choose = actor(" Yes.\n")
+            session.chat.choose = actor(" Yes.\n")
         return line
 
-    monkeypatch.setattr(module, "prompter", lambda screen: ask)
-    assert module.talk(chat, Screen(NAMES, labels=True, colours=False)) == 0
+    monkeypatch.setattr(module, "prompter", lambda screen, history: ask)
+    assert module.talk(session, History(None)) == 0
     assert capsys.readouterr().out == "Bob: \n\nBob: Yes.\n\n"
-    assert chat.transcript(NAMES) == "Alice: Well?\nBob: Yes.\n"
+    assert session.chat.transcript(NAMES) == "Alice: Well?\nBob: Yes.\n"
+
+
+def test_ctrl_c_keeps_the_word_that_waits_for_its_end(monkeypatch, capsys):
+    """A terminal gets whole words only, but what it shows after Ctrl-C is what remains in the conversation."""
+    words = actor(" I am he", " and")
+
+    def stumble(logits, ids):
+        if len(ids) == len(ENCODER.encode(" I am he")):
+            raise KeyboardInterrupt
+        return words(logits, ids)
+
+    session = session_of(stumble)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    try_line("Who?", session)
+    assert capsys.readouterr().out == "Bob: I am he\n"
+    assert session.chat.transcript(NAMES) == "Alice: Who?\nBob: I am he\n"
 
 
 def test_a_terminal_for_input_only_keeps_prompts_out_of_stdout(monkeypatch, capsys):
@@ -407,5 +376,5 @@ def test_a_terminal_for_input_only_keeps_prompts_out_of_stdout(monkeypatch, caps
     monkeypatch.setattr(gpt2, "sample", actor(" Hi.\n"))
     assert main(TINY) == 0
     done = capsys.readouterr()
-    assert done.out == "Hi.\n\n"
+    assert done.out == "Hi.\n"
     assert done.err.count("Alice: ") == 2

@@ -11,7 +11,7 @@ import pytest
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Settings, look_inside
 from picogpt.explain.terminal import report
-from picogpt.explain.text import n_columns
+from picogpt.terminal_text import n_columns
 
 
 def shown(inside, width=200, colour=False, merges=False):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from encoder import get_encoder
 from explain import MODELS
-from picogpt.explain.text import decimals, fit, merges_of, n_columns, visible, visible_merges
+from picogpt.explain.text import decimals, fit, merges_of, visible, visible_merges
+from picogpt.terminal_text import n_columns
 
 
 @pytest.mark.parametrize(
