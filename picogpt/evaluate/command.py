@@ -18,7 +18,7 @@ from typing import Any
 
 from picogpt.evaluate import cbt, lambada, paper, texts
 from picogpt.files import new_file
-from picogpt.options import add_model_options
+from picogpt.options import add_force, add_model_options
 from picogpt.scoring.work import Model, add_work_options, open_model, score_all
 from utils import Parser, UsageError, log, number
 
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--bos", action=argparse.BooleanOptionalAction, help=bos)
     add("--limit", type=whole, metavar="N", help="use the first N examples only")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
-    add("--force", action="store_true", help="replace the file of --json if it exists")
+    add_force(parser)
     add_model_options(parser)
     add_work_options(parser)
     args = parser.parse_args(argv)

@@ -120,7 +120,7 @@ class Results(NamedTuple):
     def save(self, number: int, scores: Sequence[Scores]) -> None:
         """Write the scores of a shard."""
         log_probs, ranks = (np.concatenate(arrays) for arrays in zip(*scores))
-        with new_file(self.path(number)) as file:
+        with new_file(self.path(number), replace=True) as file:  # a damaged one may be there
             np.savez(file, work=np.array(self.work["windows"]), log_probs=log_probs, ranks=ranks)
 
     def load(self, shards: Sequence[Sequence[Window]]) -> Iterator[tuple[int, list[Scores]]]:
