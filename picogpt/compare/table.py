@@ -18,6 +18,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -224,7 +225,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    model = ModelCases(args.model_size, encoder, params, hparams["n_head"])
+    model = ModelCases(Path(args.model_size).name, encoder, params, hparams["n_head"])
     print(HEADER)
     rows = []
     for row in compare(model, args.parts):
