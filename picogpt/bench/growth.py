@@ -163,5 +163,6 @@ def draw_sizes(axes: Any, workload: Workload, model: Shape, sizes: list[Shape], 
         tick()
     draw_lines(axes, [shape.n_bytes / 1e9 for shape in shapes], points, "reading the weights")
     axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(s.name for s in shapes))
+    axes.margins(0.1)  # a model smaller than OpenAI's is a single point
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
