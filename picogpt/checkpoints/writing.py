@@ -165,6 +165,7 @@ def show_writing(folder: Path, n_bytes: int) -> Iterator[None]:
             done.set()
             if not bar.disable:
                 thread.join()
+        bar.update(n_bytes - bar.n)
 
 
 @functools.cache

@@ -88,7 +88,7 @@ def test_progress_is_shown(monkeypatch, tmp_path):
     shapes = expected_shapes(ODD)
     n_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
     assert [(bar.desc.strip(": "), bar.total) for bar in bars] == [("drawing", len(shapes)), ("writing", n_bytes)]
-    assert bars[0].n == len(shapes)
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
 
 
 def test_the_command_replaces_nothing(tmp_path):

@@ -92,6 +92,12 @@ def test_the_table_has_made_up_cases_and_those_of_the_model(capsys):
     assert re.fullmatch(r"\d+ pass, 0 FAIL, \d+ not installed", lines[-1])
 
 
+def test_a_model_s_path_is_shown_as_its_name(capsys):
+    assert table.main(["--parts", "linear", "--model_size", str(ROOT / "models" / "tiny")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:27].strip() for line in lines[7:13]] == ["linear, tiny"] * 6
+
+
 def test_every_row_fits_80_columns():
     names = [part + source for part in (*table.OURS, "tokenizer") for source in ("", ", tiny", ", 1558M")]
     names.append("gpt2, a-model-with-quite-a-long-name")
