@@ -444,12 +444,12 @@ def parse_args(argv=None):
 
     purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
     parser = Parser(prog="python gpt2.py", description=purpose, epilog=EXAMPLES)
-    whole, add, model = number(0, kind=int), parser.add_argument, "124M, 355M, 774M, 1558M or a folder of --models_dir"
+    whole, add, model = number(0, kind=int), parser.add_argument, "124M, 355M, 774M, 1558M, or a folder's name or path"
     several = number(1, 10**5, kind=int)
     add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
     add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add("--model_size", default="124M", metavar="NAME", help=f"{model} (default: 124M)")
-    add("--models_dir", default="models", metavar="FOLDER", help="the folder that holds the models (default: models)")
+    add("--models_dir", default="models", metavar="FOLDER", help="the folder with the models (default: models)")
     add("--temperature", type=number(0), default=0.0, metavar="T", help="0: likeliest token (default); above 0: sample")
     add("--top_k", type=whole, default=0, metavar="K", help="sample from the K likeliest; 0: from all (default)")
     add("--top_p", type=number(0, 1), default=1.0, metavar="P", help="sample from the likeliest that sum to P or more")

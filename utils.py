@@ -83,8 +83,9 @@ def load_encoder_hparams_and_params(
 ) -> tuple[Encoder, dict[str, int], Params]:
     """Return the tokenizer, the hyperparameters and the parameters of a model.
 
-    One of OpenAI's SIZES is downloaded if it is not there. A relative models_dir is searched for in the current folder,
-    then beside this file. Raises OSError (files, network) or ValueError (contents of files) with a message of one line.
+    `model_size` is the name of a folder in models_dir, or the path of a folder. One of OpenAI's SIZES is downloaded if
+    it is not there. What is relative is searched for in the current folder, then beside this file. Raises OSError
+    (files, network) or ValueError (contents of files) with a message of one line.
     """
     folder = ensure_downloaded(model_size, models_dir)
     encoder = load_encoder(folder)
@@ -366,7 +367,7 @@ def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array
     import tempfile
 
     if importlib.util.find_spec("tensorflow") is None:
-        raise ValueError(f"{reason}. Reading it takes TensorFlow, which is not installed")
+        raise ValueError(f"{reason}. Reading it takes TensorFlow, which is not installed: pip install tensorflow")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a mapped file
         plain = Path(folder) / prefix.name
         done = subprocess.run([sys.executable, "-c", REWRITE, prefix, plain], capture_output=True, check=False)
@@ -699,20 +700,27 @@ def ensure_downloaded(model_size: str, models_dir: str | Path, files: tuple[str,
     """Return the folder of a model. If it is one of SIZES, download those of the files that are missing.
 
     A relative models_dir is searched for in the current folder, then beside this file; downloads go to the current
-    folder. Raises FileNotFoundError listing the models that exist, or DownloadError.
+    folder. If models_dir has no folder model_size, a model_size such as models/tiny or tiny/ may be the path of one.
+    Paths are searched for in the same places, and nothing is downloaded to them. Raises FileNotFoundError listing the
+    models that exist, or DownloadError.
     """
-    here, beside = (Path(place, models_dir) for place in ("", Path(__file__).parent))
-    for folder in (here / model_size, beside / model_size):
+    places = Path(), Path(__file__).parent
+    here, beside = (place / models_dir for place in places)
+    is_path = Path(model_size).name not in (model_size, "", "..")
+    for folder in (here / model_size, beside / model_size, *(place / model_size for place in places if is_path)):
         missing = [name for name in files if not (folder / name).exists()] if model_size in SIZES else []
         if folder.is_dir() and folder not in (here, beside) and not missing:
             return folder
     if model_size in SIZES:
         download_gpt2_files(model_size, here / model_size, files)
         return here / model_size
-    places = dict.fromkeys((here.absolute(), beside.absolute()))
-    there = sorted({path.parent.name for place in places for path in place.glob("*/hparams.json")})
+    searched = dict.fromkeys((here.absolute(), beside.absolute()))
+    there = sorted({path.parent.name for place in searched for path in place.glob("*/hparams.json")})
+    no_folder = (
+        f"there is no folder {model_size!r}, and no such model" if is_path else f"there is no model {model_size!r}"
+    )
     raise FileNotFoundError(
-        f"there is no model {model_size!r} in {' or '.join(map(str, places))}, only {', '.join(there) or 'nothing'}; "
+        f"{no_folder} in {' or '.join(map(str, searched))}, only {', '.join(there) or 'nothing'}; "
         f"{', '.join(SIZES)} can be downloaded"
     )
 
@@ -1057,7 +1065,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n  python utils.py 124M\n  python utils.py my-finetuned-model --models_dir ~/models",
     )
     models_dir = "the folder with the models; a relative one is also searched for beside utils.py (default: models)"
-    parser.add_argument("model_size", help=f"{', '.join(SIZES)}, or the name of a folder in --models_dir")
+    parser.add_argument("model_size", help=f"{', '.join(SIZES)}, or a folder: its name in --models_dir, or its path")
     parser.add_argument("--models_dir", default="models", metavar="FOLDER", help=models_dir)
     args = parser.parse_args(argv)
     folder = ensure_downloaded(args.model_size, args.models_dir)
@@ -1098,6 +1106,13 @@ class Parser(argparse.ArgumentParser):
         is_value = bool(action.option_strings) and arg_strings == ["--"]
         values = super()._get_values(action, arg_strings)
         return super()._get_values(action, ["--", "--"]) if is_value and not values else values
+
+    def _get_option_tuples(self, option_string: str) -> Any:
+        """Find the options that a word may mean. Take --to-hf as --to_hf, since other programs write names so."""
+        name, *value = option_string.split("=", 1)
+        if name.startswith("--"):
+            option_string = "=".join(["--" + name[2:].replace("-", "_"), *value])
+        return super()._get_option_tuples(option_string)
 
     def error(self, message: str) -> Any:
         name = self.prog.removeprefix("python ").removeprefix("-m ")

@@ -63,8 +63,9 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if unknown := sorted(others.keys() - FROM_HARNESS):
             raise UsageError(f"model_args: {unknown[0]!r} is neither model_size nor models_dir")
-        self.name = str(model_size)  # the harness turns a name such as 1558 into a number
-        self.encoder, self.hparams, self.params = load_encoder_hparams_and_params(self.name, str(models_dir))
+        model_size = str(model_size)  # the harness turns a name such as 1558 into a number
+        self.name = Path(model_size).name  # of a path, too: the harness makes names of files from it
+        self.encoder, self.hparams, self.params = load_encoder_hparams_and_params(model_size, str(models_dir))
         self.end = self.encoder.encoder.get(END_OF_TEXT)
 
     @property

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
     """Add --model_size and --models_dir."""
-    sizes = "124M, 355M, 774M, 1558M, or the name of a folder in --models_dir (default: %(default)s)"
+    sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
     models_dir = "the folder with the models; a relative one is also searched for beside gpt2.py (default: models)"
     parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
     parser.add_argument("--models_dir", default="models", metavar="FOLDER", help=models_dir)
@@ -43,6 +44,17 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add --force, without which no existing file is replaced."""
     parser.add_argument("--force", action="store_true", help="replace what exists already under the names of outputs")
+
+
+def add_bos(parser: argparse.ArgumentParser, text: str, default: bool | None = True) -> None:
+    """Add --bos and --no_bos, which set `bos` to True or False. `text` is the help of --bos."""
+    parser.add_argument("--bos", action="store_true", default=default, help=text)
+    parser.add_argument("--no_bos", dest="bos", action="store_false", default=default, help="leave it out")
+
+
+def add_out(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add --out, the folder of a new model."""
+    parser.add_argument("--out", type=Path, required=required, metavar="models/NAME", help="the folder to make")
 
 
 def add_sampling_options(
@@ -89,11 +101,14 @@ def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
     return ids
 
 
-def require(*modules: str) -> None:
-    """Raise OSError if one of these modules is not installed. The message gives the command that installs it."""
+def require(*modules: str, purpose: str = "") -> None:
+    """Raise OSError if one of these modules is not installed. The message gives the command that installs this one.
+
+    `purpose` says what it is needed for, such as "to draw pictures", where the user can't know that.
+    """
     for name in modules:
         if importlib.util.find_spec(name) is None:
-            raise OSError(f"{name} is not installed: pip install {name}")
+            raise OSError(f"{name} is not installed: pip install {name}" + (f" ({purpose})" if purpose else ""))
 
 
 def may_colour() -> bool:

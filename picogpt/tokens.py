@@ -5,7 +5,7 @@ python -m picogpt tokens "Not all heroes wear capes."
 
 from __future__ import annotations
 
-from picogpt.options import add_model_options
+from picogpt.options import add_model_options, add_prompt
 from utils import TOKENIZER_FILES, Parser, ensure_downloaded, load_encoder, read_prompt
 
 
@@ -17,10 +17,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Show each token of a text on a line of its own: its id, and the text or bytes that it stands for.",
         epilog=f'examples:\n  {command} "Not all heroes wear capes."\n  echo "Ünïcödé" | {command} - --model_size tiny',
     )
-    parser.add_argument("text", help="the text, or - to read it from standard input")
+    add_prompt(parser)
     add_model_options(parser)
     args = parser.parse_args(argv)
-    text = read_prompt(args.text)
+    text = read_prompt(args.prompt)
     folder = ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
     encoder = load_encoder(folder)
     for id in encoder.encode(text):

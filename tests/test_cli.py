@@ -911,7 +911,7 @@ def parser_of(name: str) -> utils.Parser:
         parsers.append(parser)
         raise SystemExit(0)
 
-    with mock.patch.object(utils.Parser, "parse_known_args", keep):
+    with mock.patch.multiple(utils.Parser, parse_args=keep, parse_known_args=keep):
         run_main(name)
     return parsers[0]
 
@@ -1205,6 +1205,56 @@ def test_models_in_the_current_folder_go_first(tmp_path, monkeypatch):
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     assert utils.ensure_downloaded("tiny", "models") == Path("models/tiny")
     assert_error(run_main("gpt2.py", "a", "--model_size", "tiny"), 1, "models", "encoder.json")
+
+
+@pytest.mark.parametrize("path", ["odd/", "mine/odd", "./mine/odd/", "ABSOLUTE"])
+def test_a_model_s_path_is_as_good_as_its_name(path, odd, tmp_path, monkeypatch):
+    """A shell completes a name that is typed to a path."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(odd, "mine/odd")
+    monkeypatch.chdir("mine") if path == "odd/" else None
+    path = str(tmp_path / "mine" / "odd") if path == "ABSOLUTE" else path
+    assert utils.ensure_downloaded(path, "models").samefile(tmp_path / "mine" / "odd")
+    assert run_main("utils.py", path).out.startswith(f"{Path(path)}: n_vocab 300, ")
+    assert run_main("picogpt tokens", "a", "--model_size", path).status == 0
+
+
+def test_paths_beside_the_program_are_found_from_any_folder(odd, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(odd, tmp_path / "clone" / "mine" / "odd")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "clone" / "utils.py"))
+    for name, models_dir in (("mine/odd", "models"), ("./mine/odd/", "models"), ("odd", "mine")):
+        assert utils.ensure_downloaded(name, models_dir).samefile(tmp_path / "clone" / "mine" / "odd")
+    shutil.copytree(odd, "mine/odd")
+    assert utils.ensure_downloaded("mine/odd", "models") == Path("mine/odd")  # the current folder goes first
+    shutil.copytree(odd, "models/mine/odd")
+    assert utils.ensure_downloaded("mine/odd", "models") == Path("models/mine/odd")  # and models_dir before that
+
+
+@pytest.mark.parametrize(
+    "path", ["models/124M", "./124M", "124M/", "../124M", "x/../124M", "/no/such/124M", "./", "x/.."]
+)
+def test_a_path_is_never_downloaded(path, tmp_path, monkeypatch):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x")
+    monkeypatch.setattr(utils, "download_gpt2_files", None)
+    for words in ([path], [path, "--models_dir", "other"]):
+        assert_error(run_main("utils.py", *words), 1, "utils.py: there is no ", repr(path), "can be downloaded")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["x", "y"]
+
+
+def test_a_path_to_one_of_openai_s_names_must_hold_openai_s_model(odd, tmp_path):
+    shutil.copytree(odd, tmp_path / "124M")
+    assert_error(run_main("utils.py", f"{tmp_path / '124M'}/"), 1, "are not OpenAI's of 124M")
+
+
+@pytest.mark.parametrize("word", ["--models-dir", "--models_dir", "--models-d"])
+def test_options_may_be_written_with_hyphens(word, odd):
+    result = run_main("gpt2.py", "ab", "--model-size=odd", word, odd.parent, "--n-tokens-to-generate", "0")
+    assert (result.status, result.out) == (0, "\n")
+    assert_error(run_main("gpt2.py", "ab", "--no-such-option"), 2, "unrecognized arguments: --no-such-option")
+    assert_error(run_main("gpt2.py", "ab", "--model-size=--no-such"), 1, "there is no model '--no-such'")
 
 
 @pytest.mark.parametrize("name", ["", "."])

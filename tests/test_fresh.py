@@ -26,7 +26,7 @@ TINY = ["--model_size", "tiny"]
 SHAPE = ["--n_vocab", 300, "--n_ctx", 8, "--n_embd", 8, "--n_head", 2, "--n_layer", 1]
 COMMANDS: dict[str, list[Any]] = {
     "chat": TINY,
-    "convert --to-hf": [ROOT / "models" / "tiny", OUT],
+    "convert --to_hf": [ROOT / "models" / "tiny", "--out", OUT],
     "evaluate lambada": ["--data", ROOT / "tests" / "evaluate" / "passages.jsonl", "--json", OUT, *TINY],
     "explain": ["Hello", *TINY],
     "explain --html": [OUT, "Hello", *TINY],
@@ -37,7 +37,7 @@ COMMANDS: dict[str, list[Any]] = {
     "train": [ROOT / "README.md", "--out", OUT, *SHAPE, "--steps", 2, "--eval_every", 1],
 }
 NEEDS = {
-    "convert --to-hf": ("safetensors",),
+    "convert --to_hf": ("safetensors",),
     "explain --png": ("matplotlib",),
     "train": ("jax", "optax", "tokenizers", "tensorflow"),
 }

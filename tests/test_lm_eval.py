@@ -379,3 +379,10 @@ def test_an_unreachable_hub_and_broken_data_are_one_line(folder, tmp_path, monke
     result = run_main("picogpt lm_eval", "--tasks", tmp_path / "broken.yaml", "--model_size", "tiny")
     assert (result.status, "Traceback" in result.err) == (1, False), result.err
     assert result.err.splitlines()[-1].startswith(f"picogpt lm_eval: {message}")
+
+
+def test_a_path_gives_no_slash_to_the_names_of_the_harness_s_files():
+    pytest.importorskip("lm_eval")
+    from picogpt.lm_eval import PicoGPT
+
+    assert PicoGPT(f"{ROOT / 'models' / 'tiny'}/").tokenizer_name == "picogpt-tiny"

@@ -257,7 +257,7 @@ def test_a_data_file_of_another_length_is_refused(folder):
 )
 def test_what_needs_tensorflow_says_so_without_it(rewrite, changed, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    assert rewrite(changed) == message + ". Reading it takes TensorFlow, which is not installed"
+    assert rewrite(changed) == message + ". Reading it takes TensorFlow, which is not installed: pip install tensorflow"
 
 
 def test_a_v1_checkpoint_needs_tensorflow(folder):

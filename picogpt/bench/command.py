@@ -17,23 +17,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pydoc_data
 import random
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO
-
-import numpy as np
+from typing import IO, NamedTuple
 
 from encoder import Encoder, get_encoder
-from picogpt.bench.growth import draw, n_measurements
-from picogpt.bench.peers import Process, Transformers, other_tokenizers, our_process, start_of_numpy, without_a_cache
+from picogpt.bench.growth import draw, n_measurements, other_sizes, picture_seconds
+from picogpt.bench.output import HEADER, environment, line, print_line
+from picogpt.bench.peers import (
+    ROOT,
+    Process,
+    Transformers,
+    other_tokenizers,
+    our_process,
+    start_of_numpy,
+    without_a_cache,
+)
+from picogpt.bench.plan import (
+    Shape,
+    about,
+    check_memory,
+    expected_seconds,
+    expected_seconds_of_others,
+    those_that_fit,
+    work_memory,
+)
 from picogpt.bench.timing import (
     OURS,
     Limits,
@@ -48,10 +62,10 @@ from picogpt.bench.timing import (
     summary,
 )
 from picogpt.checkpoints.sizes import hparams_of
-from picogpt.checkpoints.writing import write_random_model
+from picogpt.checkpoints.writing import require_tensorflow, write_random_model
 from picogpt.files import new_file
 from picogpt.options import add_force, add_model_options, require
-from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, number, read_text
+from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, log, number, read_text
 
 N_LETTERS = 1_000_000  # letters of the longest word
 N_SAMPLES = (4, 16, 64)  # how many samples grow side by side
@@ -69,28 +83,33 @@ def prompt_lengths(n_ctx: int) -> list[int]:
     return [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]
 
 
-def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
-    """Measure decoding, prompts and samples in this process, and the two limits."""
-    rows: list[Row] = []
+def works(workload: Workload) -> list[Work]:
+    """Return what `measure_model` measures, without the other programs."""
+    decoding, prompts = decode_lengths(workload.n_ctx), prompt_lengths(workload.n_ctx)
+    return [*map(workload.decode, decoding), *map(workload.prompt, prompts), *map(workload.samples, N_SAMPLES)]
+
+
+def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> Iterator[Row]:
+    """Measure decoding, prompts and samples in this process, and the two limits. Yield each row as it is there."""
     bandwidth: list[float] = []
     rate: list[float] = []
     for n in decode_lengths(workload.n_ctx):
         peers = other.decoding(workload, n) | {"without a cache": without_a_cache(workload, n)} if other else {}
         work = workload.decode(n, peers)
         found, times = measure(work, rounds)
-        rows += found
+        yield from found
         bandwidth += [work.amount * workload.limits.n_bytes / t / 1e9 for t in times["bandwidth"]]
         tick()
+    yield summary("limit: matrix-vector product", bandwidth, "GB/s")
     for n in prompt_lengths(workload.n_ctx):
         found, times = measure(workload.prompt(n, other.prompt(workload, n) if other else {}), rounds)
-        rows += found
+        yield from found
         rate += [prompt_flop(workload.params, n) / t / 1e9 for t in times["sgemm"]]
         tick()
+    yield summary("limit: sgemm", rate, "GFLOP/s")
     for n in N_SAMPLES:
-        rows += measure(workload.samples(n, other.samples(workload, n) if other else {}), rounds)[0]
+        yield from measure(workload.samples(n, other.samples(workload, n) if other else {}), rounds)[0]
         tick()
-    limits = summary("limit: matrix-vector product", bandwidth, "GB/s"), summary("limit: sgemm", rate, "GFLOP/s")
-    return [*limits, *rows]
 
 
 # ------------------------------------------------------------------------------------------------- whole processes
@@ -155,11 +174,10 @@ def mixed_languages() -> str:
     return " ".join(often)
 
 
-def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> list[Row]:
+def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, rounds: int, tick: Tick) -> Iterator[Row]:
     """Measure encoding with an empty cache (English, other languages), decoding, and encoding one very long word."""
     encoder = load()
     word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=N_LETTERS))
-    rows = []
     for name, sample in (("English", text), ("mixed languages", mixed_languages())):
         megabytes, ids = len(sample.encode()) / 1e6, encoder.encode(sample)
         fresh = [load() for _ in range(2 * (rounds + 1))]  # with empty caches, and made before the timing begins
@@ -167,58 +185,74 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
         split = partial(seconds, partial(encoder.pieces.findall, sample))
         others = other_tokenizers(encoder, sample) if peers else {}
         work = Work(f"tokenizer, {name}", "MB/s", megabytes, encode, {"splitting": split}, others)
-        rows += measure(work, rounds)[0]
+        yield from measure(work, rounds)[0]
         join = partial(seconds, partial("".join, [encoder.decoder[id] for id in ids]))
         decode = partial(seconds, partial(encoder.decode, ids))
-        rows += measure(Work(f"detokenizer, {name}", "MB/s", megabytes, decode, {"joining": join}), rounds)[0]
+        yield from measure(Work(f"detokenizer, {name}", "MB/s", megabytes, decode, {"joining": join}), rounds)[0]
         tick()
     long_word = Work(f"one word of {N_LETTERS:,} letters", "s", 1, partial(seconds, partial(encoder.encode, word)))
-    rows += measure(long_word, min(rounds, 2))[0]
+    yield from measure(long_word, min(rounds, 2))[0]
     tick()
-    return rows
 
 
-# ------------------------------------------------------------------------------------------------------------ output
+# ---------------------------------------------------------------------------------------------------- the whole run
 
 
-def short(x: float) -> str:
-    """Write a number with three digits, or as a whole number if it has more."""
-    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+class Settings(NamedTuple):
+    """How to measure: the text to tokenize, the number of rounds, whether with other programs, and the picture."""
+
+    text: str
+    rounds: int
+    peers: bool = False
+    plot: IO[bytes] | None = None
+    all_sizes: bool = False
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as text of at most 80 columns. The peers stand indented below the work that they share."""
-    lines = [f"{'':29} {'median':>7} {'':8} {'low–high':>11}"]
-    for row in rows:
-        name, remark = row["name"], ""
-        if "ratio" in row:
-            name = "  " + name.rpartition(": ")[2]
-            remark = f"{row['ratio']:.2f}x ours" if row["unit"] == "MiB" else f"ours {row['ratio']:.2f}x as fast"
-        elif "share" in row:
-            remark = f"{row['share']:.0%} of {row['limit']}"
-        spread = f"{short(row['low'])}–{short(row['high'])}"
-        lines.append(f"{name:29} {short(row['median']):>7} {row['unit']:8} {spread:>11}  {remark}".rstrip())
-    return "\n".join(lines)
+def plan(model: Shape, settings: Settings) -> list[Shape]:
+    """Log what will be built and how much memory it takes. Returns the sizes to draw beside the model.
+
+    Raises UsageError if the measurements do not fit into the free memory.
+    """
+    needed = work_memory(model, settings.rounds)
+    if settings.peers:  # a process with PyTorch and its own copy of the weights
+        needed += model.n_bytes + 400 * 10**6
+    check_memory(f"measuring {model}", needed)
+    return those_that_fit(other_sizes(model, settings.all_sizes), needed) if settings.plot else []
 
 
-def bench(folder: Path, text: str, rounds: int, peers: bool, plot: IO[bytes] | None) -> list[Row]:
-    """Measure the model in a folder, and return all rows of the table. With `plot`, draw the picture too."""
+def log_duration(workload: Workload, sizes: list[Shape], settings: Settings) -> None:
+    """Log about how long the measurements take, from the speed of the two limits and of a process that starts."""
+    rounds, text = settings.rounds, settings.text + mixed_languages()
+    whole = expected_seconds(works(workload), rounds)
+    read = workload.limits.read(workload.limits.n_bytes)
+    whole += expected_seconds_of_others(start_of_numpy(), read, len(text.encode()), rounds)
+    if settings.plot:
+        whole += picture_seconds(workload, sizes, rounds)
+    if settings.peers:  # they do the same work again, and each of their processes starts for seconds
+        whole += 2 * whole + 6 * (rounds + 1)
+    log(f"it takes about {about(whole)}")
+
+
+def bench(folder: Path, settings: Settings) -> Iterator[Row]:
+    """Measure the model in a folder, and yield each row of the table as it is there. At the end, draw the picture."""
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    n_ctx = len(params["wpe"])
-    n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
-    total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx) if plot else 0)
+    model, rounds, n_ctx = Shape(folder.name, hparams), settings.rounds, hparams["n_ctx"]
+    sizes = plan(model, settings)
+    workload = Workload(params, hparams["n_head"])
+    log_duration(workload, sizes, settings)
+    n_rows = len(works(workload))
+    total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx, sizes) if settings.plot else 0)
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, desc="measuring", unit="step", file=sys.stderr, disable=None))
-        other = stack.enter_context(Transformers(folder)) if peers else None
-        workload = Workload(params, hparams["n_head"])
-        rows = measure_command(folder, workload.limits, other, rounds, bar.update)
-        rows += measure_model(workload, other, rounds, bar.update)
-        rows += measure_tokenizer(lambda: get_encoder(folder.name, folder.parent), text, peers, rounds, bar.update)
-        if plot:
-            draw(workload, other, folder.name, rounds, plot, bar.update)
-    return rows
+        bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
+        other = stack.enter_context(Transformers(folder)) if settings.peers else None
+        yield from measure_command(folder, workload.limits, other, rounds, bar.update)
+        yield from measure_model(workload, other, rounds, bar.update)
+        load = partial(get_encoder, folder.name, folder.parent)
+        yield from measure_tokenizer(load, settings.text, settings.peers, rounds, bar.update)
+        if settings.plot:
+            draw(workload, other, model, sizes, rounds, settings.plot, bar.update)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -237,26 +271,46 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--text", type=Path, metavar="FILE", help="English text to tokenize (default: Python's own documentation)")
     add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="how many rounds (default: %(default)s)")
     add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
-    add("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
+    add("--json", type=Path, metavar="FILE", help="write the figures to this file as well, at the end")
     add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
+    add("--all_sizes", action="store_true", help="with --plot: also draw sizes that are larger than the model")
     add_force(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.all_sizes and not args.plot:
+        parser.error("argument --all_sizes: it belongs to --plot")
+    return args
 
 
 def random_model(size: str, models_dir: Path, parent: Path) -> Path:
-    """Write a model of random weights into a folder of `parent`. It gets OpenAI's tokenizer if `models_dir` has it."""
-    folder, tokenizer = parent / f"random-{size}", models_dir / size
+    """Write a model of random weights into a folder of `parent`. It gets OpenAI's tokenizer if `models_dir` has it.
+
+    A relative `models_dir` is searched for beside gpt2.py, too. Raises UsageError if too little memory is free.
+    """
+    shape, folder = Shape(size, hparams_of(size)), parent / f"random-{size}"
+    # TensorFlow, which writes them, has a copy of the weights.
+    check_memory(f"writing random weights to a temporary folder, {shape},", 2 * shape.n_bytes + 500 * 10**6)
+    places = [place / size for place in (models_dir, ROOT / models_dir)]
+    tokenizer = next((place for place in places if (place / "encoder.json").exists()), None)
     folder.mkdir()
-    write_random_model(folder, hparams_of(size), 0, tokenizer if (tokenizer / "encoder.json").exists() else None)
+    write_random_model(folder, shape.hparams, 0, tokenizer)
     return folder
 
 
+def check_packages(args: argparse.Namespace) -> None:
+    """Raise OSError for the first package that the options need and that is not installed."""
+    if args.plot:
+        require("matplotlib", purpose="for --plot")
+    if args.peers:
+        require("torch", "transformers", "safetensors", purpose="for --peers")
+    if args.shape:
+        require_tensorflow()
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, and write the figures."""
+    """Measure, print each row as it is there, and write the figures."""
     args = parse_args(argv)
     text = read_text(args.text) if args.text else english()
-    if args.plot:
-        require("matplotlib")
+    check_packages(args)
     with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
         files = {path: stack.enter_context(new_file(path, args.force)) for path in {args.json, args.plot} - {None}}
         if args.shape:
@@ -264,9 +318,12 @@ def main(argv: list[str] | None = None) -> int:
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))
         else:
             folder = ensure_downloaded(args.model_size, args.models_dir)
-        rows = bench(folder, text, args.rounds, args.peers, files.get(args.plot))
+        rows: list[Row] = []
+        for row in bench(folder, Settings(text, args.rounds, args.peers, files.get(args.plot), args.all_sizes)):
+            if not rows:
+                print_line(environment(args.rounds) + "\n" + HEADER)
+            rows.append(row)
+            print_line(line(row))
         if args.json:
             files[args.json].write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
-    print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}, NumPy {np.__version__}, {args.rounds} rounds")
-    print(table(rows))
     return 0

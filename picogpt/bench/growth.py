@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tracemalloc
@@ -12,9 +13,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
+from picogpt.bench.plan import Shape, expected_seconds
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
 from picogpt.checkpoints.sizes import hparams_of
-from utils import SIZES, expected_shapes, free_memory, nest
+from utils import SIZES, expected_shapes, nest
 
 if TYPE_CHECKING:
     from picogpt.bench.peers import Transformers
@@ -28,27 +30,31 @@ def lengths(n_ctx: int) -> list[int]:
     return [*(n for n in (16, 32, 64, 128, 256, 512) if n < n_ctx), n_ctx]
 
 
-def n_bytes_of(size: str) -> int:
-    """Return how many bytes the weights of a size take in float32."""
-    return 4 * sum(int(np.prod(shape)) for shape in expected_shapes(hparams_of(size)).values())
+def other_sizes(model: Shape, all_sizes: bool) -> list[Shape]:
+    """Return the sizes of OpenAI's to draw beside the model: the smaller ones, or all."""
+    shapes = [Shape(size, hparams_of(size)) for size in SIZES]
+    return [shape for shape in shapes if shape.n_bytes < model.n_bytes or (all_sizes and shape.n_bytes > model.n_bytes)]
 
 
-def sizes_that_fit() -> list[str]:
-    """Return the sizes whose weights take less than half of the free memory."""
-    memory = free_memory()
-    return [size for size in SIZES if 2 * n_bytes_of(size) < memory]
-
-
-def n_measurements(n_ctx: int) -> int:
+def n_measurements(n_ctx: int, sizes: list[Shape]) -> int:
     """Return how many measurements `draw` makes."""
-    return 3 * len(lengths(n_ctx)) + len(sizes_that_fit())
+    return 3 * len(lengths(n_ctx)) + len(sizes) + 1
 
 
-def made_up(size: str) -> Any:
+def picture_seconds(workload: Workload, sizes: list[Shape], rounds: int) -> float:
+    """Return about how long `draw` takes."""
+    counts, limits = lengths(workload.n_ctx), workload.limits
+    prompts = expected_seconds(map(workload.prompt, counts), rounds + 1)  # one more: the measurement of the memory
+    decoding = expected_seconds((workload.decode(n - N_DECODED) for n in counts), 2 * rounds)
+    building = sum(shape.n_bytes for shape in sizes) / 4e8
+    return prompts + decoding + building + 3 * N_DECODED * (rounds + 1) * sum(limits.read(s.n_bytes) for s in sizes)
+
+
+def made_up(hparams: dict[str, int]) -> Any:
     """Return parameters that repeat a few random numbers, because the speed does not depend on the values."""
-    hparams = hparams_of(size)
     some = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * 0.02
-    tensors = {name: np.resize(some, shape) for name, shape in expected_shapes(hparams).items()}
+    shapes = expected_shapes(hparams).items()
+    tensors = {name: np.resize(some[: math.prod(shape)], shape) for name, shape in shapes}  # resize keeps all of `some`
     return nest(tensors, hparams["n_layer"])
 
 
@@ -73,8 +79,16 @@ def milliseconds_per_token(work: Work, rounds: int) -> dict[str, float]:
     return {name: value / work.amount for name, value in whole.items()}
 
 
-def draw(workload: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Tick) -> None:
-    """Measure the model and draw a picture with four panels."""
+def draw(
+    workload: Workload,
+    other: Transformers | None,
+    model: Shape,
+    sizes: list[Shape],
+    rounds: int,
+    file: IO[bytes],
+    tick: Tick,
+) -> None:
+    """Measure the model, and models of other sizes, and draw a picture with four panels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
@@ -82,8 +96,8 @@ def draw(workload: Workload, other: Transformers | None, name: str, rounds: int,
     draw_prompts(panels[0, 0], workload, other, rounds, tick)
     draw_decoding(panels[0, 1], workload, other, rounds, tick)
     draw_memory(panels[1, 0], workload, tick)
-    draw_sizes(panels[1, 1], rounds, tick)
-    figure.suptitle(f"picogpt, {name}, {os.cpu_count()} processors, float32")
+    draw_sizes(panels[1, 1], workload, model, sizes, rounds, tick)
+    figure.suptitle(f"picogpt, {model.name}, {os.cpu_count()} processors, float32")
     for axes in panels.flat:
         axes.grid(alpha=0.3, which="both")
         axes.legend()
@@ -94,7 +108,7 @@ def draw_lines(axes: Any, x: list[Any], points: list[dict[str, float]], limit: s
     """Draw one line each for picogpt, the limit, and transformers if it was measured."""
     styles = {
         OURS: {"color": OURS_COLOUR, "marker": "o", "label": "picogpt"},
-        LIMIT: {"color": LIMIT_COLOUR, "linestyle": "--", "label": f"limit: {limit}"},
+        LIMIT: {"color": LIMIT_COLOUR, "linestyle": "--", "marker": "_", "label": f"limit: {limit}"},
         "transformers": {"color": PEER_COLOUR, "marker": "s", "label": "transformers, PyTorch"},
     }
     for key, style in styles.items():
@@ -140,13 +154,15 @@ def draw_memory(axes: Any, workload: Workload, tick: Tick) -> None:
     axes.set(title="memory beyond the weights", xlabel="prompt tokens", ylabel="MiB")
 
 
-def draw_sizes(axes: Any, rounds: int, tick: Tick) -> None:
-    """Draw the time of one more token after ten others, in models of OpenAI's sizes with made-up weights."""
-    points, sizes = [], sizes_that_fit()
-    for size in sizes:
-        points.append(milliseconds_per_token(Workload(made_up(size), hparams_of(size)["n_head"]).decode(10), rounds))
+def draw_sizes(axes: Any, workload: Workload, model: Shape, sizes: list[Shape], rounds: int, tick: Tick) -> None:
+    """Draw the time of one more token after ten others: in the model, and in OpenAI's sizes with made-up weights."""
+    shapes, points = sorted([model, *sizes], key=lambda shape: shape.n_bytes), []
+    for shape in shapes:
+        measured = workload if shape is model else Workload(made_up(shape.hparams), shape.hparams["n_head"])
+        points.append(milliseconds_per_token(measured.decode(min(10, measured.n_ctx - 1)), rounds))
         tick()
-    draw_lines(axes, [n_bytes_of(size) / 1e9 for size in sizes], points, "reading the weights")
-    axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(sizes))
+    draw_lines(axes, [shape.n_bytes / 1e9 for shape in shapes], points, "reading the weights")
+    axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(s.name for s in shapes))
+    axes.margins(0.1)  # a model smaller than OpenAI's is a single point
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

@@ -20,6 +20,7 @@ Tick = Callable[[], Any]
 Clock = Callable[[], float]  # a function that does a piece of work and returns the seconds it took
 Clocks = Mapping[str, Clock]
 OURS = "ours"  # the key of our own times; the others have the names of limits and peers
+MAX_MATRIX = 1 << 30  # the most bytes of the matrix whose product with a vector gives the speed of reading
 SIDE = 2048  # rows and columns of the two matrices whose product gives the machine's speed at multiplying
 N_DECODED = 8  # tokens decoded in a row for one figure: a single token would be timed with cold caches
 TEMPERATURE = 0.9  # at which samples are drawn
@@ -140,12 +141,12 @@ def samples_cost(params: Any, n_samples: int, n_past: int, n_steps: int) -> tupl
 class Limits:
     """The two products that mark the machine's limits: a large matrix with a vector, and two large matrices.
 
-    The first one reads as many bytes as the weights have, `n_bytes`, but at most a gigabyte.
+    The first one reads as many bytes as the weights have, `n_bytes`, but at most MAX_MATRIX.
     """
 
     def __init__(self, params: Any):
         self.n_bytes, n_embd = sum(w.nbytes for w in weights_per_token(params)), params["wte"].shape[1]
-        n_rows = min(self.n_bytes, 1 << 30) // 4 // n_embd
+        n_rows = min(self.n_bytes, MAX_MATRIX) // 4 // n_embd
         self.matrix = np.ones((n_rows, n_embd), np.float32)
         self.vector = np.ones(n_embd, np.float32)
         self.square = np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32)

@@ -1,7 +1,7 @@
 """Convert a GPT-2 from Hugging Face's layout to OpenAI's seven files, or back. Every number keeps its bits.
 
-    python -m picogpt convert openai-community/gpt2 models/gpt2
-    python -m picogpt convert --to-hf models/tiny tiny-hf
+    python -m picogpt convert openai-community/gpt2 --out models/gpt2
+    python -m picogpt convert models/tiny --to_hf --out tiny-hf
 
 Both layouts hold the same tensors, so only names and file formats change. huggingface.py has Hugging Face's names, and
 refuses models that gpt2.py can't compute.
@@ -19,9 +19,9 @@ from typing import Any
 
 from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
-from picogpt.checkpoints.writing import write_checkpoint, write_merges
+from picogpt.checkpoints.writing import require_tensorflow, show_writing, write_checkpoint, write_merges
 from picogpt.files import new_folder
-from picogpt.options import add_force, require
+from picogpt.options import add_force, add_out, require
 from utils import HPARAMS, DownloadError, Parser, UsageError, load_encoder, load_hparams_and_params
 
 
@@ -45,7 +45,8 @@ def from_hf(source: str, target: Path, revision: str | None = None, force: bool 
     float32, float16 and float64 keep their bits. NumPy has no bfloat16, so bfloat16 becomes float32, exactly. Raises
     OSError or ValueError, and leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
-    require("safetensors", "tensorflow", "ml_dtypes")
+    require("safetensors")
+    require_tensorflow()
     with new_folder(target, force) as folder:
         origin = find_source(source, revision)
         hf.check_files(origin)
@@ -64,7 +65,7 @@ def find_source(source: str, revision: str | None) -> Path:
         if not folder.is_dir():
             raise UsageError(f"{source} is a file: give the folder it is in")
         if (folder / "hparams.json").exists() and not (folder / hf.CONFIG).exists():
-            raise UsageError(f"{source} is in OpenAI's layout already: --to-hf converts from it")
+            raise UsageError(f"{source} is in OpenAI's layout already: --to_hf converts from it")
         return folder
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise FileNotFoundError(f"no folder {source!r}, and a model on the Hugging Face hub is named owner/model")
@@ -73,7 +74,7 @@ def find_source(source: str, revision: str | None) -> Path:
 
 def download(name: str, revision: str | None) -> Path:
     """Download the files of a model that a conversion needs, and return their folder. Raises DownloadError."""
-    require("huggingface_hub")
+    require("huggingface_hub", purpose="to download from the Hugging Face hub")
     import huggingface_hub
 
     try:
@@ -103,7 +104,9 @@ def to_hf(source: Path, target: Path, force: bool = False) -> str:
         write_merges(folder / hf.MERGES, read_merges(source / "vocab.bpe"))
         weights = folder / hf.WEIGHTS
         try:  # transformers before version 5 refuses a file without the format
-            save_file(hf.state_dict(params, "transformer."), weights, metadata={"format": "pt"})
+            tensors = hf.state_dict(params, "transformer.")
+            with show_writing(folder, sum(array.nbytes for array in tensors.values())):
+                save_file(tensors, weights, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"safetensors can't write {target}: {error}") from None
         weights.chmod((folder / hf.CONFIG).stat().st_mode)  # safetensors makes a file that only its owner can read
@@ -113,7 +116,7 @@ def to_hf(source: Path, target: Path, force: bool = False) -> str:
 def read_openai(source: Path) -> tuple[dict[str, int], Mapping[str, Any], Encoder]:
     """Read hyperparameters, parameters and tokenizer from a folder in OpenAI's layout."""
     if not (source / "hparams.json").exists():
-        hint = " (leave out --to-hf to convert from Hugging Face's)" if (source / hf.CONFIG).exists() else ""
+        hint = " (leave out --to_hf to convert from Hugging Face's)" if (source / hf.CONFIG).exists() else ""
         raise FileNotFoundError(f"{source} is not a model in OpenAI's layout{hint}: it has no hparams.json")
     encoder = load_encoder(source)
     hparams, params = load_hparams_and_params(source)
@@ -158,27 +161,31 @@ float32, exactly. A model that differs from GPT-2 is refused. Tokens that were a
 are read from safetensors only, never from pickles, since loading a pickle runs the code in it.
 
 examples:
-  python -m picogpt convert openai-community/gpt2 models/gpt2        (from the Hugging Face hub)
-  python -m picogpt convert ~/my-finetuned-gpt2 models/mine          (from a folder)
-  python -m picogpt convert --to-hf models/124M gpt2-hf              (for transformers)""",
+  python -m picogpt convert openai-community/gpt2 --out models/gpt2  (from the Hugging Face hub)
+  python -m picogpt convert ~/my-finetuned-gpt2 --out models/mine    (from a folder)
+  python -m picogpt convert models/124M --to_hf --out gpt2-hf        (for transformers)""",
     )
     add = parser.add_argument
-    add("source", help="a Hugging Face folder, or owner/model on the hub; with --to-hf a folder in OpenAI's layout")
-    add("target", type=Path, metavar="models/NAME", help="the folder to make")
-    add("--to-hf", "--to_hf", action="store_true", help="convert from OpenAI's layout to Hugging Face's")
+    add("source", help="a Hugging Face folder, or owner/model on the hub; with --to_hf a folder in OpenAI's layout")
+    add("target", nargs="?", type=Path, help=argparse.SUPPRESS)  # an older name of --out
+    add_out(parser, required=False)
+    add("--to_hf", action="store_true", help="convert from OpenAI's layout to Hugging Face's")
     add("--revision", metavar="R", help="a branch, tag or commit of the model on the hub (default: main)")
     add_force(parser)
     args = parser.parse_args(argv)
     if args.to_hf and args.revision:
-        parser.error("argument --revision: it names a version on the hub, but --to-hf reads a folder")
+        parser.error("argument --revision: it names a version on the hub, but --to_hf reads a folder")
+    if (args.out is None) == (args.target is None):
+        parser.error("--out names one folder to make")
+    args.out = args.out or args.target
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.to_hf:
-        text = to_hf(Path(args.source), args.target, args.force)
+        text = to_hf(Path(args.source), args.out, args.force)
     else:
-        text = from_hf(args.source, args.target, args.revision, args.force)
-    print(f"{args.target}: {text}")
+        text = from_hf(args.source, args.out, args.revision, args.force)
+    print(f"{args.out}: {text}")
     return 0

@@ -20,6 +20,7 @@ import numpy as np
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, read_merges
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import arrays_of
+from picogpt.options import require
 from utils import expected_shapes, log, nest, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -207,13 +208,18 @@ def check_tensors(folder: Path, found: dict[str, StoredTensor], hparams: dict[st
 
 def read_params(folder: Path, hparams: dict[str, int]) -> tuple[dict[str, Any], str]:
     """Read the parameters of a folder. Returns our nested tree, and the dtype of the tensors in the folder."""
+    from tqdm import tqdm
+
     found = open_tensors(folder)
     check_tensors(folder, found, hparams)
     wte = found["wte.weight"]
+    if wte.dtype == "BF16":
+        require("ml_dtypes", purpose="to read bfloat16")
     if (head := found.get("lm_head.weight")) and not same_bits(head, wte):
         raise ValueError(f"{folder}: {NOT_GPT2}: lm_head.weight differs from wte.weight, and GPT-2 has one for both")
-    shapes = expected_shapes(hparams).items()
-    tensors = {name: found[tensor_name(name)].read().reshape(shape) for name, shape in shapes}
+    tensors = {}
+    for name, shape in tqdm(expected_shapes(hparams).items(), "reading", unit="tensor", leave=False, disable=None):
+        tensors[name] = found[tensor_name(name)].read().reshape(shape)
     return nest(tensors, hparams["n_layer"]), wte.dtype
 
 

@@ -1,6 +1,6 @@
 """Write a model of one of OpenAI's four sizes with random weights, for tests and benchmarks without a network.
 
-python -m picogpt random_weights 124M --out models/random-124M
+python -m picogpt random_weights --shape 124M --out models/random-124M
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from picogpt.checkpoints.sizes import hparams_of
-from picogpt.checkpoints.writing import write_random_model
+from picogpt.checkpoints.writing import require_tensorflow, write_random_model
 from picogpt.files import new_folder
-from picogpt.options import add_force
+from picogpt.options import add_force, add_out
 from utils import SIZES, Parser, number
 
 
@@ -19,21 +19,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt random_weights",
         description="Write a model of one of OpenAI's four sizes with random weights. It needs TensorFlow.",
-        epilog="examples:\n  python -m picogpt random_weights 124M --out models/random-124M",
+        epilog="examples:\n  python -m picogpt random_weights --shape 124M --out models/random-124M",
     )
     add = parser.add_argument
-    add("size", choices=SIZES)
-    add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make")
+    add("size", nargs="?", choices=SIZES, help=argparse.SUPPRESS)  # an older name of --shape
+    add("--shape", choices=SIZES, help="random weights of this size (required)")
+    add_out(parser)
     add_force(parser)
     tokenizer = "copy encoder.json and vocab.bpe from this folder (default: make up a vocabulary of the same size)"
     add("--tokenizer", type=Path, metavar="FOLDER", help=tokenizer)
-    add("--seed", type=number(0, kind=int), default=0, help="for the random numbers (default: %(default)s)")
-    return parser.parse_args(argv)
+    seed = "a number: the same seed gives the same weights (default: %(default)s)"
+    add("--seed", type=number(0, kind=int), default=0, metavar="S", help=seed)
+    args = parser.parse_args(argv)
+    if (args.shape is None) == (args.size is None):
+        parser.error("--shape names one size")
+    args.shape = args.shape or args.size
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    require_tensorflow()
     with new_folder(args.out, args.force) as folder:
-        write_random_model(folder, hparams_of(args.size), args.seed, args.tokenizer)
-    print(f"{args.out}: {args.size} with random weights")
+        write_random_model(folder, hparams_of(args.shape), args.seed, args.tokenizer)
+    print(f"{args.out}: {args.shape} with random weights")
     return 0

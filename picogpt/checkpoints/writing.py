@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT
+from picogpt.options import require
 from utils import HPARAMS, TOKENIZER_FILES, expected_shapes, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,9 +37,11 @@ def initial_params(hparams: dict[str, int], seed: int) -> dict[str, Any]:
     Each layer adds to x twice, through its two c_proj. Their weights are divided by √(2 n_layer), so that x does not
     grow with the number of layers (Radford et al. 2019, section 2.3).
     """
+    from tqdm import tqdm
+
     rng = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
-    for name, shape in expected_shapes(hparams).items():
+    for name, shape in tqdm(expected_shapes(hparams).items(), "drawing", unit="tensor", leave=False, disable=None):
         scale = 0.02 / math.sqrt(2 * hparams["n_layer"]) if name.endswith("c_proj/w") else 0.02
         if name.endswith("/g"):
             tensors[name] = np.ones(shape, np.float32)
@@ -112,13 +116,12 @@ def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, An
 def write_tensors(prefix: Path, tensors: dict[str, Array]) -> None:
     """Write PREFIX.index, PREFIX.data-00000-of-00001, and PREFIX.meta with the graph that TensorFlow 1 asks for."""
     tf, names = tensorflow(), sorted(tensors)
+    arrays = [tensors[name] for name in names]
     try:
-        tf.raw_ops.SaveV2(
-            prefix=str(prefix),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tensors[name] for name in names],
-        )
+        with show_writing(prefix.parent, sum(array.nbytes for array in arrays)):
+            tf.raw_ops.SaveV2(
+                prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=arrays
+            )
     except tf.errors.OpError as error:
         message = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()  # without its own names of its nodes
         raise OSError(f"TensorFlow can't write {message}") from None
@@ -129,17 +132,54 @@ def write_tensors(prefix: Path, tensors: dict[str, Array]) -> None:
         v1.train.export_meta_graph(f"{prefix}.meta", saver_def=v1.train.Saver().as_saver_def())
 
 
+def require_tensorflow() -> None:
+    """Raise OSError if TensorFlow is not installed. Tools call this before their work, which TensorFlow ends."""
+    require("tensorflow", purpose="only TensorFlow can write the checkpoint of a model; it needs Python below 3.14")
+
+
+@contextlib.contextmanager
+def show_writing(folder: Path, n_bytes: int) -> Iterator[None]:
+    """Show a bar on stderr while the block writes n_bytes of weights into a folder.
+
+    TensorFlow and safetensors write all tensors in one call. Therefore a thread watches the sizes of the files.
+    """
+    from tqdm import tqdm
+
+    def size() -> int:
+        paths = [Path(entry.path) for entry in os.scandir(folder)]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            with contextlib.suppress(OSError):  # a file got its final name in the meantime
+                bar.update(min(size() - before, n_bytes) - bar.n)
+
+    done, before = threading.Event(), size()
+    with tqdm(None, "writing", n_bytes, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        thread = threading.Thread(target=watch)
+        if not bar.disable:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if not bar.disable:
+                thread.join()
+        bar.update(n_bytes - bar.n)
+
+
 @functools.cache
 def tensorflow() -> Any:
     """Import TensorFlow without its start-up messages, and return it. Raises OSError if it can't be imported."""
+    require_tensorflow()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_stderr():
             import tensorflow as tf
 
             tf.constant(0)  # makes TensorFlow report on the processor now, while stderr is silenced
-    except ImportError:
-        raise OSError("tensorflow is not installed: pip install tensorflow (for Python below 3.14)") from None
+    except ImportError as error:
+        raise OSError(f"tensorflow is installed, but can't be imported: {str(error).splitlines()[0][:300]}") from None
     return tf
 
 

@@ -3,11 +3,11 @@
     python -m picogpt compare
 
 Each line of the table compares one part with one library at one dtype. If a model's name follows the part's, the inputs
-come from a forward pass of that model; otherwise they are made up. The columns "absolute" and "relative" give the
-largest differences among all cases. A relative difference is divided by the largest number in the case's result. It
-must be within the tolerance: 1e-12 in float64 and 1e-4 in float32. Rounding errors are smaller: at most 5e-14 and 3e-5
-were measured. A wrong formula exceeds the tolerance by far on one of the inputs, at least in float64; the tests plant
-such errors to prove it.
+come from a forward pass of that model; otherwise they are made up. n is the number of cases, and "abs." and "rel." are
+the largest absolute and relative differences among them. A relative difference is divided by the largest number in the
+case's result. It must be within the limit, the tolerance: 1e-12 in float64 and 1e-4 in float32. Rounding errors are
+smaller: at most 5e-14 and 3e-5 were measured. A wrong formula exceeds the tolerance by far on one of the inputs, at
+least in float64; the tests plant such errors to prove it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,17 +178,15 @@ def made_once(cases: Cases, dtype: str) -> Callable[[], list[Case]]:
     return cache(lambda: list(cases(dtype)))
 
 
-HEADER = (
-    f"{'part':25} {'against':12} {'dtype':7} {'cases':>5} {'absolute':>9} {'relative':>9} {'tolerance':>9}  verdict"
-)
+HEADER = f"{'part':27} {'against':12} {'dtype':7} {'n':>3} {'abs.':>7} {'rel.':>7} {'limit':>6}"
 
 
 def line(row: Row) -> str:
-    """Format a row of the table."""
-    name = f"{row.part:25} {row.against:12} {row.dtype:7}"
+    """Format a row of the table in at most 80 columns, unless it ends with an error's message."""
+    name = f"{row.part[:27]:27} {row.against:12} {row.dtype:7}"
     if row.verdict == "not installed":
-        return f"{name} {'':35}  not installed"
-    return f"{name} {row.cases:5} {row.absolute:9.2g} {row.relative:9.2g} {row.tolerance:9.2g}  {row.verdict}"
+        return f"{name} {'':12} not installed"
+    return f"{name} {row.cases:3} {row.absolute:7.2g} {row.relative:7.2g} {row.tolerance:6.2g} {row.verdict}"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -207,7 +206,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    model = ModelCases(args.model_size, encoder, params, hparams["n_head"])
+    model = ModelCases(Path(args.model_size).name, encoder, params, hparams["n_head"])
     print(HEADER)
     rows = []
     for row in compare(model, args.parts):

@@ -55,7 +55,7 @@ def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
     2. The tokenization of the Penn Treebank (PTB) is undone: `` and '' become ", -LRB- and -RRB- become parentheses,
        and no space stays before . , ! ? ; : %, before n't, 's, 'll, 're, 've, 'm and 'd, inside quotation marks or
        inside parentheses.
-    3. Each text is encoded, with <|endoftext|> in front (--no-bos leaves it out).
+    3. Each text is encoded, with <|endoftext|> in front (--no_bos leaves it out).
     4. The log-probabilities of all tokens are added, from the first one in which the texts differ to the end of the
        sentence. This is the choice, and the rest of the sentence given the choice; what stands before has the same
        probability in all texts. The sum is not divided by the number of tokens.

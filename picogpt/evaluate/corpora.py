@@ -36,7 +36,7 @@ def read_corpus(data: Path) -> str:
 def windows_of(ids: Sequence[int], model: Model, args: argparse.Namespace) -> list[Window]:
     """Return the windows of a document.
 
-    <|endoftext|> stands before the document, unless the vocabulary lacks it or --no-bos is given. It separated the
+    <|endoftext|> stands before the document, unless the vocabulary lacks it or --no_bos is given. It separated the
     documents of the training data, and gives the first token something to be predicted from. Without it, the first
     token is context only: its probability is missing in the sum.
     """

@@ -50,14 +50,14 @@ def readable(model: Model, args: argparse.Namespace) -> int:
 
 
 def begin(model: Model, args: argparse.Namespace) -> list[int]:
-    """Return the ids that stand before each text: <|endoftext|>, or none with --no-bos.
+    """Return the ids that stand before each text: <|endoftext|>, or none with --no_bos.
 
     Raises UsageError if the vocabulary has no such token.
     """
     if args.bos is False:
         return []
     if END_OF_TEXT not in model.encoder.encoder:
-        raise UsageError(f"the vocabulary of {model.folder} has no {END_OF_TEXT}: leave it out with --no-bos")
+        raise UsageError(f"the vocabulary of {model.folder} has no {END_OF_TEXT}: leave it out with --no_bos")
     return [model.encoder.encoder[END_OF_TEXT]]
 
 

@@ -45,7 +45,7 @@ def openai(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     1. Each line of the file is a JSON object. Its field "text" is the passage, to which nothing is done except that
        white space at its end is removed.
     2. The last word is what follows the last space, together with this space. The context is all before it, with
-       <|endoftext|> in front (--no-bos leaves it out). Both are encoded separately. That gives the same ids as encoding
+       <|endoftext|> in front (--no_bos leaves it out). Both are encoded separately. That gives the same ids as encoding
        the whole passage, because GPT-2's tokens never span the space before a word.
     3. A context that is too long for the model, or for --max_context, loses its beginning, <|endoftext|> included.
     4. accuracy: the percentage of passages where every token of the word is the model's likeliest one, given the

@@ -74,7 +74,7 @@ def harness(data: Path, model: Model, score: Score, args: argparse.Namespace) ->
     Raises UsageError for those options, for a file without a top heading, and for a vocabulary without <|endoftext|>.
     """
     if args.stride is not None or args.max_context is not None or args.bos is False:
-        raise UsageError("the protocol harness fixes the windows: leave out --stride, --max_context and --no-bos")
+        raise UsageError("the protocol harness fixes the windows: leave out --stride, --max_context and --no_bos")
     if END_OF_TEXT not in model.encoder.encoder:
         raise UsageError(f"the protocol harness needs {END_OF_TEXT}, which the vocabulary of {model.folder} lacks")
     documents = take(pages(read_corpus(data), data), args)

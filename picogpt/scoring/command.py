@@ -22,7 +22,7 @@ import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.files import new_file
-from picogpt.options import add_force, add_model_options
+from picogpt.options import add_bos, add_force, add_model_options
 from picogpt.scoring.results import HEADER, Summary, row
 from picogpt.scoring.windows import Array, Scores, windows
 from picogpt.scoring.work import add_work_options, open_model, score_all
@@ -93,7 +93,7 @@ def records(name: str, field: str) -> Iterator[tuple[str, str]]:
 def texts(names: Iterable[str], field: str | None, encoder: Encoder, bos: bool) -> Iterator[Text]:
     """Yield the texts of the files, with their ids. Raises UsageError for a text that has no token to score."""
     if bos and END_OF_TEXT not in encoder.encoder:
-        raise UsageError(f"this model has no token {END_OF_TEXT} to put before a text: add --no-bos")
+        raise UsageError(f"this model has no token {END_OF_TEXT} to put before a text: add --no_bos")
     first = [encoder.encoder[END_OF_TEXT]] if bos else []
     for name in names:
         pairs = records(name, field) if field is not None else [(name, read_exactly(name))]
@@ -106,7 +106,7 @@ def texts(names: Iterable[str], field: str | None, encoder: Encoder, bos: bool) 
             if not ids:
                 raise UsageError(f"{place} is empty: it has no token to score")
             if len(first + ids) == 1:
-                raise UsageError(f"{place} has only one token, and nothing before it: drop --no-bos to score it")
+                raise UsageError(f"{place} has only one token, and nothing before it: drop --no_bos to score it")
             yield Text(place, text, np.array(first + ids))
             n_texts += 1
         if not n_texts:
@@ -189,8 +189,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--stride", type=count, metavar="N", help="how far each window lies behind the one before (default: one window)"
     )
     add("--max_context", type=count, metavar="N", help="tokens in a window (default and most: the model's n_ctx)")
-    bos = f"put {END_OF_TEXT} before each text, so that its first token is scored, too (default: --bos)"
-    add("--bos", action=argparse.BooleanOptionalAction, default=True, help=bos)
+    add_bos(parser, f"put {END_OF_TEXT} before each text, so that its first token is scored, too (the default)")
     add("--jsonl", metavar="FIELD", help="the files are JSON Lines: score this field of every line")
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")

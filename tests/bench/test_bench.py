@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import re
+import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tqdm
-from helpers import ROOT
+from helpers import ROOT, assert_error, run_main
 
 import gpt2
-from picogpt.bench import command, growth, peers, timing
+from picogpt.bench import command, growth, output, peers, plan, timing
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
 
@@ -163,8 +166,11 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
         assert row["limit"] in ("bandwidth", "sgemm")
     assert [bar.n for bar in bars] == [bar.total for bar in bars] == [2 + 1 + 2 + 3 + 3]
     assert ("peak memory" in rows) == (sys.platform != "win32")
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert max(map(len, printed.splitlines())) <= 80
+    assert printed.splitlines()[0].endswith(", 1 round")
+    assert re.search(r"measuring tiny \(n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights", said)
+    assert re.search(r"takes about [\d,]+ MB of memory; [\d,]+ MB are free\nit takes about \d+ (s|minutes)\n", said)
     for name, row in rows.items():
         assert 0 < row["low"] <= row["median"] <= row["high"], name
         assert "ratio" not in row
@@ -176,8 +182,7 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars)
     for name in ("torch", "transformers", "safetensors", "matplotlib", "tiktoken", "tokenizers"):
         pytest.importorskip(name)
     small = {"n_vocab": 300, "n_ctx": 64, "n_embd": 8, "n_head": 2, "n_layer": 2}  # OpenAI's sizes take gigabytes
-    monkeypatch.setattr(growth, "sizes_that_fit", lambda: ["124M"])
-    monkeypatch.setattr(growth, "hparams_of", lambda size: small)
+    monkeypatch.setattr(command, "other_sizes", lambda model, all_sizes: [plan.Shape("small", small)])
     monkeypatch.setattr(growth, "lengths", lambda n_ctx: [16, 32])
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
@@ -271,7 +276,128 @@ def test_a_missing_library_is_named_before_the_work(monkeypatch, tmp_path):
     find = importlib.util.find_spec
     missing = ("matplotlib", "transformers")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
-    with pytest.raises(OSError, match="matplotlib is not installed: pip install"):
+    monkeypatch.setattr(command, "bench", None)
+    with pytest.raises(OSError, match=r"matplotlib is not installed: pip install matplotlib \(for --plot\)"):
         command.main([*TINY, "--plot", str(tmp_path / "x.png")])
-    with pytest.raises(OSError, match=r"(torch|transformers) is not installed: pip install"):
+    with pytest.raises(OSError, match=r"(torch|transformers) is not installed: pip install \w+ \(for --peers\)"):
         command.main([*TINY, "--peers"])
+
+
+# ---------------------------------------------------------------------------- said before the work, and row by row
+
+
+def shape(size: str) -> plan.Shape:
+    return plan.Shape(size, hparams_of(size))
+
+
+@pytest.mark.parametrize(
+    ("name", "all_sizes", "sizes"),
+    [
+        ("tiny", False, []),
+        ("124M", False, []),
+        ("774M", False, ["124M", "355M"]),
+        ("774M", True, ["124M", "355M", "1558M"]),
+        ("tiny", True, ["124M", "355M", "774M", "1558M"]),
+    ],
+)
+def test_only_smaller_sizes_are_drawn_unless_all_are_asked_for(name, all_sizes, sizes):
+    model = plan.Shape("tiny", SMALLEST) if name == "tiny" else shape(name)
+    assert [found.name for found in growth.other_sizes(model, all_sizes)] == sizes
+
+
+def test_sizes_that_do_not_fit_are_left_out_with_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "free_memory", lambda: 3_000_000_000)
+    sizes = [shape(size) for size in ("124M", "355M", "774M")]
+    assert plan.those_that_fit(sizes, beside=700_000_000) == sizes[:1]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("for the picture: random weights in memory, 124M (n_layer 12, n_embd 768, n_ctx 1024, ")
+    assert lines[0].endswith("; 1,122 MB in all")
+    assert lines[1:] == [
+        "left out of the picture: 355M takes 2,745 MB, but 2,300 MB are free",
+        "left out of the picture: 774M takes 4,598 MB, but 2,300 MB are free",
+    ]
+
+
+def test_the_memory_of_a_size_is_what_it_takes(monkeypatch):
+    """The estimate is compared with what NumPy allocates."""
+    monkeypatch.setattr(timing, "SIDE", 64)
+    monkeypatch.setattr(plan, "SIDE", 64)
+    hparams = {"n_vocab": 20_000, "n_ctx": 64, "n_embd": 192, "n_head": 2, "n_layer": 12}
+    model = plan.Shape("x", hparams)
+
+    def build():
+        workload = timing.Workload(growth.made_up(hparams), 2)
+        workload.limits.multiply(1)
+        return workload
+
+    assert growth.peak_memory(build) * 2**20 == pytest.approx(plan.picture_memory(model), rel=0.1)
+    workload = timing.Workload(initial_params(hparams, 0), 2)
+    samples = growth.peak_memory(workload.samples(64).ours) * 2**20
+    beside = plan.limits_memory(model.n_bytes) + workload.context.cache.nbytes
+    assert plan.work_memory(model, rounds=0) >= beside + samples
+    assert plan.work_memory(model, rounds=0) < 1.5 * (beside + samples) + 60e6
+
+
+def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "free_memory", lambda: 50_000_000)
+    monkeypatch.setattr(command, "Workload", None)
+    monkeypatch.setattr(command, "write_random_model", None)
+    out = tmp_path / "figures.json"
+    message = "of memory, but only 50 MB are free"
+    assert_error(run_main("picogpt bench", *TINY, "--json", out), 2, "measuring tiny (n_layer 4, ", message)
+    pytest.importorskip("tensorflow", reason="--shape needs TensorFlow")
+    words = ["--shape", "124M", "--json", out]
+    assert_error(run_main("picogpt bench", *words), 2, "writing random weights to a temporary folder, 124M (", message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_sizes_belongs_to_a_picture():
+    assert_error(run_main("picogpt bench", *TINY, "--all_sizes"), 2, "argument --all_sizes: it belongs to --plot")
+
+
+def test_the_expected_time_grows_with_the_work():
+    work = timing.Work("w", "s", 1, float, {"a": lambda: 2.0, "b": lambda: 3.0})
+    assert plan.expected_seconds([work], rounds=1) == pytest.approx(2 * 3.0 / plan.SHARE, abs=0.1)
+    assert plan.expected_seconds([work] * 2, rounds=4) == pytest.approx(2 * 5 * 3.0 / plan.SHARE, abs=0.1)
+
+
+VALUES = [1e-7, 9.9e-4, 0.00999, 0.09999, 0.9999, 1.0, 9.999, 99.49, 99.96, 123.4, 9999.5, 12345.6, 99_999.4, 123_456.0]
+
+
+@pytest.mark.parametrize("low", VALUES)
+def test_every_row_fits_80_columns(low):
+    names = [
+        f"one word of {command.N_LETTERS:,} letters",
+        "detokenizer, mixed languages",
+        "limit: matrix-vector product",
+    ]
+    for high in (value for value in VALUES if value >= low):
+        row = {"low": low, "median": high, "high": high}
+        for name in names:
+            with_limit = row | {"name": name, "unit": "tokens/s", "share": 9.99, "limit": "start + read"}
+            peer = row | {"name": f"{name}: without a cache", "unit": "tokens/s", "ratio": 999.99}
+            assert len(output.line(with_limit)) <= 80, output.line(with_limit)
+            assert len(output.line(peer)) <= 80, output.line(peer)
+            assert output.line(with_limit).index("tokens/s") == output.line(peer).index("tokens/s") == 37
+    assert float(output.short(low).replace("k", "e3")) == pytest.approx(low, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_an_interruption_keeps_the_rows_that_are_there(little_work, tmp_path):
+    """Each row is printed when it is measured. The file of --json is written whole, at the end, or not at all."""
+    words = [*little_work, "--rounds", "1000", "--json", str(tmp_path / "figures.json")]
+    code = "from picogpt.bench import command, timing; from utils import run; import sys; timing.SIDE = 64; "
+    code += (
+        "command.measure_command = lambda *args: [timing.summary('first row', [1.0], 's')]; sys.exit(run(command.main))"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert lines[2].startswith("first row ")
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -8,17 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import tqdm
 from helpers import ODD, ROOT, random_params
 
 import utils
 from encoder import END_OF_TEXT, get_encoder
 from picogpt.checkpoints.huggingface import state_dict
-from picogpt.checkpoints.writing import write_random_model
+from picogpt.checkpoints.writing import show_writing, write_random_model
 from utils import load_encoder_hparams_and_params
 
 for module in ("torch", "transformers", "safetensors", "tensorflow", "huggingface_hub"):
@@ -210,17 +212,18 @@ def test_help_names_the_command_and_the_options(command):
     status, out, _ = command("--help")
     assert status == 0
     assert out.startswith("usage: python -m picogpt convert ")
-    assert "\n  python -m picogpt convert --to-hf models/124M " in out
+    assert "\n  python -m picogpt convert models/124M --to_hf --out gpt2-hf " in out
     assert "--revision" in out
 
 
 @pytest.mark.parametrize(
     ("args", "status", "message"),
     [
-        ([], 2, "the following arguments are required: source, models/NAME"),
-        (["a/b"], 2, "the following arguments are required: models/NAME"),
+        ([], 2, "the following arguments are required: source"),
+        (["a/b"], 2, "--out names one folder to make"),
+        (["a/b", "x", "--out", "y"], 2, "--out names one folder to make"),
         (["--to-hf", "--revision", "r", "a", "b"], 2, "argument --revision"),
-        ([TINY, "x"], 2, "is in OpenAI's layout already: --to-hf converts from it"),
+        ([TINY, "x"], 2, "is in OpenAI's layout already: --to_hf converts from it"),
         ([TINY / "hparams.json", "x"], 2, "is a file: give the folder it is in"),
         (["no such", "x"], 1, "no folder 'no such', and a model on the Hugging Face hub is named owner/model"),
         (["--to-hf", "nowhere", "x"], 1, "nowhere is not a model in OpenAI's layout: it has no hparams.json"),
@@ -233,12 +236,12 @@ def test_what_the_command_line_refuses(command, tmp_path, monkeypatch, args, sta
 
 
 def test_a_folder_of_the_other_layout(command, source, tmp_path):
-    assert_error(command("--to-hf", source, tmp_path / "x"), 1, "leave out --to-hf to convert from Hugging Face's")
+    assert_error(command("--to-hf", source, tmp_path / "x"), 1, "leave out --to_hf to convert from Hugging Face's")
     (tmp_path / "empty").mkdir()
     assert_error(command(tmp_path / "empty", tmp_path / "x"), 1, "config.json: No such file or directory")
 
 
-@pytest.mark.parametrize("direction", [[], ["--to-hf"]])
+@pytest.mark.parametrize("direction", [[], ["--to_hf"]])
 def test_an_existing_folder_is_never_overwritten(command, source, tmp_path, direction):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("kept")
@@ -359,13 +362,90 @@ def test_a_hub_name_downloads_what_is_needed(command, source, tmp_path, monkeypa
     assert_same_files(tmp_path / "x", tmp_path / "y")
 
 
-@pytest.mark.parametrize("missing", ["safetensors", "tensorflow", "huggingface_hub"])
-def test_a_package_that_is_not_installed_is_named(command, tmp_path, monkeypatch, missing):
+@pytest.fixture
+def without(monkeypatch) -> Callable[..., None]:
+    """Let modules look as if they were not installed."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in names else find(name))
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("missing", "purpose"),
+    [
+        ("safetensors", ""),
+        ("tensorflow", " (only TensorFlow can write the checkpoint of a model; it needs Python below 3.14)"),
+        ("huggingface_hub", " (to download from the Hugging Face hub)"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(command, tmp_path, monkeypatch, without, missing, purpose):
+    without(missing, "ml_dtypes")  # ml_dtypes is not needed yet
     monkeypatch.chdir(tmp_path)
-    assert_error(command("owner/model", "x"), 1, f"{missing} is not installed: pip install {missing}")
+    message = f"convert: {missing} is not installed: pip install {missing}{purpose}\n"
+    status, out, err = command("owner/model", "--out", "x")
+    assert (status, out, err.removeprefix("python -m picogpt ")) == (1, "", message)
     assert not list(tmp_path.iterdir())
+
+
+def test_ml_dtypes_is_needed_for_bfloat16_only(command, small, tmp_path, without):
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    without("ml_dtypes", "huggingface_hub")
+    assert command(small, "--out", tmp_path / "float32")[0] == 0
+    tensors = {k: torch.tensor(v).bfloat16() for k, v in load_file(small / "model.safetensors").items()}
+    save_torch(tensors, small / "model.safetensors")
+    message = "ml_dtypes is not installed: pip install ml_dtypes (to read bfloat16)"
+    assert_error(command(small, "--out", tmp_path / "x"), 1, message)
+    assert not (tmp_path / "x").exists()
+
+
+def test_progress_is_shown_in_both_directions(command, small, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs | {"disable": False})  # as in a terminal
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    assert command(small, "--out", tmp_path / "ours")[0] == 0
+    assert command(tmp_path / "ours", "--to_hf", "--out", tmp_path / "back")[0] == 0
+    n_bytes = sum(array.nbytes for array in load_file(small / "model.safetensors").values())
+    assert [(bar.desc.strip(": "), bar.total) for bar in bars] == [
+        ("reading", len(load_file(small / "model.safetensors"))),
+        ("writing", n_bytes),
+        ("writing", n_bytes),
+    ]
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
+
+
+def test_the_bar_shows_what_has_been_written(tmp_path, monkeypatch):
+    """A thread watches the sizes of the files, since a library writes them in one call."""
+    bars, seen = [], threading.Event()
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs | {"disable": False})
+            bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            done = super().update(n)
+            if self.n:
+                seen.set()
+            return done
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    (tmp_path / "before").write_bytes(b"not counted")
+    n_threads = threading.active_count()
+    with show_writing(tmp_path, 100):
+        (tmp_path / "half").write_bytes(bytes(50))
+        assert seen.wait(20)
+        assert bars[0].n == 50
+    assert threading.active_count() == n_threads
 
 
 def test_to_hf_needs_safetensors_only(tmp_path):
@@ -374,7 +454,7 @@ def test_to_hf_needs_safetensors_only(tmp_path):
 import sys
 sys.modules |= dict.fromkeys(("tensorflow", "torch", "transformers", "huggingface_hub"))
 from picogpt.checkpoints.convert import main
-main(["--to-hf", {str(TINY)!r}, {str(tmp_path / "x")!r}])
+main(["--to_hf", {str(TINY)!r}, "--out", {str(tmp_path / "x")!r}])
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
     assert (tmp_path / "x" / "model.safetensors").exists()

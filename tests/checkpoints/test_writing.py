@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import numpy as np
 import pytest
-from helpers import ODD
+import tqdm
+from helpers import ODD, assert_error, run_main
 
 from picogpt.checkpoints import random_weights
 from picogpt.checkpoints.sizes import hparams_of
@@ -45,7 +47,7 @@ def test_the_command_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorflow", reason="TensorFlow writes checkpoints")
     monkeypatch.setattr(random_weights, "hparams_of", lambda size: ODD)  # a small one takes less time
     for name, options in (("a", []), ("b", ["--tokenizer", str(tmp_path / "a")]), ("c", ["--seed", "1"])):
-        assert random_weights.main(["124M", "--out", str(tmp_path / name), *options]) == 0
+        assert random_weights.main(["--shape", "124M", "--out", str(tmp_path / name), *options]) == 0
         assert capsys.readouterr().out == f"{tmp_path / name}: 124M with random weights\n"
     (a_encoder, hparams, a), (b_encoder, _, b), (_, _, c) = (
         load_encoder_hparams_and_params(name, tmp_path) for name in "abc"
@@ -56,6 +58,39 @@ def test_the_command_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     assert not np.array_equal(a["wte"], c["wte"])
 
 
+def test_an_older_command_line_still_works(monkeypatch, tmp_path):
+    assert vars(random_weights.parse_args(["124M", "--out", "x"]))["shape"] == "124M"
+    for words in ([], ["124M", "--shape", "355M"]):
+        assert_error(run_main("picogpt random_weights", *words, "--out", tmp_path / "x"), 2, "--shape names one size")
+
+
+def test_tensorflow_is_asked_for_before_the_work(monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))
+    monkeypatch.setattr(random_weights, "write_random_model", None)
+    result = run_main("picogpt random_weights", "--shape", "124M", "--out", tmp_path / "x")
+    assert_error(result, 1, "tensorflow is not installed: pip install tensorflow (only TensorFlow can write")
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_shown(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorFlow writes checkpoints")
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": False})  # as in a terminal
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    monkeypatch.setattr(random_weights, "hparams_of", lambda size: ODD)
+    assert random_weights.main(["--shape", "124M", "--out", str(tmp_path / "x")]) == 0
+    shapes = expected_shapes(ODD)
+    n_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    assert [(bar.desc.strip(": "), bar.total) for bar in bars] == [("drawing", len(shapes)), ("writing", n_bytes)]
+    assert [bar.n for bar in bars] == [bar.total for bar in bars]
+
+
 def test_the_command_replaces_nothing(tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
-        random_weights.main(["124M", "--out", str(tmp_path)])
+        random_weights.main(["--shape", "124M", "--out", str(tmp_path)])

@@ -85,11 +85,29 @@ def test_everything_is_right(rows_of, of):
 def test_the_table_has_made_up_cases_and_those_of_the_model(capsys):
     status, lines = run(capsys, "--parts", "tokenizer", "linear")
     assert status == 0, "\n".join(lines)
-    parts = [line[:25].strip() for line in lines[1:-1]]
+    parts = [line[:27].strip() for line in lines[1:-1]]
     assert parts == ["linear"] * 6 + ["linear, tiny"] * 6 + ["tokenizer"] * 2 + ["tokenizer, tiny"] * 2
     assert [int(line.split()[-5]) for line in lines[7:13]] == [16] * 6  # each of the 4 layers has 4
     assert all(line.endswith(("pass", "not installed")) for line in lines[1:-1])
+    assert max(map(len, lines)) <= 80
     assert re.fullmatch(r"\d+ pass, 0 FAIL, \d+ not installed", lines[-1])
+
+
+def test_a_model_s_path_is_shown_as_its_name(capsys):
+    assert table.main(["--parts", "linear", "--model_size", str(ROOT / "models" / "tiny")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:27].strip() for line in lines[7:13]] == ["linear, tiny"] * 6
+
+
+def test_every_row_fits_80_columns():
+    names = [part + source for part in (*table.OURS, "tokenizer") for source in ("", ", tiny", ", 1558M")]
+    names.append("gpt2, a-model-with-quite-a-long-name")
+    for name in names:
+        whole = table.Row(name, "transformers", "float32", 216, 1.2e-17, 1.2e-10, 1e-12, "pass")
+        for row in (whole, whole._replace(verdict="FAIL"), whole._replace(verdict="not installed")):
+            assert len(table.line(row)) <= 80, table.line(row)
+            assert table.line(row).endswith(row.verdict)
+            assert name in table.line(row) or len(name) > 27
 
 
 def test_all_parts_are_compared_by_default():

@@ -118,7 +118,7 @@ def test_limit_is_said(tmp_path):
 @pytest.mark.usefixtures("as_124m")
 def test_json_has_the_figures_and_all_that_led_to_them(tmp_path, tiny, score, options):
     path = tmp_path / "figures.json"
-    result = run_main(TOOL, "lambada", "--data", DATA, "--no-bos", "--limit", 3, "--json", path)
+    result = run_main(TOOL, "lambada", "--data", DATA, "--no_bos", "--limit", 3, "--json", path)
     assert result.status == 0, result
     written = json.loads(path.read_text(encoding="utf-8"))
     figures = TASKS["lambada"]["openai"](DATA, tiny, score, options(bos=False, limit=3))

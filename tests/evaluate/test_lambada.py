@@ -232,5 +232,5 @@ def test_the_harness_puts_nothing_in_front(tiny, score, options):
 
 def test_a_vocabulary_without_end_of_text(tiny, options):
     model = tiny._replace(encoder=argparse.Namespace(encoder={}))
-    with pytest.raises(UsageError, match="--no-bos"):
+    with pytest.raises(UsageError, match="--no_bos"):
         PROTOCOLS["openai"](DATA, model, None, options())

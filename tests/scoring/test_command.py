@@ -67,7 +67,7 @@ def test_a_row_has_the_figures_of_its_text(tiny, file):
 @pytest.mark.parametrize("settings", [{}, {"stride": 1}, {"stride": 5, "max_context": 12}, {"max_context": 3}])
 @pytest.mark.parametrize("bos", [True, False])
 def test_every_option_reaches_the_scores(tiny, file, bos, settings, tmp_path):
-    options = [word for name, value in settings.items() for word in (f"--{name}", value)] + ["--no-bos"] * (not bos)
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)] + ["--no_bos"] * (not bos)
     out = tmp_path / "scores.json"
     assert run_main("picogpt score", file, *TINY, *options, "--json", out).status == 0
     (entry,) = json.loads(out.read_text(encoding="utf-8"))["texts"]
@@ -131,7 +131,7 @@ def test_standard_input_and_a_pipe(tiny, file, tmp_path):
 WRONG = {
     "an empty file": (b"", [], "is empty"),
     "not UTF-8": (b"abc\xff", [], "is not UTF-8: byte 3 is 0xff"),
-    "one token without bos": (b"a", ["--no-bos"], "has only one token"),
+    "one token without bos": (b"a", ["--no_bos"], "has only one token"),
     "no JSON": (b'{"text": "a"}\n{text}\n', ["--jsonl", "text"], "text.txt:2 is not JSON"),
     "no object": (b"[1]\n", ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
     "a missing field": (b'{"txt": "a"}\n', ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
@@ -180,8 +180,8 @@ def test_a_model_without_end_of_text(damaged, file):
     (folder / "encoder.json").write_text(json.dumps(renamed), encoding="utf-8")
     result = run_main("picogpt score", file, *model_options(folder))
     assert (result.status, result.out) == (2, "")
-    assert "no token <|endoftext|> to put before a text: add --no-bos" in result.err
-    assert run_main("picogpt score", file, *model_options(folder), "--no-bos").status == 0
+    assert "no token <|endoftext|> to put before a text: add --no_bos" in result.err
+    assert run_main("picogpt score", file, *model_options(folder), "--no_bos").status == 0
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv"])
@@ -217,5 +217,5 @@ def test_held_out_shakespeare_has_1_511_nats_per_character(tmp_path):
     text = shared("text/tinyshakespeare.txt").read_text(encoding="utf-8")
     held_out = tmp_path / "held_out.txt"
     held_out.write_text(text[round(len(text) * 0.9) :], encoding="utf-8", newline="\n")
-    (figures,) = rows(run_main("picogpt score", held_out, *TINY, "--no-bos").out).values()
+    (figures,) = rows(run_main("picogpt score", held_out, *TINY, "--no_bos").out).values()
     assert figures[3] / len(text[round(len(text) * 0.9) :]) == pytest.approx(1.5107, abs=5e-5)

@@ -226,7 +226,7 @@ def test_a_folder_of_other_work_is_refused_and_stays(tmp_path):
     hparams = json.loads((other / "hparams.json").read_text())
     (other / "hparams.json").write_text(json.dumps(hparams | {"n_head": 4}))
     for words, name in (
-        ([*TINY, "--no-bos"], "other texts or windows"),
+        ([*TINY, "--no_bos"], "other texts or windows"),
         ([*TINY, "--max_context", 3], "other texts or windows"),
         (["--models_dir", tmp_path, "--model_size", "other"], "another model"),
     ):

@@ -1,0 +1,148 @@
+"""The options of all tools: one name for one thing, and the same thing under the same name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections import defaultdict
+from collections.abc import Callable
+from unittest import mock
+
+import pytest
+from helpers import run_main
+
+import utils
+from picogpt import options
+from picogpt.__main__ import TOOLS
+
+PROGRAMS = ["gpt2.py", "utils.py", *(f"picogpt {tool}" for tool in TOOLS)]
+
+# The options and arguments of several programs, and the words that their helps begin with: the same thing everywhere.
+BEGINNINGS = {
+    "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
+    "--force": ("replace what exists already",),
+    "--help": ("show this text and exit",),
+    "--json": ("write the figures to this file", "write everything to a JSON file"),
+    "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
+    "--models_dir": ("the folder with the models",),
+    "--out": ("the folder to make", "the file to write"),
+    "--plot": ("draw how time and memory grow", "draw the losses"),
+    "--repetition_penalty": ("above 1",),
+    "--seed": ("the same seed", "a number: the same seed"),
+    "--shape": ("random weights of this size", "measure random weights of this size"),
+    "--temperature": ("0: likeliest token", "0 takes the likeliest token"),
+    "--top_k": ("sample from the K likeliest", "choose from the K likeliest"),
+    "--top_p": ("sample from the likeliest that sum to P", "choose from the likeliest tokens whose probabilities"),
+    "prompt": (
+        "the text to continue, - to read it from standard input",
+        "the text, or - to read it from standard input",
+    ),
+}
+OTHER_NAMES = {  # what one tool calls otherwise than the others would be a second name for one thing
+    "--output": "--out",
+    "--target": "--out",
+    "--model": "--model_size",
+    "--size": "--shape",
+    "--overwrite": "--force",
+    "--rng": "--seed",
+    "--batch": "--batch_size",
+    "target": "--out",
+    "size": "--shape",
+}
+
+
+class FoundError(Exception):
+    """Holds the parser of a program."""
+
+
+def parser_of(program: str) -> argparse.ArgumentParser:
+    """Return the parser with which a program reads its command line."""
+
+    def found(self: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
+        raise FoundError(self)
+
+    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
+    module = importlib.import_module(name)
+    with (
+        mock.patch.multiple(utils.Parser, parse_args=found, parse_known_args=found),
+        pytest.raises(FoundError) as error,
+    ):
+        module.main([])
+    return error.value.args[0]
+
+
+def shown_actions(program: str) -> dict[str, argparse.Action]:
+    """Return the options and arguments that the help of a program shows, by name."""
+    actions = [action for action in parser_of(program)._actions if action.help != argparse.SUPPRESS]
+    return {name: action for action in actions for name in action.option_strings or [action.dest]}
+
+
+@pytest.fixture(scope="module")
+def everywhere() -> dict[str, dict[str, argparse.Action]]:
+    """Return the actions of each name, by program."""
+    found: dict[str, dict[str, argparse.Action]] = defaultdict(dict)
+    for program in PROGRAMS:
+        for name, action in shown_actions(program).items():
+            found[name][program] = action
+    return found
+
+
+def test_all_programs_are_asked(everywhere):
+    assert set(everywhere["--help"]) == set(PROGRAMS)
+    assert len(everywhere["--model_size"]) >= 9
+    assert len(everywhere) > 60
+
+
+def test_the_same_name_never_means_two_things(everywhere):
+    """An option of two programs needs a line in BEGINNINGS. Whoever adds it sees whether the two are the same thing."""
+    shared = {name: actions for name, actions in everywhere.items() if len(actions) > 1}
+    assert shared.keys() - BEGINNINGS.keys() == set(), "is this the same thing in all programs?"
+    for name, actions in shared.items():
+        for program, action in actions.items():
+            assert str(action.help).startswith(BEGINNINGS[name]), f"{program} {name}: {action.help}"
+
+
+def test_the_same_name_takes_the_same_kind_of_value(everywhere):
+    for name in everywhere.keys() - {"--out"}:  # a model's folder or a file: its metavar says which
+        assert len({(action.nargs, action.metavar) for action in everywhere[name].values()}) == 1, name
+
+
+def test_one_thing_has_one_name(everywhere):
+    assert not set(everywhere) & set(OTHER_NAMES)
+
+
+def test_names_have_underscores_between_words(everywhere):
+    """The parser takes hyphens as well, so the help shows one spelling only."""
+    assert [name for name in everywhere if "-" in name.removeprefix("--") or name.lower() != name] == []
+
+
+@pytest.mark.parametrize(
+    ("program", "older", "now"),
+    [
+        ("picogpt convert", ["a", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
+        ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
+        ("picogpt random_weights", ["124M", "--out", "x"], ["--shape", "124M", "--out", "x"]),
+        ("picogpt score", ["x", "--no_bos"], ["x", "--no_bos"]),
+        ("gpt2.py", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "--model_size", "tiny", "--top_k=3"]),
+    ],
+)
+def test_older_spellings_go_on_working(program, older, now):
+    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
+    parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(name).parse_args
+    found, expected = vars(parse(older)), vars(parse(now))
+    for other in ("target", "size"):
+        found.pop(other, None)
+        expected.pop(other, None)
+    assert found == expected
+
+
+def test_bos_has_two_names():
+    parser = utils.Parser()
+    options.add_bos(parser, "put a token before each text", default=None)
+    for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no_bos"], False)):
+        assert parser.parse_args(words).bos is value
+
+
+def test_a_prompt_with_hyphens_is_a_prompt():
+    assert run_main("picogpt tokens", "--", "--a-b", "--model_size", "tiny").status == 2  # all after -- are arguments
+    assert run_main("picogpt tokens", "--model_size", "tiny", "--", "--a").out == "   520  '--'\n    64  'a'\n"
