@@ -20,16 +20,23 @@ PROGRAMS = ["gpt2.py", "utils.py", *(f"picogpt {tool}" for tool in TOOLS)]
 # The options and arguments of several programs, and the words that their helps begin with: the same thing everywhere.
 BEGINNINGS = {
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
+    "--bos": ("put <|endoftext|> before each text",),
+    "--dask": ("score on a Dask cluster",),
     "--force": ("replace what exists already",),
     "--help": ("show this text and exit",),
+    "--jobs": ("score in N processes",),
     "--json": ("write the figures to this file", "write everything to a JSON file"),
+    "--max_context": ("tokens in a window",),
     "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
     "--models_dir": ("the folder with the models",),
+    "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
     "--plot": ("draw how time and memory grow", "draw the losses"),
     "--repetition_penalty": ("above 1",),
+    "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),
     "--shape": ("random weights of this size", "measure random weights of this size"),
+    "--stride": ("how far each window lies behind the one before",),
     "--temperature": ("0: likeliest token", "0 takes the likeliest token"),
     "--top_k": ("sample from the K likeliest", "choose from the K likeliest"),
     "--top_p": ("sample from the likeliest that sum to P", "choose from the likeliest tokens whose probabilities"),
@@ -122,7 +129,7 @@ def test_names_have_underscores_between_words(everywhere):
         ("picogpt convert", ["a", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
         ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
         ("picogpt random_weights", ["124M", "--out", "x"], ["--shape", "124M", "--out", "x"]),
-        ("picogpt score", ["x", "--no_bos"], ["x", "--no_bos"]),
+        ("picogpt score", ["x", "--no-bos"], ["x", "--no_bos"]),
         ("gpt2.py", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "--model_size", "tiny", "--top_k=3"]),
     ],
 )
@@ -139,7 +146,7 @@ def test_older_spellings_go_on_working(program, older, now):
 def test_bos_has_two_names():
     parser = utils.Parser()
     options.add_bos(parser, "put a token before each text", default=None)
-    for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no_bos"], False)):
+    for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no-bos"], False)):
         assert parser.parse_args(words).bos is value
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from picogpt.evaluate import cbt, lambada, paper, texts
 from picogpt.files import new_file
-from picogpt.options import add_bos, add_force, add_model_options
-from picogpt.scoring.work import Model, add_work_options, open_model, score_all
+from picogpt.options import add_force, add_model_options
+from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
 from utils import Parser, UsageError, log, number
 
 TASKS = {
@@ -71,10 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--paper", type=Path, metavar="FOLDER", help="print the paper's table, and ours for the data in this folder")
     add("--variant", metavar="NAME", help="which dataset of the task this is, if the file's name does not show it")
     whole = number(1, kind=int)
-    add("--stride", type=whole, metavar="N", help="how far windows on a long text are apart (default: n_ctx)")
-    add("--max_context", type=whole, metavar="N", help="the most tokens that the model reads at once (default: n_ctx)")
-    bos = "put <|endoftext|> before each text (default: as the protocol says)"
-    add_bos(parser, bos, default=None)
+    add_window_options(parser, "put <|endoftext|> before each text (default: as the protocol says)", bos_default=None)
     add("--limit", type=whole, metavar="N", help="use the first N examples only")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     add_force(parser)

@@ -22,11 +22,11 @@ import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.files import new_file
-from picogpt.options import add_bos, add_force, add_model_options
+from picogpt.options import add_force, add_model_options
 from picogpt.scoring.results import HEADER, Summary, row
 from picogpt.scoring.windows import Array, Scores, windows
-from picogpt.scoring.work import add_work_options, open_model, score_all
-from utils import Parser, UsageError, decode_utf8, number, visible
+from picogpt.scoring.work import add_window_options, add_work_options, open_model, score_all
+from utils import Parser, UsageError, decode_utf8, visible
 
 LONGEST = 1 << 30  # bytes of one text: its token ids alone take about twice as much memory
 
@@ -182,14 +182,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     command = "python -m picogpt score"
     purpose = "Measure how well a model predicts texts: log-probabilities, bits per byte, and perplexity."
     parser = Parser(prog=command, description=purpose, epilog=EXAMPLES)
-    add, count = parser.add_argument, number(1, kind=int)
+    add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="a text file in UTF-8, or - for standard input")
     add_model_options(parser)
-    add(
-        "--stride", type=count, metavar="N", help="how far each window lies behind the one before (default: one window)"
+    add_window_options(
+        parser, "put <|endoftext|> before each text, so that its first token is scored, too (the default)"
     )
-    add("--max_context", type=count, metavar="N", help="tokens in a window (default and most: the model's n_ctx)")
-    add_bos(parser, f"put {END_OF_TEXT} before each text, so that its first token is scored, too (the default)")
     add("--jsonl", metavar="FIELD", help="the files are JSON Lines: score this field of every line")
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from encoder import Encoder
+from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import Summary
 from picogpt.scoring.shards import Results, describe, fingerprint, shards_of
@@ -36,6 +37,15 @@ def open_model(args: argparse.Namespace) -> Model:
     """Open the model that --model_size and --models_dir name. Missing files are downloaded."""
     folder = ensure_downloaded(args.model_size, args.models_dir)
     return Model(folder, *load_encoder_hparams_and_params(args.model_size, args.models_dir))
+
+
+def add_window_options(parser: argparse.ArgumentParser, bos: str, bos_default: bool | None = True) -> None:
+    """Add --stride, --max_context, --bos and --no_bos, which say how a text is cut into windows. `bos` is a help."""
+    add, count = parser.add_argument, number(1, kind=int)
+    stride = "how far each window lies behind the one before (default: one window)"
+    add("--stride", type=count, metavar="N", help=stride)
+    add("--max_context", type=count, metavar="N", help="tokens in a window (default and most: the model's n_ctx)")
+    add_bos(parser, bos, bos_default)
 
 
 def add_work_options(parser: argparse.ArgumentParser) -> None:
