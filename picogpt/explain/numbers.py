@@ -84,7 +84,8 @@ class Inside:
 
     def __repr__(self) -> str:
         """Return a short summary, which a notebook shows, instead of all the numbers."""
-        shapes = [f"{name} {list(x.shape)}" for name, x in vars(self).items() if isinstance(x, np.ndarray)]
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shapes = [f"{name} {list(x.shape)}" for name, x in fields.items() if isinstance(x, np.ndarray)]
         return f"{self.caption(60)}\n{self.summary}\narrays: {', '.join(shapes)}"
 
     @functools.cached_property
@@ -195,8 +196,8 @@ def examine(
             lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     lengths = np.stack([np.linalg.norm(x, axis=-1) for x in stream])
     found = probs_and_ranks(probs, ids)  # the loop ends with the last layer
-    shown = np.array(lens_ids), np.array(lens_probs)
-    return Inside(encoder, np.array(ids), *found, *shown, attention, lengths, settings, model)
+    decoded = (np.array(lens_ids), np.array(lens_probs))
+    return Inside(encoder, np.array(ids), *found, *decoded, attention, lengths, settings, model)
 
 
 def look_inside(

@@ -1,7 +1,8 @@
 """Write the numbers of `look_inside` into page.html, which makes a single HTML file that works offline.
 
-page.css and page.js go into that file, too. The numbers are JSON inside a script element, in ASCII and without the characters that could end that element. The
-page's own script draws everything from them, and never parses a token as HTML.
+page.css and page.js go into that file, too. The numbers are JSON inside a script element, in ASCII and without the
+characters that could end that element. The page's own script draws everything from them, and never parses a token as
+HTML.
 """
 
 from __future__ import annotations

@@ -28,6 +28,12 @@ def inside() -> Inside:
     return look_inside(PROMPT, "tiny", MODELS)
 
 
+@pytest.fixture(scope="session")
+def odd() -> Inside:
+    """The numbers for a text with a character of three tokens. Do not write to them."""
+    return look_inside("a你", "tiny", MODELS)
+
+
 @pytest.fixture
 def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """Run the command on models/tiny and return what it writes to stdout and stderr."""

@@ -7,12 +7,16 @@ import dataclasses
 import json
 import re
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Settings, look_inside, page
+from picogpt.explain.numbers import examine
+from picogpt.explain.text import one_line
+from utils import visible
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,15 @@ class Reader:
     def texts(self, selector):
         return self(f"return [...document.querySelectorAll({selector!r})].map((found) => found.textContent)")
 
+    def strengths(self, canvas):
+        """Return how opaque the pixels of a map are, from 0 to 1. It is copied, since reading often logs a warning."""
+        script = """const map = arguments[0], copy = new OffscreenCanvas(map.width, map.height);
+            const context = copy.getContext("2d", {willReadFrequently: true});
+            context.drawImage(map, 0, 0);
+            const { data } = context.getImageData(0, 0, map.width, map.height);
+            return [...data].filter((_, k) => k % 4 === 3)"""
+        return np.reshape(self(script, canvas), (canvas.get_property("height"), -1)) / 255
+
     def size(self, width, height):
         settings = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
@@ -84,9 +97,7 @@ class Reader:
 
     def lens_cell(self):
         """Return the layer and the token whose predictions the lens shows."""
-        words = re.findall(r"\w+", self.text("#predictions-title"))
-        layers = self.texts("#lens tr:first-child th")[1:]
-        return next(layer for layer in layers if layer in words), self.token("#predictions-title")
+        return self.text("#predictions-title").split(": predictions after ")[0], self.token("#predictions-title")
 
     def predictions(self):
         return self.texts("#predictions .token")
@@ -161,12 +172,12 @@ def test_a_click_chooses_and_the_keys_move(reader, inside):
 
 def test_the_tab_key_reaches_everything_once(reader):
     alone = "return [...document.querySelectorAll(arguments[0])].filter((one) => one.tabIndex === 0).length"
-    assert [reader(alone, place) for place in ("#tokens button", "#lens td")] == [1, 1]
+    assert [reader(alone, place) for place in ("#tokens button", "#heads button", "#lens td")] == [1, 1, 1]
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         reader.press("TAB")
         reached.append(reader("const at = document.activeElement; return at.id || at.parentElement.id || at.tagName"))
-    assert reached == ["tokens", "layer", "head", "TD"]
+    assert reached == ["tokens", "layer", "head", "heads", "TD"]
 
 
 def test_attention_both_ways_in_the_layer_and_head_that_are_chosen(reader, inside):
@@ -181,9 +192,7 @@ def test_attention_both_ways_in_the_layer_and_head_that_are_chosen(reader, insid
         assert [re.sub(r"<?[\d.]+ %$", "", text) for text in seen] == inside.texts[token:]
         np.testing.assert_allclose(percents(looks), 100 * probs[token, : token + 1], atol=0.052)
         np.testing.assert_allclose(percents(seen), 100 * probs[token:, token], atol=0.052)
-    script = """const map = document.querySelector("#map"), context = map.getContext("2d");
-        return [...context.getImageData(0, 0, map.width, map.height).data].filter((_, k) => k % 4 === 3)"""
-    np.testing.assert_allclose(np.reshape(reader(script), (19, 19)) / 255, np.sqrt(probs), atol=0.01)
+    np.testing.assert_allclose(reader.strengths(reader.find("#map")[0]), np.sqrt(probs), atol=0.01)
 
 
 def test_a_row_of_the_map_chooses_its_token(reader, inside):
@@ -196,8 +205,187 @@ def test_a_row_of_the_map_chooses_its_token(reader, inside):
     assert reader.token("#chosen") == inside.texts[4]
 
 
+def test_the_map_names_its_rows_and_columns_and_marks_the_row_of_the_token(reader, inside):
+    assert reader.texts("#map-rows .token") == reader.texts("#map-columns .token") == inside.texts
+    middle = """const [box, map] = [arguments[0], document.querySelector("#map")].map((e) => e.getBoundingClientRect());
+        return [box.left + box.width / 2 - map.left, box.top + box.height / 2 - map.top].map((x) => x / map.width)"""
+    for i, (row, column) in enumerate(zip(reader.find("#map-rows .token"), reader.find("#map-columns .token"))):
+        assert reader(middle, row)[1] == pytest.approx((i + 0.5) / 19, abs=0.004)
+        assert reader(middle, column)[0] == pytest.approx((i + 0.5) / 19, abs=0.004)
+    for i in (9, 18, 0):
+        reader.find("#tokens button")[i].click()
+        assert reader.texts("#map-rows .current") == [inside.texts[i]]
+        assert reader(middle, reader.find("#map-row")[0]) == pytest.approx([0.5, (i + 0.5) / 19], abs=0.004)
+
+
+@pytest.mark.parametrize("width", [360, 1000])
+def test_labels_of_the_map_do_not_overlap_and_the_marked_row_has_one(opened, width):
+    seen = look_inside("\n".join([PROMPT] * 3), "tiny", MODELS)
+    reader = opened(seen)
+    reader.size(width, 700)
+    reader("choose(7)")
+    tops = reader("return [...document.querySelectorAll('#map-rows .token:not(.current)')].map((e) => e.offsetTop)")
+    assert 5 < len(tops) < len(seen.ids)
+    assert min(b - a for a, b in pairwise(tops)) >= 14
+    assert reader.texts("#map-rows .current") == [seen.texts[7]]
+
+
+def test_the_map_shows_the_value_under_the_pointer(reader, inside):
+    from selenium.webdriver import ActionChains
+
+    canvas = reader.find("#map")[0]
+    reader("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    width, height = canvas.size["width"], canvas.size["height"]
+
+    def hover(i, j):
+        place = int(width * ((j + 0.5) / 19 - 0.5)), int(height * ((i + 0.5) / 19 - 0.5))
+        ActionChains(reader.driver).move_to_element_with_offset(canvas, *place).perform()
+        return reader.text("#map-value")
+
+    assert hover(9, 3) == f"·y attends to What: {100 * inside.attention[3, 0, 9, 3]:.1f} %"
+    assert reader("return document.querySelector('#map-cell').style.top") == f"{900 / 19:.4f}%"
+    assert hover(3, 9) == "What can't look at ·y, which comes later"
+    reader.hover(reader.find("#map-title")[0])
+    assert reader.text("#map-value").startswith("Hover over")
+    assert reader("return document.querySelector('#map-cell').hidden")
+
+
+def test_small_maps_of_all_heads_choose_one(reader, inside):
+    for layer in (3, 1):
+        reader.choose("#layer", layer)
+        for head, canvas in enumerate(reader.find("#heads canvas")):
+            np.testing.assert_allclose(reader.strengths(canvas), np.sqrt(inside.attention[layer, head]), atol=0.01)
+    pressed = "#heads [aria-pressed=true]"
+    reader.find("#heads button")[2].click()
+    assert (reader.texts(pressed), reader.text("#map-title")) == (["head 2"], "All tokens in layer 1, head 2")
+    reader.press("ARROW_RIGHT")
+    assert (reader.texts(pressed), reader.text("#map-title")) == (["head 3"], "All tokens in layer 1, head 3")
+    assert reader("return document.querySelector('#head').value") == "3"
+    looks = percents(reader.texts("#from .token"))
+    np.testing.assert_allclose(looks, 100 * inside.attention[1, 3, 1, :2], atol=0.052)
+    reader.choose("#head", 0)
+    assert reader.texts(pressed) == ["head 0"]
+    assert reader("return [...document.querySelectorAll('#heads button')].map((e) => e.tabIndex)") == [
+        0,
+        -1,
+        -1,
+        -1,
+        -1,
+    ]
+
+
+def test_a_small_map_of_a_long_text_shows_the_largest_of_each_block(opened):
+    seen = look_inside(PROMPT * 6, "tiny", MODELS)
+    n = len(seen.ids)
+    assert 88 < n <= 176
+    reader = opened(seen)
+    size = -(-n // 2)
+    padded = np.pad(seen.attention[0, 0], (0, 2 * size - n))
+    expected = np.sqrt(padded.reshape(size, 2, size, 2).max(axis=(1, 3)))
+    np.testing.assert_allclose(reader.strengths(reader.find("#heads canvas")[0]), expected, atol=0.01)
+
+
+def test_only_chosen_tokens_are_shown_and_earlier_ones_are_summed(opened, inside):
+    reader = opened(inside, layer=3, tokens=slice(5, 9))
+    assert reader.texts("#tokens button") == [*inside.texts[5:9], "next"]
+    buttons = reader.find("#tokens button")
+    buttons[0].click()
+    assert reader.texts("#facts dd")[0] == "5"
+    assert reader.text("#alternatives-title") == f"Predictions after {inside.texts[4]}"
+    best = zip(inside.lens_ids[-1, 4], inside.lens_probs[-1, 4])
+    assert reader.texts("#alternatives td:first-child") == [inside.text(id) for id, _ in best]
+    buttons[2].click()
+    looks = reader.texts("#from .token")
+    assert looks[0].startswith("earlier tokens")
+    row = inside.attention[3, 0, 7]
+    np.testing.assert_allclose(percents(looks), 100 * np.array([row[:5].sum(), *row[5:8]]), atol=0.06)
+    for i in range(4):
+        cells = "".join(inside.text(id) for id in inside.lens_ids[:, 5 + i, 0])
+        assert reader.texts("#lens tr")[i + 1] == inside.texts[5 + i] + cells
+
+
+def test_a_part_of_a_character_is_named_everywhere_and_its_bytes_are_a_fact(opened, odd):
+    reader = opened(odd)
+    for place in ("#tokens button", "#lens th", "#map-rows .token", "#map-columns .token"):
+        assert "你 2/3" in reader.texts(place), place
+    reader.find("#tokens button")[2].click()
+    assert reader.token("#chosen") == reader.token("#from-title") == "你 2/3"
+    assert reader.texts("#facts dd")[-2:] == ["\\xbd", "a single byte"]
+
+
+@pytest.fixture(scope="module")
+def deep(tiny):
+    """Return the numbers of a model with 16 layers, whose lens has more columns than a small window has room for."""
+    encoder, hparams, params = tiny
+    deeper = params | {"blocks": params["blocks"] * 4}
+    return examine(encoder.encode(PROMPT + " 中文"), encoder, deeper, hparams["n_head"])
+
+
+def test_the_lens_uses_the_width_of_the_window_and_begins_with_the_last_layers(opened, deep):
+    reader = opened(deep)
+    script = """const [box, last] = [".scroll", "#lens td:last-child"].map((name) => document.querySelector(name));
+        return [box.offsetWidth, box.scrollWidth, last.getBoundingClientRect().right]"""
+    for width in (360, 1400):
+        reader.size(width, 800)
+        reader.driver.refresh()
+        box, content, right = reader(script)
+        assert content > box == width - 32
+        assert right == pytest.approx(width - 17, abs=1)
+    reader.size(3000, 800)
+    box, content, _ = reader(script)
+    assert 960 < box == content < 2968
+    reader.press(*["TAB"] * 5)
+    assert reader.lens_cell() == ("layer 15", "ROMEO")
+    reader.size(1000, 800)
+    reader.press(*["ARROW_LEFT"] * 16)
+    assert reader.lens_cell() == ("embedding", "ROMEO")
+    cell, head = (
+        f"document.querySelector('#lens {part}').getBoundingClientRect()" for part in ("td:focus", "th.token")
+    )
+    assert reader(f"return {cell}.left - {head}.right") >= -1  # the column that stays in place does not hide it
+
+
+def test_on_paper_all_layers_fit_with_their_colours(opened, deep):
+    reader = opened(deep)
+    reader.scheme("dark")
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    reader.size(1000, 700)
+    try:
+        box, content, shown = reader("""const box = document.querySelector(".scroll");
+            return [box.clientWidth, box.scrollWidth, getComputedStyle(box).overflowX]""")
+        assert content <= box <= 1000
+        assert shown == "visible"
+        kept = "return [...document.querySelectorAll('.shaded')].map((e) => getComputedStyle(e).printColorAdjust)"
+        assert {*reader(kept)} == {"exact"}
+        assert reader("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert reader("return getComputedStyle(document.querySelector('#details')).position") == "static"
+    finally:
+        reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize("width", [320, 1000])
+def test_the_legend_is_one_line(reader, width):
+    reader.size(width, 700)
+    assert reader.texts("#legend span") == ["1 %", "10 %", "50 %", "100 %"]
+    boxes = "[...document.querySelectorAll('#legend span')].map((e) => e.getClientRects())"
+    assert reader(f"return {boxes}.map((rects) => rects.length)") == [1] * 4
+    assert len({*reader(f"return {boxes}.map((rects) => rects[0].top)")}) == 1
+    assert max(reader(f"return {boxes}.map((rects) => rects[0].right)")) <= width
+
+
+def test_predictions_that_do_not_fit_can_be_scrolled_with_the_keys(opened, inside):
+    reader = opened(look_inside(PROMPT, "tiny", MODELS, top=10))
+    focusable = "return document.querySelector('#predictions').tabIndex"
+    reader.size(360, 700)
+    reader("document.querySelector('#lens td').focus()")
+    assert reader(focusable) == 0
+    reader.size(1400, 800)
+    reader("readOutFocused()")
+    assert reader(focusable) == -1
+
+
 def test_the_lens_is_a_table_whose_cells_show_their_alternatives(reader, inside):
-    assert reader.texts("#lens tr:first-child th")[1:] == ["embedding", "h0", "h1", "h2", "h3"]
+    assert reader.texts("#lens tr:first-child th")[1:] == ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
     rows = reader.texts("#lens tr")
     for i in range(19):
         assert rows[i + 1] == inside.texts[i] + "".join(inside.text(id) for id in inside.lens_ids[:, i, 0])
@@ -208,14 +396,14 @@ def test_the_lens_is_a_table_whose_cells_show_their_alternatives(reader, inside)
 
     cells = reader.find("#lens td[data-index]")
     reader.hover(cells[7 * 5 + 2])
-    assert reader.lens_cell() == ("h1", "r")
+    assert reader.lens_cell() == ("layer 1", "r")
     assert reader.predictions() == expected(2, 7)
     cells[7 * 5 + 2].click()
     reader.press("ARROW_DOWN", "ARROW_RIGHT")
-    assert reader.lens_cell() == ("h2", "ough")
+    assert reader.lens_cell() == ("layer 2", "ough")
     assert reader.predictions() == expected(3, 8)
     reader.press("ARROW_UP", "ARROW_UP", "ARROW_LEFT")
-    assert reader.lens_cell() == ("h1", "·th")
+    assert reader.lens_cell() == ("layer 1", "·th")
     reader.press("HOME", "ARROW_UP")
     assert reader.lens_cell() == ("embedding", "ROMEO")
 
@@ -230,10 +418,10 @@ def test_keys_with_a_modifier_are_left_to_the_browser(reader):
 def test_the_readout_is_that_of_the_focus_when_the_pointer_has_left(reader):
     cells, buttons = reader.find("#lens td"), reader.find("#tokens button")
     cells[7 * 5 + 2].click()
-    focused = ("h1", "r")
+    focused = ("layer 1", "r")
     assert reader.lens_cell() == focused
     reader.hover(cells[8 * 5 + 4])
-    assert reader.lens_cell() == ("h3", "ough")
+    assert reader.lens_cell() == ("layer 3", "ough")
     reader.hover(reader.find("#lens th")[0])
     reader.hover(reader.find("h2")[-1])
     assert reader.lens_cell() == focused
@@ -243,7 +431,7 @@ def test_the_readout_is_that_of_the_focus_when_the_pointer_has_left(reader):
     assert reader("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert reader("return document.querySelector('#readout').ariaLive") == "polite"
     reader("document.activeElement.blur()")
-    assert reader.lens_cell() == ("h3", ":")
+    assert reader.lens_cell() == ("layer 3", ":")
     buttons[3].click()
     assert reader("return ['details', 'readout'].map((id) => document.getElementById(id).ariaLive)") == [
         "polite",
@@ -332,9 +520,10 @@ def test_text_can_be_read_on_every_colour(reader, scheme):
 
 def test_whatever_the_prompt_says_is_text(opened):
     seen = look_inside(ODD_PROMPT, "tiny", MODELS)
-    reader = opened(seen, title=ODD_PROMPT)
+    reader = opened(seen, None)
     assert reader.texts("#tokens button") == [*seen.texts, "next"]
-    assert reader.text("#about") == ODD_PROMPT
+    assert reader.text("#text") == visible(ODD_PROMPT, keep="\t")
+    assert reader.driver.title == reader.text("h1") == one_line(ODD_PROMPT, 80)
     assert len(reader.find("script")) == 2
     reader.press("TAB", "END", "ARROW_LEFT")
     assert reader.token("#chosen") == seen.texts[-1]
@@ -349,7 +538,7 @@ def test_a_token_that_looks_like_html_is_text_everywhere(opened, inside):
     places = ("#tokens", "#from", "#to", "#predictions", "#lens", "#alternatives", "#chosen", "#predictions-title")
     for place in places:
         assert any(text.startswith("<img·src=x·onerror=alert(") for text in reader.texts(f"{place} .token")), place
-    assert reader.text("#about") == "<b>&amp;</b>"
+    assert reader.text("h1") == reader.driver.title == "<b>&amp;</b>"
     assert not reader.find("img, b")
     assert len(reader.find("script")) == 2
 
