@@ -115,7 +115,7 @@ likely, the token that each layer predicts next (the logit lens), and where an a
   python -m picogpt explain "Alan Turing theorized that computers would one day become" --html turing.html
   python -m picogpt explain "ROMEO:" --model_size tiny --layer 2 --head 4 --merges --png romeo/
   python -m picogpt explain - --top 10 --temperature 0.8 --top_k 40 < prompt.txt | less
-  python -m picogpt explain - --tokens -20: --png end/ < prompt.txt
+  python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
 With --html or --png, the numbers go to these files, and the terminal shows a summary.
 --png writes attention.png (all heads of the layer), lens.png, probabilities.png and residual.png.

@@ -121,9 +121,13 @@ def positions(tokens: slice | None, n_seq: int) -> range:
 
     A negative position counts from the end, as in Python. Raises UsageError if the slice chooses none.
     """
-    chosen = range(n_seq) if tokens is None else range(n_seq)[tokens]
-    if not chosen or chosen.step != 1:
-        a, b = ("" if x is None else x for x in (tokens.start, tokens.stop)) if tokens else ("", "")
+    if tokens is None:
+        return range(n_seq)
+    if tokens.step not in (None, 1):
+        raise UsageError(f"tokens can't be chosen with a step of {tokens.step}")
+    chosen = range(n_seq)[tokens]
+    if not chosen:
+        a, b = ("" if x is None else x for x in (tokens.start, tokens.stop))
         raise UsageError(f"tokens {a}:{b} are none of the text's {n_seq} tokens, which are 0 to {n_seq - 1}")
     return chosen
 
@@ -196,7 +200,7 @@ def examine(
             lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     lengths = np.stack([np.linalg.norm(x, axis=-1) for x in stream])
     found = probs_and_ranks(probs, ids)  # the loop ends with the last layer
-    decoded = (np.array(lens_ids), np.array(lens_probs))
+    decoded: tuple[Array, Array] = (np.array(lens_ids), np.array(lens_probs))
     return Inside(encoder, np.array(ids), *found, *decoded, attention, lengths, settings, model)
 
 

@@ -57,7 +57,7 @@ def new_figure(height: float, figure: Figure | SubFigure | None) -> Figure | Sub
     if figure is None:
         import matplotlib.pyplot as plt
 
-        return plt.figure(figsize=(WIDTH, height), layout="constrained")
+        figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
     if figure.get_layout_engine() is None and hasattr(figure, "set_layout_engine"):  # parts of a figure have no own one
         figure.set_layout_engine("constrained")
     return figure
