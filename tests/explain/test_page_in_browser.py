@@ -355,6 +355,8 @@ def test_on_paper_all_layers_fit_with_their_colours(opened, deep):
             return [box.clientWidth, box.scrollWidth, getComputedStyle(box).overflowX]""")
         assert content <= box <= 1000
         assert shown == "visible"
+        cut = "return [...document.querySelectorAll('#lens td, #lens th')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert reader(cut) == []
         kept = "return [...document.querySelectorAll('.shaded')].map((e) => getComputedStyle(e).printColorAdjust)"
         assert {*reader(kept)} == {"exact"}
         assert reader("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
