@@ -70,7 +70,7 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
     """Write the page and the pictures into the opened files. On a terminal, a line says which one is being made."""
     from tqdm import tqdm
 
-    with tqdm(files.items(), leave=False, disable=None) as steps:
+    with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
         for name, file in steps:
             steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
             if name == "page":

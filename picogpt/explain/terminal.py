@@ -110,13 +110,15 @@ def attention_lines(inside: Inside, tokens: range, args: argparse.Namespace, wid
         yield f"{i:{INDEX - 1}} {token} {wrapped(seen, INDEX + TOKEN + 1, width)}"
 
 
-def heading(inside: Inside, tokens: range, width: int) -> Iterator[str]:
-    """Name the model, the sum of the surprisals, the settings, and the tokens that are shown unless all are."""
+def heading(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
+    """Name the model, the sum of the surprisals, the settings, the colours, and the shown tokens unless all are."""
     yield f"{inside.model}: {inside.summary}"
     settings = f"probabilities: {inside.settings.describe()} (a space is shown as ·)"
     yield textwrap.fill(settings, width, subsequent_indent=" " * 15)
     if len(tokens) < len(inside.ids):
         yield f"shown: tokens {tokens[0]} to {tokens[-1]}"
+    if colour:
+        yield key()
 
 
 def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
@@ -126,7 +128,7 @@ def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
 
 def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
     """Yield the few lines that are shown when the numbers themselves go to a page or to pictures."""
-    yield from heading(inside, tokens, width)
+    yield from heading(inside, tokens, width, colour)
     known = [i for i in tokens if i > 0]
     if known:
         yield "most surprising:"
@@ -140,9 +142,7 @@ def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int,
 
 def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
     """Yield all the numbers of these tokens, line by line."""
-    yield from heading(inside, tokens, width)
-    if colour:
-        yield key()
+    yield from heading(inside, tokens, width, colour)
     yield from token_table(inside, tokens, width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)

@@ -89,8 +89,10 @@ def test_colours_show_probabilities_and_change_nothing_else(inside):
     assert re.sub("colours .*\n", "", without_colours(coloured)) == shown(inside)
 
 
-def test_a_key_tells_what_the_colours_mean(inside):
-    (line,) = [line for line in shown(inside, 60, colour=True).splitlines() if "colours by probability" in line]
+@pytest.mark.parametrize("form", [report, summary])
+def test_a_key_tells_what_the_colours_mean(inside, form):
+    out = shown(inside, 60, colour=True, form=form)
+    (line,) = [line for line in out.splitlines() if "colours by probability" in line]
     samples = re.findall(r"\x1b\[38;5;(\d+);48;5;(\d+)m(\S)(\d+) %\x1b\[0m", line)
     limits = [*COLOURS][:-1]
     assert [(int(a), int(b)) for a, b, _, _ in samples] == [*COLOURS.values()]
