@@ -84,8 +84,11 @@ def load_encoder_hparams_and_params(
     """Return the tokenizer, the hyperparameters and the parameters of a model.
 
     `model_size` is the name of a folder in models_dir, or the path of a folder. One of OpenAI's SIZES is downloaded if
-    it is not there. What is relative is searched for in the current folder, then beside this file. Raises OSError
-    (files, network) or ValueError (contents of files) with a message of one line.
+    it is not there. What is relative is searched for in the current folder, then beside this file.
+
+    The parameters are read-only, because they are the mapped file itself: copy an array before you change it, as in
+    `params["wte"] = params["wte"].copy()`, or all of them with copy.deepcopy. Raises OSError (files, network) or
+    ValueError (contents of files) with a message of one line.
     """
     folder = ensure_downloaded(model_size, models_dir)
     encoder = load_encoder(folder)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from picogpt import options
-from picogpt.explain.numbers import Inside, Settings, examine
+from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.plots import FIGURES, save
-from picogpt.explain.terminal import report
+from picogpt.explain.terminal import report, summary
 from picogpt.files import new_file
 from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number, read_prompt
 
@@ -66,16 +67,23 @@ def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[s
 
 
 def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
-    """Write the page and the pictures into the opened files."""
-    for name, file in files.items():
-        if name != "page":
-            save(name, inside, args.layer, file)
-            continue
-        layers = layers_that_fit(inside, args.layer)
-        if len(layers) < len(inside.attention):
-            log(f"[{args.html} shows the attention of layer {args.layer} only: with all layers it would be too large]")
-        title = f"{args.model_size}, probabilities: {inside.settings.describe()}"
-        file.write(page(inside, title, args.layer, args.head, layers).encode())
+    """Write the page and the pictures into the opened files. On a terminal, a line says which one is being made."""
+    from tqdm import tqdm
+
+    with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
+        for name, file in steps:
+            steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
+            if name == "page":
+                write_page(file, inside, args)
+            else:
+                save(name, inside, args.layer, file, args.tokens)
+
+
+def write_page(file: IO[bytes], inside: Inside, args: argparse.Namespace) -> None:
+    layers = layers_that_fit(inside, args.layer, args.tokens)
+    if len(layers) < len(inside.attention):
+        log(f"[{args.html} shows the attention of layer {args.layer} only: with all layers it would be too large]")
+    file.write(page(inside, None, args.layer, args.head, layers, args.tokens).encode())
 
 
 # --------------------------------------------------------------------------------------------------- the command line
@@ -88,6 +96,16 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+PART = re.compile(r"(-?\d+)?:(-?\d+)?")
+
+
+def part(text: str) -> slice:
+    """Parse A:B, positions of tokens as in a slice of Python."""
+    if not (found := PART.fullmatch(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:20, 5: or -20:")
+    return slice(*(int(x) if x else None for x in found.groups()))
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt explain",
@@ -97,7 +115,9 @@ likely, the token that each layer predicts next (the logit lens), and where an a
   python -m picogpt explain "Alan Turing theorized that computers would one day become" --html turing.html
   python -m picogpt explain "ROMEO:" --model_size tiny --layer 2 --head 4 --merges --png romeo/
   python -m picogpt explain - --top 10 --temperature 0.8 --top_k 40 < prompt.txt | less
+  python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
+With --html or --png, the numbers go to these files, and the terminal shows a summary.
 --png writes attention.png (all heads of the layer), lens.png, probabilities.png and residual.png.
 The sampling options show the probabilities that gpt2.py would sample from with the same options.""",
     )
@@ -106,12 +126,15 @@ The sampling options show the probabilities that gpt2.py would sample from with 
     add("--layer", type=number(0, kind=int), metavar="L", help="show the attention of this layer (default: the last)")
     add("--head", type=number(0, kind=int), default=0, metavar="H", help="show the attention of this head (default: 0)")
     add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="up to K tokens in each list (default: 5)")
+    add("--tokens", type=part, metavar="A:B", help="show only the tokens A to B - 1; -20: shows the last 20")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=path, metavar="FILE.html", help="write a web page that works offline")
     add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
     options.add_force(parser)
     options.add_model_options(parser)
     options.add_sampling_options(parser)
+    numbers = parser._negative_number_matcher.pattern  # what looks like these is no option but the value of one
+    parser._negative_number_matcher = re.compile(f"{numbers}|{PART.pattern}$")  # so that --tokens -20: works
     return parser.parse_args(argv)
 
 
@@ -131,8 +154,9 @@ def look(args: argparse.Namespace) -> Inside:
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     check_layer_and_head(args, hparams)
     ids = options.prompt_ids(encoder, prompt, hparams["n_ctx"])
+    positions(args.tokens, len(ids))  # raises UsageError if these are no tokens of the prompt
     settings = Settings(**options.sampling_settings(args))  # type: ignore[arg-type]
-    return examine(ids, encoder, params, hparams["n_head"], args.top, settings)
+    return examine(ids, encoder, params, hparams["n_head"], args.top, settings, args.model_size)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     with outputs(args.html, args.png, args.force) as files:
         inside = look(args)
         write(files, inside, args)
-    for line in report(inside, args, shutil.get_terminal_size().columns, options.may_colour()):
+    show, tokens = summary if files else report, positions(args.tokens, len(inside.ids))
+    for line in show(inside, tokens, args, shutil.get_terminal_size().columns, options.may_colour()):
         print(line)
     for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
         print(f"{path}: {path.stat().st_size:,} bytes")

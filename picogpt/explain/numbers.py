@@ -22,7 +22,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
-from picogpt.explain.text import visible
+from picogpt.explain.text import decimals, in_context, one_line, visible
 from picogpt.options import prompt_ids
 from picogpt.tracing.recorder import trace
 from utils import UsageError, load_encoder_hparams_and_params
@@ -61,7 +61,7 @@ def check_settings(top: int, settings: Settings) -> None:
             raise UsageError(f"{name} is {value}, but must be from {low} to {high}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inside:
     """The numbers that a model computes for a text of n_seq tokens.
 
@@ -80,6 +80,13 @@ class Inside:
     attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i attends to each token; sums to 1
     residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of each vector in the residual stream
     settings: Settings  # the sampling options that the probabilities take into account
+    model: str = ""  # the name of the model
+
+    def __repr__(self) -> str:
+        """Return a short summary, which a notebook shows, instead of all the numbers."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        shapes = [f"{name} {list(x.shape)}" for name, x in fields.items() if isinstance(x, np.ndarray)]
+        return f"{self.caption(60)}\n{self.summary}\narrays: {', '.join(shapes)}"
 
     @functools.cached_property
     def bits(self) -> Array:
@@ -93,13 +100,41 @@ class Inside:
 
     @functools.cached_property
     def texts(self) -> list[str]:
-        """All tokens as visible text."""
-        return [self.text(id) for id in self.ids]
+        """All tokens as visible text. Tokens that hold only a part of a character name it: "你 1/2"."""
+        return in_context([self.encoder.token_bytes(id) for id in self.ids.tolist()])
+
+    @property
+    def summary(self) -> str:
+        """The number of tokens, and the sum and the mean of their surprisals."""
+        known, n = self.bits[1:], len(self.ids)
+        total = f", {decimals(known.sum(), 2)} bits, {decimals(known.mean(), 2)} bits per token" if len(known) else ""
+        return f"{n} token{'s' * (n > 1)}{total}"
+
+    def caption(self, width: int) -> str:
+        """Name the model and the text on one line. At most `width` columns of the text are shown."""
+        text = one_line(self.encoder.decode(self.ids.tolist()), width)
+        return f'{self.model} reads "{text}"' if self.model else f'"{text}"'
+
+
+def positions(tokens: slice | None, n_seq: int) -> range:
+    """Return the positions that a slice without a step chooses of n_seq tokens; without a slice, all.
+
+    A negative position counts from the end, as in Python. Raises UsageError if the slice chooses none.
+    """
+    if tokens is None:
+        return range(n_seq)
+    if tokens.step not in (None, 1):
+        raise UsageError(f"tokens can't be chosen with a step of {tokens.step}")
+    chosen = range(n_seq)[tokens]
+    if not chosen:
+        a, b = ("" if x is None else x for x in (tokens.start, tokens.stop))
+        raise UsageError(f"tokens {a}:{b} are none of the text's {n_seq} tokens, which are 0 to {n_seq - 1}")
+    return chosen
 
 
 def layer_name(layer: int) -> str:
-    """Return the name that `trace` gives to a layer of the lens: "embedding", "h0", "h1", …"""
-    return f"h{layer - 1}" if layer else "embedding"
+    """Return the name of a layer of the lens: "embedding", then "layer 0" and so on, as --layer counts them."""
+    return f"layer {layer - 1}" if layer else "embedding"
 
 
 def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array], Array]:
@@ -139,23 +174,34 @@ def probs_and_ranks(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Arra
 
 
 def examine(
-    ids: Sequence[int], encoder: Encoder, params: Params, n_head: int, top: int = 5, settings: Settings = PLAIN
+    ids: Sequence[int],
+    encoder: Encoder,
+    params: Params,
+    n_head: int,
+    top: int = 5,
+    settings: Settings = PLAIN,
+    model: str = "",
 ) -> Inside:
-    """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens."""
+    """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens.
+
+    On a terminal, a line on stderr says what is being computed. `model` is the name that pictures give to the model.
+    """
     from tqdm import tqdm
 
-    stream, attention = forward(ids, params, n_head)
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
-    for x in tqdm(stream, desc="logit lens", leave=False, disable=None):
-        probs = distributions(lens(x, params), ids, settings)
-        lens_ids.append([likeliest(row, top) for row in probs])
-        lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
+    with tqdm(total=len(params["blocks"]) + 2, desc="forward pass", leave=False, disable=None) as steps:
+        stream, attention = forward(ids, params, n_head)
+        for layer, x in enumerate(stream):
+            steps.set_description(f"logit lens, {layer_name(layer)}")
+            steps.update()
+            probs = distributions(lens(x, params), ids, settings)
+            lens_ids.append([likeliest(row, top) for row in probs])
+            lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     lengths = np.stack([np.linalg.norm(x, axis=-1) for x in stream])
     found = probs_and_ranks(probs, ids)  # the loop ends with the last layer
-    return Inside(
-        encoder, np.array(ids), *found, np.array(lens_ids), np.array(lens_probs), attention, lengths, settings
-    )
+    decoded: tuple[Array, Array] = (np.array(lens_ids), np.array(lens_probs))
+    return Inside(encoder, np.array(ids), *found, *decoded, attention, lengths, settings, model)
 
 
 def look_inside(
@@ -164,4 +210,5 @@ def look_inside(
     """Load a model and compute the numbers for a prompt. Raises OSError or ValueError with a message of one line."""
     check_settings(top, settings)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
-    return examine(prompt_ids(encoder, prompt, hparams["n_ctx"]), encoder, params, hparams["n_head"], top, settings)
+    ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
+    return examine(ids, encoder, params, hparams["n_head"], top, settings, model_size)

@@ -16,7 +16,9 @@ from picogpt.terminal_text import n_columns
 # limit: (text colour, background colour), for probabilities below the limit. The colours are numbers of the 256-colour
 # palette of terminals, and follow matplotlib's viridis. With both set, a token is readable in light and dark terminals.
 COLOURS = {0.01: (255, 53), 0.05: (255, 60), 0.2: (255, 30), 0.5: (16, 77), 1.0: (16, 220)}
+LABELS = ("<1 %", "<5 %", "<20 %", "<50 %", "≥50 %")  # the key to COLOURS
 TOKEN, INDEX, CELL = 16, 5, 18  # widths of the columns, in characters
+MOST_SURPRISING = 3  # the number of tokens in a summary
 
 
 def paint(text: str, p: float, colour: bool) -> str:
@@ -51,34 +53,46 @@ def likelier(inside: Inside, i: int) -> list[str]:
     return [f"{inside.text(id)} {percent(p)}" for id, p in zip(ids, probs) if p > least]
 
 
-def token_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
+def key() -> str:
+    """Show which colour stands for which probabilities."""
+    lows = [0.0, *COLOURS]  # each colour begins where the one before ends
+    return "colours by probability: " + "  ".join(paint(text, low, True) for text, low in zip(LABELS, lows))
+
+
+def token_table(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
     """Show each token with its probability, surprisal and rank, and the tokens that were more likely."""
     indent, before = INDEX + TOKEN + 27, "   "
     if width - indent < 24:  # too narrow for another column, so the likelier tokens go on the next line
         indent, before = INDEX, "\n" + " " * INDEX
     yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'prob.':>7}  {'bits':>6}  {'rank':>6}{before}likelier tokens"
-    for i, (text, p, bits, rank) in enumerate(zip(inside.texts, inside.probs, inside.bits, inside.ranks)):
-        token = paint(fit(text, TOKEN), p, colour)
+    for i in tokens:
+        p, bits, rank = inside.probs[i], inside.bits[i], inside.ranks[i]
+        token = paint(fit(inside.texts[i], TOKEN), p, colour)
         if i == 0:
             yield f"{i:{INDEX - 1}} {token} {'-':>7}  {'-':>6}  {'-':>6}   (first)"
         else:
             place, others = rank if p else "-", before + wrapped(likelier(inside, i), indent, width)
             yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}{others}".rstrip()
-    yield f"{'next':>{INDEX - 1}} {wrapped(likelier(inside, len(inside.ids)), INDEX, width)}"
+    if tokens.stop == len(inside.ids):
+        yield next_tokens(inside, width)
 
 
-def merge_lines(inside: Inside, width: int) -> Iterator[str]:
+def next_tokens(inside: Inside, width: int) -> str:
+    return f"{'next':>{INDEX - 1}} {wrapped(likelier(inside, len(inside.ids)), INDEX, width)}"
+
+
+def merge_lines(inside: Inside, tokens: range, width: int) -> Iterator[str]:
     """Show the merges behind each token. A token that occurs several times is shown once."""
-    for id in dict.fromkeys(inside.ids.tolist()):
+    for id in dict.fromkeys(inside.ids[tokens].tolist()):
         steps = visible_merges(inside.encoder, id) or ["(a single byte)"]
         yield f"{fit(inside.text(id), TOKEN)} {wrapped(steps, TOKEN + 1, width)}"
 
 
-def lens_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
+def lens_table(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
     """Show the token that each layer predicts after each token, with as many columns as the terminal has room for."""
     n = max(1, (width - 10) // CELL)
-    for start in range(0, len(inside.ids), n):
-        columns = range(start, min(start + n, len(inside.ids)))
+    for start in range(0, len(tokens), n):
+        columns = tokens[start : start + n]
         yield "after     " + "".join(fit(f"{i} {inside.texts[i]}", CELL - 1) + " " for i in columns).rstrip()
         for layer in reversed(range(len(inside.lens_ids))):
             cells = [(inside.text(inside.lens_ids[layer, i, 0]), inside.lens_probs[layer, i, 0]) for i in columns]
@@ -87,32 +101,53 @@ def lens_table(inside: Inside, width: int, colour: bool) -> Iterator[str]:
         yield ""
 
 
-def attention_lines(inside: Inside, layer: int, head: int, top: int, width: int, colour: bool) -> Iterator[str]:
+def attention_lines(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
     """Show for each token the tokens that a head attends to most, with their positions."""
-    for i, row in enumerate(inside.attention[layer, head]):
-        most = [j for j in np.argsort(-row[: i + 1], kind="stable")[:top] if row[j] > 0]
+    for i in tokens:
+        row = inside.attention[args.layer, args.head, i]
+        most = [j for j in np.argsort(-row[: i + 1], kind="stable")[: args.top] if row[j] > 0]
         seen = [f"{j} {inside.texts[j]} {percent(row[j])}" for j in most]
         token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
         yield f"{i:{INDEX - 1}} {token} {wrapped(seen, INDEX + TOKEN + 1, width)}"
 
 
-def heading(inside: Inside, model: str, width: int) -> Iterator[str]:
-    """Name the model, the sum of the surprisals and the settings."""
-    known = inside.bits[1:]
-    total = f", {decimals(known.sum(), 2)} bits, {decimals(known.mean(), 2)} bits per token" if len(known) else ""
-    yield f"{model}: {len(inside.ids)} token{'s' * (len(inside.ids) > 1)}{total}"
+def heading(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
+    """Name the model, the sum of the surprisals, the settings, the colours, and the shown tokens unless all are."""
+    yield f"{inside.model}: {inside.summary}"
     settings = f"probabilities: {inside.settings.describe()} (a space is shown as ·)"
     yield textwrap.fill(settings, width, subsequent_indent=" " * 15)
+    if len(tokens) < len(inside.ids):
+        yield f"shown: tokens {tokens[0]} to {tokens[-1]}"
+    if colour:
+        yield key()
 
 
-def report(inside: Inside, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
-    """Yield everything that is shown in the terminal, line by line."""
-    yield from heading(inside, args.model_size, width)
-    yield from token_table(inside, width, colour)
+def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
+    yield "\nmerges: the steps that build each token from single bytes"
+    yield from merge_lines(inside, tokens, width)
+
+
+def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
+    """Yield the few lines that are shown when the numbers themselves go to a page or to pictures."""
+    yield from heading(inside, tokens, width, colour)
+    known = [i for i in tokens if i > 0]
+    if known:
+        yield "most surprising:"
+    for i in sorted(known, key=lambda i: -inside.bits[i])[:MOST_SURPRISING]:
+        token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
+        yield f"{i:{INDEX - 1}} {token} {percent(inside.probs[i]):>7}  {decimals(inside.bits[i], 2):>6} bits".rstrip()
+    yield next_tokens(inside, width)
     if args.merges:
-        yield "\nmerges: the steps that build each token from single bytes"
-        yield from merge_lines(inside, width)
+        yield from merge_report(inside, tokens, width)
+
+
+def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
+    """Yield all the numbers of these tokens, line by line."""
+    yield from heading(inside, tokens, width, colour)
+    yield from token_table(inside, tokens, width, colour)
+    if args.merges:
+        yield from merge_report(inside, tokens, width)
     yield "\nlogit lens: the token that each layer predicts next"
-    yield from lens_table(inside, width, colour)
+    yield from lens_table(inside, tokens, width, colour)
     yield f"attention of layer {args.layer}, head {args.head}: where each token looks most"
-    yield from attention_lines(inside, args.layer, args.head, args.top, width, colour)
+    yield from attention_lines(inside, tokens, args, width, colour)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
+import utils
 from encoder import CHAR_TO_BYTE, Encoder, merge
 from picogpt.terminal_text import n_columns
 
@@ -34,6 +36,33 @@ def visible_char(char: str, first: bool) -> str:
 def escaped(char: str) -> str:
     r"""Return a character as \u and its code: escaped("中") = "\u4e2d". The form \x is kept for single bytes."""
     return f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}"
+
+
+def in_context(tokens: Sequence[bytes]) -> list[str]:
+    r"""Turn the tokens of a text into visible characters. The tokens that share a character are named as its parts.
+
+    A token may hold only some bytes of a character, which say nothing by themselves. The text tells which character it
+    is. A space separates such a part from the rest, and can't be taken for one of the text, which is shown as "·".
+    Example: in_context([b" \xe4\xbd", b"\xa0"]) = ["· 你 1/2", "你 2/2"]
+    """
+    owners = [token for token, held in enumerate(tokens) for _ in held]  # the token that holds each byte of the text
+    pieces: list[list[str]] = [[""] for _ in tokens]
+    at = 0
+    for char in b"".join(tokens).decode("utf-8", errors="surrogateescape"):
+        size = len(char.encode("utf-8", errors="surrogateescape"))
+        holders = list(dict.fromkeys(owners[at : at + size]))
+        at += size
+        for part, token in enumerate(holders, 1):
+            if len(holders) > 1:
+                pieces[token] += [f"{visible_char(char, first=True)} {part}/{len(holders)}", ""]
+            else:
+                pieces[token][-1] += visible_char(char, first=not pieces[token][-1])
+    return [" ".join(filter(None, found)) for found in pieces]
+
+
+def one_line(text: str, width: int) -> str:
+    """Put a text on one line of at most this many columns: its beginning, without characters that can't be seen."""
+    return fit(utils.visible(" ".join(text.split())), width).rstrip()
 
 
 def decimals(x: float, digits: int) -> str:

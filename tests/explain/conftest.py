@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from helpers import as_dtype
 
 from explain import MODELS, PROMPT
-from picogpt import Inside, look_inside
+from explain.browser import Reader
+from picogpt import Inside, look_inside, page
 from picogpt.explain import command
 from utils import load_encoder_hparams_and_params
 
@@ -28,6 +30,12 @@ def inside() -> Inside:
     return look_inside(PROMPT, "tiny", MODELS)
 
 
+@pytest.fixture(scope="session")
+def odd() -> Inside:
+    """The numbers for a text with a character of three tokens. Do not write to them."""
+    return look_inside("a你", "tiny", MODELS)
+
+
 @pytest.fixture
 def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """Run the command on models/tiny and return what it writes to stdout and stderr."""
@@ -38,3 +46,43 @@ def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]
         return tuple(capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield running
+    running.quit()
+
+
+@pytest.fixture
+def opened(chromium, tmp_path):
+    """Open a page in the browser. In the end, check that it logged no error and asked for nothing but its own file."""
+    readers = []
+
+    def open_page(seen, title="tiny", **first):
+        path = tmp_path / f"{len(readers)}.html"
+        path.write_text(page(seen, title, **first), encoding="utf-8")
+        readers.append(Reader(chromium, path))
+        return readers[-1]
+
+    yield open_page
+    assert chromium.get_log("browser") == []
+    (reader,) = readers
+    assert {address for address in reader.requests() if not address.startswith("data:")} == {reader.path.as_uri()}
+    assert reader("return performance.getEntriesByType('resource').length") == 0
+
+
+@pytest.fixture
+def reader(opened, inside):
+    return opened(inside, layer=3, head=0)

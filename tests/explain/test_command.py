@@ -61,7 +61,7 @@ def test_colours_only_in_a_terminal_and_never_with_no_color(explain, monkeypatch
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured, _ = explain("x")
     assert "\x1b" in coloured
-    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
+    assert re.sub("colours .*\n", "", re.sub(r"\x1b\[[\d;]*m", "", coloured)) == plain
     monkeypatch.setenv("NO_COLOR", "1")
     assert explain("x")[0] == plain
 
@@ -76,6 +76,55 @@ def test_standard_input_is_read_and_matplotlib_is_not_imported_without_pictures(
     done = subprocess.run(words, capture_output=True, cwd=ROOT, input="ROMEO:é\n".encode())
     assert done.stderr.decode().strip() == "False"
     assert "tiny: 4 tokens" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "last"), [(["2:5"], 2, 4), (["-3:"], 16, 18), ([":4"], 0, 3), (["5:99"], 5, 18)]
+)
+def test_tokens_chooses_what_tables_pages_and_pictures_show(tmp_path, monkeypatch, explain, words, first, last):
+    assert f"shown: tokens {first} to {last}\n" in explain(PROMPT, "--tokens", *words)[0]
+    drawn = []
+    monkeypatch.setattr(command, "save", lambda name, inside, layer, file, tokens: drawn.append(range(19)[tokens]))
+    pytest.importorskip("matplotlib")
+    explain(PROMPT, "--tokens", *words, "--html", tmp_path / "a.html", "--png", tmp_path / "new")
+    assert drawn == [range(first, last + 1)] * 4
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert f'"first":{first},' in page
+    assert f"shown: tokens {first} to {last}<" in page
+
+
+@pytest.mark.parametrize("value", ["3", "2-5", "a:b", "1:5:2", "", "1:2x"])
+def test_a_range_of_tokens_that_is_none_is_refused(capsys, no_model, explain, value):
+    with pytest.raises(SystemExit, match="2"):
+        explain("x", "--tokens", value)
+    assert re.fullmatch(rf"[^\n]*explain: argument --tokens: '{value}' is not A:B, [^\n]*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("value", ["19:", "5:5", "7:3", ":-19"])
+def test_a_range_without_tokens_is_refused_before_the_model_runs(monkeypatch, explain, value):
+    monkeypatch.setattr(command, "examine", None)
+    with pytest.raises(UsageError, match=f"^tokens {value} are none of the text's 19 tokens, which are 0 to 18$"):
+        explain(PROMPT, "--tokens", value)
+
+
+def test_with_a_page_or_pictures_the_terminal_shows_a_summary(tmp_path, explain, inside):
+    out, _ = explain(PROMPT, "--html", tmp_path / "a.html")
+    assert out.startswith(f"tiny: 19 tokens, {inside.bits[1:].sum():.2f} bits, ")
+    assert len(out.splitlines()) < 10
+    assert "logit lens" not in out
+    assert f"{tmp_path / 'a.html'}: " in out
+
+
+def test_a_line_on_a_terminal_says_what_is_being_done(tmp_path, monkeypatch, capsys, explain):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command, "save", lambda *arguments: None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, err = explain("x", "--html", tmp_path / "a.html", "--png", tmp_path / "new")
+    steps = ["forward pass", "logit lens, embedding", "logit lens, layer 3", "drawing lens.png", "writing the page"]
+    places = [err.find(f"{step}:") for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert err.rsplit("\r")[-1].strip() == ""  # the line is gone in the end
 
 
 # ----------------------------------------------------------------------------------------------------------- mistakes

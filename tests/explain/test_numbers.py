@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 import gpt2
 from explain import MODELS, PROMPT
-from picogpt.explain.numbers import Settings, examine, forward, lens, likeliest, look_inside
+from picogpt.explain.numbers import (
+    Settings,
+    examine,
+    forward,
+    layer_name,
+    lens,
+    likeliest,
+    look_inside,
+    positions,
+)
 from utils import UsageError, load_hparams_and_params
 
 
@@ -109,6 +118,45 @@ def test_the_model_runs_once(monkeypatch, tiny):
 def test_likeliest_is_a_stable_sort(numbers, top):
     probs, top = np.array(numbers, dtype=float), min(top, len(numbers))
     assert likeliest(probs, top).tolist() == np.argsort(-probs, kind="stable")[:top].tolist()
+
+
+def test_layers_have_the_numbers_of_the_option_layer():
+    assert [layer_name(i) for i in range(3)] == ["embedding", "layer 0", "layer 1"]
+
+
+def test_a_notebook_shows_a_short_summary(inside):
+    lines = repr(inside).splitlines()
+    assert lines[0] == 'tiny reads "ROMEO: What light through yonder window breaks?"'
+    assert lines[1] == f"19 tokens, {inside.bits[1:].sum():.2f} bits, {inside.bits[1:].mean():.2f} bits per token"
+    assert "attention [4, 5, 19, 19]" in lines[2]
+    assert "lens_ids [5, 19, 5]" in lines[2]
+    long = look_inside("word " * 120, "tiny", MODELS)
+    assert len(repr(long)) < 400
+    assert repr(long) == repr(long)  # the values that are computed when they are first used change nothing
+
+
+def test_the_text_is_named_without_a_model_too(tiny):
+    encoder, hparams, params = tiny
+    assert examine([0], encoder, params, hparams["n_head"]).caption(9) == '"!"'
+
+
+@given(st.integers(1, 9), st.none() | st.integers(-12, 12), st.none() | st.integers(-12, 12))
+def test_positions_are_those_of_a_slice(n, start, stop):
+    expected = [*range(n)][start:stop]
+    if expected:
+        assert [*positions(slice(start, stop), n)] == expected
+    else:
+        with pytest.raises(
+            UsageError, match=f"^tokens .*:.* are none of the text's {n} tokens, which are 0 to {n - 1}$"
+        ):
+            positions(slice(start, stop), n)
+    assert positions(None, n) == range(n)
+
+
+@pytest.mark.parametrize("step", [2, -1])
+def test_a_slice_with_a_step_is_refused(step):
+    with pytest.raises(UsageError, match=f"a step of {step}"):
+        positions(slice(None, None, step), 5)
 
 
 def test_settings_name_only_those_that_were_changed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Inside, Settings, look_inside, page
 from picogpt.explain import page as page_module
 from picogpt.explain.page import as_json, layers_that_fit, packed
+from utils import visible
 
 
 def embedded(html: str) -> dict:
@@ -53,9 +55,54 @@ def test_the_page_holds_the_numbers(inside):
 
 
 def test_an_odd_prompt_adds_no_element_to_the_page(inside):
-    plain, odd = page(inside, "tiny"), page(look_inside(ODD_PROMPT, "tiny", MODELS), ODD_PROMPT)
+    plain, odd = page(inside), page(look_inside(ODD_PROMPT, "tiny", MODELS))
     assert re.findall(r"<[!/\w]+", plain) == re.findall(r"<[!/\w]+", odd)
     assert odd.isascii() == plain.isascii()
+
+
+def elements(html: str, name: str) -> list[str]:
+    return [unescape(text) for text in re.findall(rf"<{name}\b[^>]*>(.*?)</{name}>", html, re.DOTALL)]
+
+
+def test_the_prompt_is_the_title_and_stands_in_the_page_as_text(inside):
+    html = page(inside)
+    assert elements(html, "title") == elements(html, "h1") == ["ROMEO: What light through yonder window breaks?"]
+    about, text, *_ = elements(html, "p")
+    assert about == f"tiny: {inside.summary}; probabilities: the model's own"
+    assert text == PROMPT  # with its line break, which the title does not have
+    odd = page(look_inside(ODD_PROMPT, "tiny", MODELS))
+    assert elements(odd, "p")[1] == visible(ODD_PROMPT, keep="\t")
+    (one,) = elements(page(look_inside("word " * 40, "tiny", MODELS)), "title")
+    assert one == "word " * 15 + "word…"
+    short = page(look_inside("ROMEO", "tiny", MODELS))
+    assert (elements(short, "h1"), elements(short, "p")[1]) == (["ROMEO"], "")  # once is enough
+    assert elements(page(inside, "DATA_OF_THE_PAGE <b>"), "h1") == ["DATA_OF_THE_PAGE <b>"]
+
+
+def test_the_page_holds_only_the_tokens_that_are_chosen(inside):
+    html = page(inside, tokens=slice(5, 9))
+    data = embedded(html)
+    assert (data["first"], data["before"]) == (5, inside.texts[4])
+    assert data["shown"] == inside.texts[5:9]
+    assert [token[0] for token in data["tokens"]] == inside.ids[5:9].tolist()
+    assert np.abs(unpacked(data, 4) - inside.attention[:, :, 5:9, 5:9]).max() <= 0.5001 / 65535
+    assert data["lensIds"] == inside.lens_ids[:, 4:9].ravel().tolist()
+    assert set(data["texts"]) == {str(id) for id in (*inside.ids[5:9], *inside.lens_ids[:, 4:9].ravel())}
+    assert "shown: tokens 5 to 8<" in html
+    with pytest.raises(ValueError, match="tokens 19: are none"):
+        page(inside, tokens=slice(19, None))
+
+
+def test_fewer_tokens_leave_room_for_all_layers(inside, monkeypatch):
+    monkeypatch.setattr(page_module, "MAX_ATTENTION", len(packed(inside.attention)) // 2)
+    assert layers_that_fit(inside, 2) == [2]
+    assert layers_that_fit(inside, 2, slice(0, 5)) == [0, 1, 2, 3]
+
+
+def test_the_page_names_the_character_of_each_token(odd):
+    data = embedded(page(odd))
+    assert data["shown"] == ["a", "你 1/3", "你 2/3", "你 3/3"]
+    assert [data["texts"][str(id)] for id in odd.ids] == ["a", "\\xe4", "\\xbd", "\\xa0"]
 
 
 def test_a_page_that_would_be_too_large_holds_the_chosen_layer(inside, tmp_path, monkeypatch, explain):

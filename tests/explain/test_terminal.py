@@ -10,13 +10,18 @@ import pytest
 
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Settings, look_inside
-from picogpt.explain.terminal import report
+from picogpt.explain.numbers import positions
+from picogpt.explain.terminal import COLOURS, report, summary
 from picogpt.terminal_text import n_columns
 
 
-def shown(inside, width=200, colour=False, merges=False):
-    args = Namespace(model_size="tiny", layer=2, head=3, top=5, merges=merges)
-    return "\n".join(report(inside, args, width, colour)) + "\n"
+def shown(inside, width=200, colour=False, merges=False, tokens=None, form=report):
+    args = Namespace(layer=2, head=3, top=5, merges=merges)
+    return "\n".join(form(inside, positions(tokens, len(inside.ids)), args, width, colour)) + "\n"
+
+
+def without_colours(text):
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 
 def test_the_tokens_with_all_their_numbers(inside):
@@ -34,7 +39,7 @@ def test_the_tokens_with_all_their_numbers(inside):
 
 def test_the_lens_and_the_attention(inside):
     lens_lines, attention_lines = shown(inside).split("logit lens")[1].split("attention of layer 2, head 3")
-    for layer, name in enumerate(("embedding", "h0", "h1", "h2", "h3")):
+    for layer, name in enumerate(("embedding", "layer 0", "layer 1", "layer 2", "layer 3")):
         best, p = inside.lens_ids[layer, 0, 0], inside.lens_probs[layer, 0, 0]
         assert re.search(rf"^{name} +{re.escape(inside.text(best))} +{100 * p:.1f} %", lens_lines, re.M)
     row = inside.attention[2, 3, 5]
@@ -81,7 +86,51 @@ def test_colours_show_probabilities_and_change_nothing_else(inside):
     coloured = shown(inside, colour=True)
     assert coloured.count("\x1b[38;5;16;48;5;220m") > 5  # probabilities above 1/2
     assert " \x1b[0m" not in coloured  # spaces that fill a column have no colour
-    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == shown(inside)
+    assert re.sub("colours .*\n", "", without_colours(coloured)) == shown(inside)
+
+
+@pytest.mark.parametrize("form", [report, summary])
+def test_a_key_tells_what_the_colours_mean(inside, form):
+    out = shown(inside, 60, colour=True, form=form)
+    (line,) = [line for line in out.splitlines() if "colours by probability" in line]
+    samples = re.findall(r"\x1b\[38;5;(\d+);48;5;(\d+)m(\S)(\d+) %\x1b\[0m", line)
+    limits = [*COLOURS][:-1]
+    assert [(int(a), int(b)) for a, b, _, _ in samples] == [*COLOURS.values()]
+    assert [float(x) / 100 for *_, x in samples] == [*limits, limits[-1]]
+    assert [sign for _, _, sign, _ in samples] == ["<", "<", "<", "<", "≥"]
+    assert n_columns(without_colours(line)) <= 60
+
+
+def test_only_the_chosen_tokens_are_shown(inside):
+    out = shown(inside, tokens=slice(5, 8), merges=True)
+    assert "shown: tokens 5 to 7\n" in out
+    assert f"19 tokens, {inside.bits[1:].sum():.2f} bits" in out
+    tables = re.split("\n.*(?:likelier|merges|logit lens|attention of).*\n", out)[1:]
+    rows = [f"{i} {inside.texts[i]}" for i in (5, 6, 7)]
+    assert re.findall(r"^ +(\d+ \S+)", tables[0], re.M) == rows
+    assert re.findall(r"^(\S+)", tables[1], re.M) == inside.texts[5:8]
+    assert re.findall(r"\d+ \S+", tables[2].splitlines()[0]) == rows
+    assert re.findall(r"^ +(\d+ \S+)", tables[3], re.M) == rows
+    assert "\nnext " not in out
+    assert "\nnext " in shown(inside, tokens=slice(-3, None))
+
+
+def test_the_parts_of_a_character_are_named_in_every_table(odd):
+    assert odd.texts[1:] == ["你 1/3", "你 2/3", "你 3/3"]
+    for table in shown(odd, 60).split("logit lens")[0], shown(odd).split("logit lens")[1]:
+        assert all(text in table for text in odd.texts)
+
+
+def test_a_summary_is_short_and_names_the_most_surprising_tokens():
+    seen = look_inside(PROMPT * 12, "tiny", MODELS)
+    out = shown(seen, 60, form=summary)
+    assert out.startswith(f"tiny: {len(seen.ids)} tokens, {seen.bits[1:].sum():.2f} bits, ")
+    assert len(out.splitlines()) < 10
+    most = 1 + np.argsort(-seen.bits[1:], kind="stable")[:3]
+    assert re.findall(r"^ *(\d+) .* (\S+) bits$", out, re.M) == [(str(i), f"{seen.bits[i]:.2f}") for i in most]
+    assert re.search(rf"^next {re.escape(seen.text(seen.lens_ids[-1, -1, 0]))} ", out, re.M)
+    assert "ROM+EO" in shown(seen, form=summary, merges=True)  # because they were asked for
+    assert shown(look_inside("a", "tiny", MODELS), form=summary).splitlines()[2].startswith("next ")
 
 
 def test_nothing_in_a_prompt_reaches_the_terminal_raw():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from encoder import get_encoder
 from explain import MODELS
-from picogpt.explain.text import decimals, fit, merges_of, visible, visible_merges
+from picogpt.explain.text import decimals, fit, in_context, merges_of, one_line, visible, visible_merges
 from picogpt.terminal_text import n_columns
 
 
@@ -40,6 +41,46 @@ def test_different_tokens_look_different_and_all_can_be_seen(a, b):
     assert (visible(a) == visible(b)) == (a == b)
     assert visible(a).isprintable()
     assert " " not in visible(a)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shown"),
+    [
+        ([b"\xe4\xbd", b"\xa0"], ["你 1/2", "你 2/2"]),
+        ([b"a", b" \xe4", b"\xbd", b"\xa0!"], ["a", "· 你 1/3", "你 2/3", "你 3/3 !"]),
+        ([b"a\xe4\xbd", b"\xa0b\xc3", b"\xa9"], ["a 你 1/2", "你 2/2 b é 1/2", "é 2/2"]),
+        ([b"\xe2\x80", b"\xae", b"\xcc", b"\x81"], ["\\u202e 1/2", "\\u202e 2/2", "\\u0301 1/2", "\\u0301 2/2"]),
+        ([b"\xe4\xbd", b"x", b"\xa0"], ["\\xe4\\xbd", "x", "\\xa0"]),  # not the bytes of a character
+        ([b"1/2", b" 1/2"], ["1/2", "·1/2"]),
+        ([], []),
+    ],
+)
+def test_tokens_that_share_a_character_are_named_as_its_parts(tokens, shown):
+    assert in_context(tokens) == shown
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\\"), max_size=12), st.lists(st.integers(0, 40)))
+def test_whole_characters_look_as_they_do_alone_and_all_tokens_can_be_seen(text, cuts):
+    data = text.encode()
+    places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    tokens = [data[a:b] for a, b in pairwise(places)]
+    shown = in_context(tokens)
+    assert len(shown) == len(tokens)
+    assert "".join(shown).isprintable()
+    for token, name in zip(tokens, shown):
+        try:
+            token.decode()
+        except UnicodeDecodeError:
+            assert " " in name
+            assert not re.search(r"\\x[89a-f]", name)  # a byte that is shown as such
+        else:
+            assert name == visible(token)
+
+
+def test_one_line():
+    assert one_line(" ROMEO:\n\tWhat  light \x1b[0m", 40) == "ROMEO: What light \\x1b[0m"
+    assert one_line("中文字", 5) == "中文…"
+    assert one_line("", 5) == ""
 
 
 @given(st.text(max_size=20), st.integers(1, 12))
