@@ -44,10 +44,15 @@ def execute(notebook: Any, folder: Path = DOCS) -> None:
     """
     from nbclient import NotebookClient
 
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": folder}},
+    )
     with tempfile.TemporaryDirectory() as settings:
-        client = NotebookClient(
-            notebook, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": folder}}
-        )
         client.execute(env=os.environ | {"IPYTHONDIR": settings, "MPLBACKEND": "agg"})
     notebook.metadata["language_info"] = {"name": "python"}  # without the version of this Python
 
