@@ -34,6 +34,7 @@ def read_source() -> Any:
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
+        cell.metadata = {name: value for name, value in cell.metadata.items() if name in ("name", "tags")}
     return notebook
 
 

@@ -77,7 +77,8 @@ def picture(figure, width, height, alt):
 
 # %% [markdown]
 # These numbers are the model's *hyperparameters*, which describe its size. Each of them will turn up below. The model
-# itself is in `params`: more than a million numbers in nested dictionaries, whose names are those of OpenAI's files.
+# itself is in `params`: more than a million numbers in nested dictionaries, whose names are those of OpenAI's
+# files.
 #
 # ## 1. From text to tokens
 #
@@ -186,7 +187,7 @@ print(x[1, :8])  # the first numbers of the vector for " king"
 # multiplies each of the `n_embd` columns by a number from `g`, the gain, and adds a number from `b`, the bias. Both are
 # parameters: training has found how much each column should count.
 #
-# The comment under each `def` in gpt2.py gives shapes. `Matrix[n_seq, n_embd]` is an array of `n_seq` rows, one for
+# The comment under each `def` gives [shapes](shapes.md): `Matrix[n_seq, n_embd]` is an array of `n_seq` rows, one for
 # each token of the text, and `n_embd` columns.
 
 # %% tags=["remove-input"]
@@ -212,7 +213,7 @@ x_norm = gpt2.layer_norm(x, **block["ln_1"])  # with the g and b of the first la
 # The result is the average of the values with these weights.
 #
 # Queries, keys and values come from *linear* layers. A linear layer multiplies the rows by a matrix of parameters `w`
-# and adds a vector `b`:
+# and adds a vector `b`. (A *batch* is several texts at once, as a further axis in front. Here it is one text.)
 
 # %% tags=["remove-input"]
 show(gpt2.matmul, gpt2.linear)
@@ -236,7 +237,8 @@ print(scores.shape)  # a score for each query with each key
 # `softmax` turns scores into positive weights that sum to 1. It takes the exponential of each score, and divides by
 # their sum. So a score that is larger by 1 gives a weight that is 2.72 times as large. `attention` does it all, for all
 # heads at once: `Heads[n_seq, d_head]` is an array of `n_head` such matrices, and `d_head` is `n_embd / n_head`. The
-# mask is the subject of the next section.
+# mask is the subject of the next section. The scores are divided by the square root of `d_head`, for the reason that
+# the docstring gives.
 
 # %% tags=["remove-input"]
 show(gpt2.softmax, gpt2.attention)
@@ -255,7 +257,7 @@ assert len(ids) - 1 - tokens.index(" king") == 7
 
 # %% [markdown]
 # At the last ` the`, this head looks at ` king` more than at any other token, although ` king` is seven tokens back.
-# Nobody programmed this. It is what training made of the parameters.
+# Nobody programmed this: it came from training.
 #
 # ## 5. The causal mask
 #
@@ -289,7 +291,7 @@ axes.set_xlabel("the token that is looked at (key)")
 axes.set_ylabel("the token that looks (query)")
 axes.set_title("Attention of head 2 in the first layer: each row sums to 1", loc="left", fontsize=11)
 picture(
-    figure, 6.5, 5.8, "A triangle of 9 rows and 9 columns, one for each token. The last row has most weight on king."
+    figure, 6.5, 6.0, "A triangle of 9 rows and 9 columns, one for each token. The last row has most weight on king."
 )
 
 # %% [markdown]
@@ -372,8 +374,8 @@ show(gpt2.transformer_block)
 # %% [markdown]
 # Look at the two plus signs. Neither step replaces `x`. Each reads a normalized copy of `x`, and *adds* its result. So
 # what an earlier layer has found is still there for later layers. The rows of `x`, on their way through all these
-# additions, are called the *residual stream*. You can think of them as notes that each layer reads and adds to. Here is
-# how long the vector of the last token is in the first layer, and how long the two vectors are that are added to it:
+# additions, are called the *residual stream*. You can think of them as notes that each layer reads and adds to. These
+# are the lengths of the last token's vector in the first layer, and of what is added to it:
 
 # %%
 from_attention = gpt2.mha(gpt2.layer_norm(x, **block["ln_1"]), **block["attn"], n_head=n_head)
@@ -390,7 +392,7 @@ for name, rows in [("before", x), ("attention", from_attention), ("ffn", from_ff
 figure = Figure(layout="constrained")
 plot_residual(inside, figure)
 picture(
-    figure, 6.5, 3.6, "Lines that rise from about 1 at the embedding to about 30 after the last of the four layers."
+    figure, 6.5, 3.5, "Lines that rise from about 1 at the embedding to about 30 after the last of the four layers."
 )
 
 # %% tags=["remove-cell"]
@@ -422,8 +424,8 @@ for id in np.argsort(-probs)[:5]:
     print(f"{encoder.decode([id])!r:9} logit {logits[-1, id]:.2f}  probability {probs[id]:.3f}")
 
 # %% [markdown]
-# Is this because a king has died? To find out, we change this one word. Each of the three texts has nine tokens, and
-# their last seven are the same:
+# Does it matter that a king has died? To find out, we change this one word. Each of the three texts has nine tokens,
+# and their last seven are the same:
 
 # %%
 for word in ("king", "queen", "night"):
@@ -437,9 +439,9 @@ assert 0.3 < p[king] / probs[king] < 0.37  # p: with night
 assert other[2:] == ids[2:]
 
 # %% [markdown]
-# Yes, it is. With a dead night, ` king` is about a third as likely. Only attention can have carried this difference to
-# the last row. A dead queen is followed by a king nearly as often as a dead king. This model is small, and does not
-# always know what it says.
+# It does: with a dead night, ` king` is about a third as likely. Only attention can have brought this difference to the
+# last row. After a dead queen, though, a king is nearly as likely as after a dead king. What has reached the last row
+# seems to be that somebody royal has died, and not who.
 #
 # ## 10. Choosing a token
 #
@@ -506,8 +508,8 @@ print(text + encoder.decode(gpt2.generate(ids, params, n_head, 40, choose)))
 
 # %% [markdown]
 # The first text is greedy, and the second one is drawn at random. Another seed than 5 gives another text. `decode`
-# finished the way back: it put the bytes of the tokens together and read them as UTF-8. One thing needs care when a
-# text is shown while it grows. A token can end in the middle of a character, so the bytes wait until it is complete:
+# finished the way back: it put the bytes of the tokens together and read them as UTF-8. When a text is shown while it
+# grows, a token can end in the middle of a character. Its bytes then wait for the rest:
 
 # %% tags=["remove-input"]
 show(Encoder.decode_stream)
@@ -517,8 +519,8 @@ show(Encoder.decode_stream)
 #
 # For each new token, the model could read the whole text again. But nearly all of this work would repeat what was done
 # before. Because of the mask, no row depends on a later one. So when the text grows, the earlier rows stay as they are,
-# in every layer, and so do their keys and values. These are all that the new row needs from them. It is therefore
-# enough to keep the keys and values, and to compute the new row alone. They are kept in the *cache*.
+# in every layer, and so do their keys and values. The new row needs nothing else from them. So the model keeps the keys
+# and values in a *cache*, and computes the new row alone.
 
 # %% tags=["remove-input"]
 show(gpt2.empty_cache)
@@ -598,8 +600,8 @@ table(["one token: MB / MFLOP", *SIZES], rows)
 
 # %% [markdown]
 # (Layer norms, biases, GELU and softmax are left out, because they have few numbers.) Reading takes more than twenty
-# times as long as computing. So a single text grows as fast as the memory is read. The feed-forward network takes the
-# largest part, and the part of the cache grows with the text.
+# times as long as computing. So the speed of the memory decides how fast a text is written. The feed-forward network
+# takes the largest part, and the part of the cache grows with the text.
 #
 # A prompt, the text that is given, is different. Its rows go through the model together: each number is read once for
 # all of them, but used for each. While the machine reads the 4 bytes of a number, it can do 46 FLOP, and each row needs
@@ -664,12 +666,12 @@ for layer, block in enumerate(params["blocks"]):
     print(f"h{layer}       ", lens(x))
 
 # %% [markdown]
-# The picture shows the same for every token of the text. Each row belongs to one token, and each column to one layer:
+# The picture shows the same for every token of the text:
 
 # %% name="lens" tags=["remove-input"]
 figure = Figure(layout="constrained")
 plot_lens(inside, figure)
-picture(figure, 6.5, 4.1, "A table of the token that each layer predicts after each token of the sentence.")
+picture(figure, 6.5, 4.0, "A table of the token that each layer predicts after each token of the sentence.")
 
 # %% tags=["remove-cell"]
 first_guesses = [inside.texts[row] == inside.text(inside.lens_ids[0, row, 0]) for row in range(len(ids))]
@@ -689,8 +691,7 @@ assert (np.diff(inside.lens_probs[1:, -1, 0]) < 0).all()
 #
 # ## Where to go from here
 #
-# - Read [gpt2.py](../gpt2.py) from top to bottom. You have now seen every function of the model. [This page](shapes.md)
-#   explains its comments on shapes.
+# - Read [gpt2.py](../gpt2.py) from top to bottom. You have now seen every function of the model.
 # - Look into the model with your own sentences: `python -m picogpt explain "your text" --model_size tiny`, described in
 #   [See inside](explain.md). Without `--model_size tiny`, it takes OpenAI's smallest model.
 # - Train a small model of your own from a text file: [train](train.md).
