@@ -21,6 +21,7 @@
 import sys
 from pathlib import Path
 
+# Find the repository, so that the imports work wherever in it the notebook is.
 root = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "gpt2.py").exists())
 sys.path.insert(0, str(root))
 
@@ -28,8 +29,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder, bytes_to_unicode, merge
-from picogpt import look_inside
-from utils import SIZES, load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params
 
 np.set_printoptions(precision=2, suppress=True)
 encoder, hparams, params = load_encoder_hparams_and_params("tiny", "models")
@@ -45,6 +45,9 @@ import textwrap
 
 from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
+
+from picogpt import look_inside, plot_attention, plot_lens, plot_residual
+from utils import SIZES
 
 
 def show(*functions):
@@ -87,8 +90,8 @@ def picture(figure, width, height, alt):
 # something in between, *tokens*: strings of bytes that occur often, such as a word or a part of one. The list of all
 # tokens is the *vocabulary*. It has `n_vocab` tokens, and the place of a token in it is its *id*.
 #
-# First, a regular expression cuts the text into pieces, so that no token reaches across two words. The space before a
-# word belongs to the word.
+# Our text is the beginning of a proclamation that ends with *king*. First, a regular expression cuts it into pieces, so
+# that no token reaches across two words. The space before a word belongs to the word.
 
 # %%
 text = "The king is dead. Long live the"
@@ -125,8 +128,8 @@ for n in range(len(ranks) + 1):
     before = symbols
 
 # %% [markdown]
-# A single symbol is left, so ` king` is one token. Rarer words end up as several tokens. These are the ids and tokens
-# of the whole text. No merge joins the two parts of ` Long`:
+# A single symbol is left, so ` king` is one token. Rarer words end up as several tokens: no merge joins the two parts
+# of ` Long`. The vocabulary gives each token its id:
 
 # %%
 ids = encoder.encode(text)
@@ -143,8 +146,8 @@ assert [encoder.decoder[id] for id in encoder.encode("é")] == ["Ã", "©"]
 #
 # An id is only a name: that 504 is near 503 means nothing. So the model looks up a vector of `n_embd` numbers for each
 # id, its *embedding*, in the matrix `wte` (word token embeddings). These numbers are *parameters*. Nobody chose them.
-# They began at random, and *training* changed them a little at a time, so that the model gave more probability to the
-# token that really came next. All parameters below were made like this.
+# They began at random, and *training* changed them a little at a time, so that the model would give more probability to
+# the token that really came next. All parameters below were made like this.
 #
 # Vectors can be similar. The cosine of the angle between two vectors measures it: 1 means the same direction, and 0
 # means a right angle. Here are the tokens whose embeddings are most similar to that of ` king`:
@@ -198,14 +201,14 @@ block = params["blocks"][0]
 normed = gpt2.layer_norm(x, g=1, b=0)
 print(f"variance of the row of ' king': {x[1].var():.2f} before, {normed[1].var():.2f} after")
 
-x_norm = gpt2.layer_norm(x, **block["ln_1"])  # with the g and b of the first layer
+x_norm = gpt2.layer_norm(x, **block["ln_1"])  # ** passes the g and b of the first layer
 
 # %% [markdown]
 # ## 4. One head of attention
 #
-# So far, each row knows only its own token. To guess what follows "Long live the", the last row must learn from earlier
-# rows that a king has died. *Attention* brings this information in. It is the only step in which rows exchange
-# anything.
+# So far, each row knows only its own token and position. To guess what follows "Long live the", the last row must learn
+# from earlier rows that a king has died. *Attention* brings this information in. It is the only step in which rows
+# exchange anything.
 #
 # It works like a search. Three vectors are computed from each row. The *query* says what the row looks for. The *key*
 # says what it has to offer. The *value* is what it passes on. The dot product of a query and a key is a *score*: the
@@ -249,7 +252,9 @@ for id, score, weight in zip(ids, scores[-1], weights):
     print(f"{encoder.decode([id])!r:8} score {score:5.2f}  weight {weight:.2f}")
 
 average = weights @ v[head]
-print(average.shape, np.allclose(average, gpt2.attention(q, k, v, mask=0.0)[head, -1], atol=1e-5))
+of_all_heads = gpt2.attention(q, k, v, mask=0.0)  # this mask hides nothing
+print(average.shape, of_all_heads.shape)
+print("the same average:", np.allclose(average, of_all_heads[head, -1], atol=1e-5))
 
 # %% tags=["remove-cell"]
 assert weights.argmax() == tokens.index(" king")
@@ -296,7 +301,7 @@ picture(
 
 # %% [markdown]
 # A dot in front of a word stands for its space. The first token can look only at itself, so its weight is 1. The last
-# row has the weights from above. The upper right half, the future, is empty.
+# row has the weights from above, because the mask hides nothing from it. The upper right half, the future, is empty.
 #
 # Computing the scores of this empty half would be wasted work in a long text. So the model takes the queries in blocks,
 # and each block skips the keys after its last query. The result is the same up to rounding:
@@ -306,7 +311,8 @@ show(gpt2.blockwise_attention)
 
 # %%
 all_at_once = gpt2.causal_attention(q, k, v)
-print(np.allclose(gpt2.blockwise_attention(q, k, v, n_block=2), all_at_once, atol=1e-5))
+in_blocks = gpt2.blockwise_attention(q, k, v, n_block=2)
+print("the same:", np.allclose(in_blocks, all_at_once, atol=1e-5))
 
 # %% [markdown]
 # ## 6. Heads side by side
@@ -327,14 +333,12 @@ show(gpt2.mha)
 
 # %%
 by_hand = gpt2.linear(gpt2.merge_heads(all_at_once), **block["attn"]["c_proj"])
-print(np.allclose(gpt2.mha(x_norm, **block["attn"], n_head=n_head), by_hand, atol=1e-5))
+print("the same:", np.allclose(gpt2.mha(x_norm, **block["attn"], n_head=n_head), by_hand, atol=1e-5))
 
 # %% [markdown]
 # Here are all heads of the first layer. Each looks in its own way:
 
 # %% name="heads" tags=["remove-input"]
-from picogpt import plot_attention, plot_lens, plot_residual
-
 figure = Figure(layout="constrained")
 plot_attention(inside, 0, figure)
 picture(figure, 6.5, 5.5, "Five triangles of attention weights, one for each head. The patterns differ.")
@@ -414,7 +418,7 @@ show(gpt2.gpt2)
 # The last line turns each row into `n_vocab` scores, one for each token of the vocabulary. These are the *logits*. The
 # matrix is `wte` again: the logit of a token is the dot product of the normalized row with the token's embedding. So
 # all layers together move each row towards the embeddings of tokens that may come next. `softmax` turns logits into
-# probabilities. This is what the model expects after our text:
+# probabilities. This is what the model expects after our text (` f` and ` g` are beginnings of words):
 
 # %%
 logits = gpt2.gpt2(ids, **params, n_head=n_head)
@@ -430,7 +434,7 @@ for id in np.argsort(-probs)[:5]:
 # %%
 for word in ("king", "queen", "night"):
     other = encoder.encode(f"The {word} is dead. Long live the")
-    p = gpt2.softmax(gpt2.gpt2(other, **params, n_head=n_head, n_logits=1)[-1])
+    p = gpt2.softmax(gpt2.gpt2(other, **params, n_head=n_head, n_logits=1)[-1])  # only the last row
     print(f"The {word:5} is dead: {len(other)} tokens, ' king' follows with probability {p[king]:.3f}")
 
 # %% tags=["remove-cell"]
@@ -599,9 +603,9 @@ rows += [
 table(["one token: MB / MFLOP", *SIZES], rows)
 
 # %% [markdown]
-# (Layer norms, biases, GELU and softmax are left out, because they have few numbers.) Reading takes more than twenty
-# times as long as computing. So the speed of the memory decides how fast a text is written. The feed-forward network
-# takes the largest part, and the part of the cache grows with the text.
+# (Layer norms, biases, GELU and softmax are left out, because they take little.) Reading takes more than twenty times
+# as long as computing. So the speed of the memory decides how fast a text is written. The feed-forward network takes
+# the largest part, and the part of the cache grows with the text.
 #
 # A prompt, the text that is given, is different. Its rows go through the model together: each number is read once for
 # all of them, but used for each. While the machine reads the 4 bytes of a number, it can do 46 FLOP, and each row needs
