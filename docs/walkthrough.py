@@ -107,10 +107,10 @@ show(bytes_to_unicode)
 
 # %% [markdown]
 # Finally, neighbouring symbols are joined, again and again. A file of the model lists the *merges*, the pairs of
-# symbols that may be joined. They were found by counting: the pair that was most frequent in a large text became the
-# first merge and was joined everywhere, then all pairs were counted again, and so on. To encode a piece, `merge` looks
-# at all pairs of neighbours in it, and always joins the one that stands first in the list. This method is called *byte
-# pair encoding* (BPE).
+# symbols that may be joined. They were found by counting: the pair that was most frequent in the training text became
+# the first merge and was joined everywhere, then all pairs were counted again, and so on. To encode a piece, `merge`
+# looks at all pairs of neighbours in it, and always joins the one that stands first in the list. This method is called
+# *byte pair encoding* (BPE).
 
 # %% tags=["remove-input"]
 show(merge)
