@@ -30,7 +30,7 @@ from tqdm import tqdm
 import gpt2
 from encoder import END_OF_TEXT
 from picogpt.checkpoints.writing import arrays_of
-from picogpt.scoring.windows import Scores, Window, score_windows, windows
+from picogpt.scoring.windows import Scores, Window, rolling_windows, score_windows
 from utils import UsageError, load_encoder_hparams_and_params, log
 
 if TYPE_CHECKING:
@@ -129,13 +129,17 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of each whole text, given <|endoftext|> before it."""
         texts: list[str] = [request.args[0] for request in requests]
-        parts = [list(rolling_windows([self.prefix_token_id, *self.tok_encode(t)], self.max_length)) for t in texts]
+        parts = [self.windows_of(text) for text in texts]
         scores = self.scores(list(chain.from_iterable(parts)), disable_tqdm)
         answers: list[float] = []
         for text, own in zip(texts, parts):
             answers.append(sum(float(scored.log_probs.sum()) for scored in islice(scores, len(own))))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), answers[-1])
         return answers
+
+    def windows_of(self, text: str) -> list[Window]:
+        """Return the windows of a whole text, with <|endoftext|> before it."""
+        return list(rolling_windows(np.array([self.prefix_token_id, *self.tok_encode(text)], np.intp), self.max_length))
 
     def scores(self, parts: Sequence[Window], disable_tqdm: bool) -> Iterator[Scores]:
         """Yield the scores of each window. They keep their order: neighbours often begin with the same context."""
@@ -181,20 +185,6 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
         for stop in filter(None, until):
             pieces = gpt2.stop_before(pieces, stop)
         return "".join(pieces)
-
-
-def rolling_windows(ids: list[int], n_ctx: int) -> Iterator[Window]:
-    """Cut a text into the harness's windows: `windows` without overlap, but with as much context as fits.
-
-    Only the last window differs, since it is the only one that has room.
-
-    >>> [(window.ids.tolist(), window.n_targets) for window in rolling_windows([0, 1, 2, 3, 4, 5], n_ctx=3)]
-    [([0, 1, 2, 3], 3), ([2, 3, 4, 5], 2)]
-    """
-    array, end = np.array(ids), 1
-    for window in windows(array, n_ctx):
-        end += window.n_targets
-        yield Window(array[max(0, end - n_ctx - 1) : end], window.n_targets)
 
 
 def cut_left(texts: list[list[int]], limits: list[int]) -> list[list[int]]:

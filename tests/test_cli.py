@@ -886,7 +886,7 @@ def parser_of(name: str) -> utils.Parser:
         parsers.append(parser)
         raise SystemExit(0)
 
-    with mock.patch.object(utils.Parser, "parse_args", keep):
+    with mock.patch.object(utils.Parser, "parse_known_args", keep):
         run_main(name)
     return parsers[0]
 

@@ -5,7 +5,6 @@ All tasks here are ours, with data in a local JSON file, so that nothing needs a
 
 from __future__ import annotations
 
-import doctest
 import functools
 import importlib.util
 import json
@@ -185,23 +184,6 @@ def test_the_metrics_are_those_of_hf(ours, theirs):
 
 
 # ------------------------------------------------------------------------------------------------------- the requests
-
-
-@needs_harness
-def test_rolling_windows_are_those_of_the_harness():
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    import picogpt.lm_eval
-    from picogpt.lm_eval import rolling_windows
-
-    results = doctest.testmod(picogpt.lm_eval)
-    assert (results.failed, results.attempted) == (0, 1)
-    for n_ctx in (1, 2, 3, 4, 7):
-        for n_ids in range(30):
-            ids = list(range(100, 100 + n_ids))
-            pairs = get_rolling_token_windows(ids, prefix_token=7, max_seq_len=n_ctx, context_len=1)
-            expected = [(context + targets, len(targets)) for context, targets in map(make_disjoint_window, pairs)]
-            assert [(w.ids.tolist(), w.n_targets) for w in rolling_windows([7, *ids], n_ctx)] == expected
 
 
 @needs_harness

@@ -8,6 +8,7 @@ Each command gets one of these forms, which the test's name shows:
     runs        as it stands
     runs tiny   with models/tiny in the place of one of OpenAI's models, which would have to be downloaded
     parsed      the tool reads its options, but the work would take minutes or needs the network
+    help        a program of Dask that would run until it is stopped: its --help must list the options
     pytest      these tests are running at the moment; the files that a command names must exist
     set-up      nothing is installed: the names are compared with requirements.txt
 
@@ -46,6 +47,8 @@ NEEDS = {  # word in a block: modules without which it is skipped
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
     "lm_eval": ("lm_eval",),
+    "--jobs": ("joblib",),
+    "dask": ("distributed",),
 }
 SLOW_WORDS = {"bench", "compare", "convert", "mypy", "--png", "lm_eval"}
 
@@ -106,6 +109,8 @@ def form_of(command: str) -> str:
         return "set-up"
     if words[:3] == ["python", "-m", "pytest"]:
         return "pytest"
+    if words[:3] == ["python", "-m", "dask"]:
+        return "help"
     if words[0] != "python":
         return "runs"
     try:
@@ -113,6 +118,8 @@ def form_of(command: str) -> str:
     except SystemExit:
         return "wrong options"
     if name in ("train", "random_weights", "lm_eval") or (name == "compare" and "--parts" not in words):
+        return "parsed"
+    if getattr(args, "dask", None):
         return "parsed"
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
@@ -175,6 +182,16 @@ def check_set_up(command: str) -> None:
         assert set(words[1:]) == LIGHT
 
 
+def check_help(command: str, folder: Path) -> None:
+    """Check that a program exists, and that its --help lists the options of a command."""
+    start, *options = re.split(r" (?=--)", command)
+    words = shlex.split(start)[:4]
+    done = run([*words, "--help"], folder)
+    assert done.returncode == 0, done.stderr
+    known = re.findall(r"--\w[\w-]*", done.stdout)
+    assert {option.split()[0] for option in options} <= set(known), command
+
+
 def skip_without(block: Block) -> None:
     """Skip a block if a module that it needs is not installed."""
     for word, modules in NEEDS.items():
@@ -208,6 +225,8 @@ def test_commands(block, clone):
             assert all((ROOT / word).exists() for word in shlex.split(command) if word.startswith("tests/"))
         elif form == "parsed":
             parsed(shlex.split(command))
+        elif form == "help":
+            check_help(command, clone)
         else:
             done = run(["sh", "-c", command + (" --model_size tiny" if form == "runs tiny" else "")], clone)
             fails = "error:" in (block.shown or "")  # as shown

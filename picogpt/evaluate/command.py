@@ -179,7 +179,11 @@ def fill_table(args: argparse.Namespace) -> list[dict[str, Any]]:
             data, protocol = found
             key = row.task, data
             if key not in results:  # the two rows of LAMBADA take one run
-                results[key] = [evaluate(row.task, protocol, data, row.variant, model, args) for model in models]
+                work = [row.task, *data.relative_to(args.paper).parts]
+                results[key] = [
+                    evaluate(row.task, protocol, data, row.variant, model, with_own_results(args, model, work))
+                    for model in models
+                ]
             ours = [result["figures"].get(row.figure) for result in results[key]]
         print(paper.line(row.label, [*map(paper.theirs, row.values)], [*map(paper.ours, ours)]), flush=True)
     for (_, data), of_models in results.items():
@@ -187,6 +191,13 @@ def fill_table(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.limit and results:
         print(f"only the first {args.limit} examples of each file (--limit)")
     return [result for of_models in results.values() for result in of_models]
+
+
+def with_own_results(args: argparse.Namespace, model: Model, work: list[str]) -> argparse.Namespace:
+    """Return the options with a folder within --results for one model and one data file, as `score_all` needs it."""
+    if args.results is None:
+        return args
+    return argparse.Namespace(**vars(args) | {"results": args.results / "-".join([model.folder.name, *work])})
 
 
 def say_what_is_there(folder: Path) -> bool:

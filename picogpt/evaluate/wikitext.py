@@ -30,7 +30,7 @@ from picogpt.evaluate.corpora import (
 )
 from picogpt.evaluate.detokenize import WIKITEXT as STYLE
 from picogpt.evaluate.detokenize import detokenize
-from picogpt.scoring.windows import Array, Window
+from picogpt.scoring.windows import Array, Window, rolling_windows
 from picogpt.scoring.work import Model
 from utils import UsageError
 
@@ -182,17 +182,6 @@ def harness_text(page: str) -> str:
     for before, after in ((" ° ", "°"), (" \n", "\n"), ("\n ", "\n"), (" N ", " 1 "), (" 's", "'s")):
         page = page.replace(before, after)
     return page
-
-
-def rolling_windows(ids: Array, n_ctx: int) -> Iterator[Window]:
-    """Yield the harness's windows: each scores the next n_ctx ids, and the last is filled up with context.
-
-    >>> [(window.ids.tolist(), window.n_targets) for window in rolling_windows(np.arange(7), n_ctx=4)]
-    [([0, 1, 2, 3, 4], 4), ([2, 3, 4, 5, 6], 2)]
-    """
-    for begin in range(1, len(ids), n_ctx):
-        end = min(begin + n_ctx, len(ids))
-        yield Window(ids[max(0, end - n_ctx - 1) : end], end - begin)
 
 
 def overlapping_windows(ids: Array, span: int, stride: int) -> Iterator[Window]:

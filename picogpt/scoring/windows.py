@@ -78,6 +78,19 @@ def windows(ids: Array, n_ctx: int, stride: int | None = None, max_context: int 
         n_scored = begin + len(window)
 
 
+def rolling_windows(ids: Array, n_ctx: int) -> Iterator[Window]:
+    """Yield lm-evaluation-harness's windows: each scores the next n_ctx ids, and the last is filled up with context.
+
+    Source: get_rolling_token_windows with context_len=1, and make_disjoint_window, in lm_eval/utils.py.
+
+    >>> [(window.ids.tolist(), window.n_targets) for window in rolling_windows(np.arange(7), n_ctx=4)]
+    [([0, 1, 2, 3, 4], 4), ([2, 3, 4, 5, 6], 2)]
+    """
+    for begin in range(1, len(ids), n_ctx):
+        end = min(begin + n_ctx, len(ids))
+        yield Window(ids[max(0, end - n_ctx - 1) : end], end - begin)
+
+
 def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -> Scores:
     """Return the log-probabilities and ranks of one target for each row of logits. [n_rows, n_vocab] -> 2 x [n_rows]
 

@@ -280,6 +280,20 @@ def test_the_plain_file_of_lambada_is_taken_where_openai_s_is_missing(tmp_path):
     assert "lambada_test_plain_text.txt: protocol plain\n" in result.out
 
 
+def test_each_model_and_data_file_of_the_table_has_results_of_its_own(tmp_path):
+    folder = tmp_path / "data"
+    for name in ("wikitext-2/wiki.test.tokens", "wikitext-103/wiki.test.tokens"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(f" = A title of {name} = \n \n He is dead . \n", encoding="utf-8")
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "models" / "other")
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "models" / "tiny")
+    models = ["--models_dir", tmp_path / "models", "--model_size", "tiny,other"]
+    once, again = (run_main(TOOL, "--paper", folder, *models, "--results", tmp_path / "results") for _ in range(2))
+    assert once.status == 0, once
+    assert once.out == again.out
+    assert again.err.count("[1 of 1 shards are in ") == len(list((tmp_path / "results").iterdir())) == 4
+
+
 def test_the_two_rows_of_lambada_take_one_run(tmp_path, monkeypatch):
     shutil.copy(DATA, tmp_path / "lambada_test.jsonl")
     runs = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from encoder import END_OF_TEXT, get_encoder
 from picogpt.evaluate import detokenize, texts, wikitext
 from picogpt.evaluate.texts import ENWIK8, ONE_BILLION_WORDS, PTB, TEXT8, WIKITEXT
-from picogpt.evaluate.wikitext import harness_text, overlapping_windows, pages, rolling_windows
+from picogpt.evaluate.wikitext import harness_text, overlapping_windows, pages
 from picogpt.scoring.windows import Scores, score_windows
 from picogpt.scoring.work import Model
 from utils import UsageError
@@ -250,16 +250,6 @@ def test_the_harnesss_detokenizer_on_the_validation_set():
     assert len(documents) == 60
     for page in documents:
         assert harness_text(page) == preprocess.wikitext_detokenizer({"page": page})
-
-
-@given(st.integers(0, 40), st.integers(1, 9))
-def test_the_harnesss_windows_for_any_length(n, n_ctx):
-    lm_eval = pytest.importorskip("lm_eval.utils")
-    theirs = map(lm_eval.make_disjoint_window, lm_eval.get_rolling_token_windows(list(range(1, n + 1)), 0, n_ctx, 1))
-    ours = rolling_windows(np.arange(n + 1), n_ctx)
-    assert [(ids.tolist(), n_targets) for ids, n_targets, _ in ours] == [
-        ([*context, *targets], len(targets)) for context, targets in theirs
-    ]
 
 
 @pytest.mark.parametrize(("stride", "span"), [(None, None), (5, 12), (17, 17), (4, 5), (1, 2), (3, None)])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import ODD, ROOT, SMALL, random_params, their_logits, transformers_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpt2
 from picogpt import score
 from picogpt.scoring import windows as scoring
-from picogpt.scoring.windows import Window, score_windows, target_scores, windows
+from picogpt.scoring.windows import Window, rolling_windows, score_windows, target_scores, windows
 
 N_CTX, N_HEAD = SMALL["n_ctx"], SMALL["n_head"]
 
@@ -47,6 +47,17 @@ def test_every_id_but_the_first_is_scored_once_with_the_context_that_its_window_
         assert len(ids) <= max(span, stride + 1)
         scored += ids[len(ids) - n_targets :]
     assert scored == list(range(1, n))
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+@settings(deadline=None)  # importing the harness takes a second
+def test_the_harnesss_windows_for_any_length(n, n_ctx):
+    lm_eval = pytest.importorskip("lm_eval.utils")
+    theirs = map(lm_eval.make_disjoint_window, lm_eval.get_rolling_token_windows(list(range(1, n + 1)), 0, n_ctx, 1))
+    ours = rolling_windows(np.arange(n + 1), n_ctx)
+    assert [(ids.tolist(), n_targets) for ids, n_targets, _ in ours] == [
+        ([*context, *targets], len(targets)) for context, targets in theirs
+    ]
 
 
 @pytest.mark.parametrize(("stride", "span"), [(0, 5), (6, 5), (1, 18), (18, None), (-1, None)])

@@ -1,0 +1,169 @@
+"""Score shards: in this process, in several processes of this machine (joblib), or on a cluster (Dask).
+
+Each engine yields the number of a shard and its scores, in any order. A worker gets the model's folder and the ids, and
+maps the weights into its own memory, which processes of one machine share. Nothing large is ever sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from picogpt.options import require
+from picogpt.scoring.shards import fingerprint
+from picogpt.scoring.windows import Scores, Window, score_windows
+from utils import checkpoint_prefix, load_gpt2_params_from_tf_ckpt, load_hparams, log
+
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Params
+
+Shards = Mapping[int, Sequence[Window]]  # the shards to score, by their numbers
+Done = Generator[tuple[int, list[Scores]], None, None]
+N_SENT = 1000  # shards that a cluster has at the same time: enough for as many processes, and little memory
+
+
+@functools.lru_cache(maxsize=1)
+def open_params(folder: str, model: str) -> tuple[Params, int]:
+    """Return the parameters and n_head of the model in a folder, once in each process.
+
+    Raises ValueError naming this machine if the folder has no model, or not the one with this fingerprint.
+    """
+    here = f"{folder} on {socket.gethostname()}"
+    try:
+        found = fingerprint(Path(folder))
+    except OSError as error:
+        raise ValueError(f"{here}: no model is there ({error.strerror}): every worker needs it at this path") from None
+    if found != model:
+        raise ValueError(f"{here}: this is another model than the one here: every worker needs the same one")
+    hparams = load_hparams(Path(folder, "hparams.json"))
+    return load_gpt2_params_from_tf_ckpt(checkpoint_prefix(Path(folder)), hparams), hparams["n_head"]
+
+
+def score_shard(folder: str, model: str, number: int, shard: Sequence[Window]) -> tuple[int, list[Scores]]:
+    """Return the number and the scores of a shard. This is what workers run; Dask needs it in an importable module."""
+    params, n_head = open_params(folder, model)
+    return number, score_windows(shard, params, n_head)
+
+
+def in_this_process(shards: Shards, params: Params, n_head: int, progress: Callable[[int], Any]) -> Done:
+    """Score shards one by one, with all threads of BLAS. `progress` is called as in `score_windows`."""
+    for number, shard in shards.items():
+        yield number, score_windows(shard, params, n_head, progress)
+
+
+def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
+    """Score shards in n_jobs processes of this machine, whose threads of BLAS share the processor's cores.
+
+    joblib sets OPENBLAS_NUM_THREADS and variables like it, in each process, to the number of cores divided by n_jobs,
+    unless the user has set them. Raises ChildProcessError when a process is killed.
+    """
+    require("joblib")
+    import joblib
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    calls = (joblib.delayed(score_shard)(folder, model, number, shard) for number, shard in shards.items())
+    settings: dict[str, Any] = {"initializer": follow, "initargs": (os.getpid(),), "max_nbytes": None, "batch_size": 1}
+    done = joblib.Parallel(n_jobs, "loky", return_as="generator_unordered", **settings)(calls)
+    try:
+        with quiet(), contextlib.closing(done):
+            yield from done
+    except BrokenProcessPool:
+        raise ChildProcessError("a worker process was killed, perhaps for lack of memory") from None
+
+
+def follow(parent: int) -> None:
+    """Make this process end soon after its parent, however that ends, and let the parent handle Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
+    """Score shards on the Dask cluster of the scheduler at an address. A shard whose worker is killed is done again.
+
+    Raises OSError if the scheduler does not answer, or if it or a worker can't import this module, ChildProcessError if
+    several workers died of the same shard, and what `open_params` raises.
+    """
+    require("distributed")
+    with quiet():
+        from distributed import KilledWorker
+
+        with connected(address) as client:
+            try:
+                check_imports(client, address)
+                yield from results_of(client, shards, folder, model)
+            except KilledWorker as error:
+                raise ChildProcessError(f"{error.allowed_failures + 1} workers died of the same shard") from None
+            except CancelledError:
+                raise ConnectionError(f"the Dask scheduler at {address} is gone") from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what joblib and Dask say about themselves from the user. All that matters becomes an exception."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def connected(address: str) -> Any:
+    """Return a client of the scheduler at an address. Raises OSError if none answers within five seconds."""
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=5, set_as_default=False)
+    except OSError:
+        raise OSError(f"no Dask scheduler answers at {address}: start one, or check the address") from None
+
+
+def check_imports(client: Any, address: str) -> None:
+    """Wait for a worker. Raise OSError unless the scheduler and the workers that are there can import this module.
+
+    A worker that can't would close itself at the first shard, and the scheduler would wait for another one.
+    """
+    if not client.nthreads():
+        log(f"[the Dask scheduler at {address} has no workers yet: waiting for the first]")
+        client.wait_for_workers(1)
+    advice = "start it in a clone of picogpt by `python -m dask`"
+    try:
+        client.run_on_scheduler(importlib.import_module, __name__)
+    except ImportError as error:
+        raise OSError(f"the Dask scheduler at {address} fails with {error}: {advice}") from None
+    for worker, found in client.run(importlib.import_module, __name__, on_error="return").items():
+        if isinstance(found, ImportError):
+            raise OSError(f"the Dask worker at {worker} fails with {found}: {advice}")
+
+
+def results_of(client: Any, shards: Shards, folder: str, model: str) -> Done:
+    """Yield the number and the scores of each shard, in the order in which they arrive. Each arrives once."""
+    from distributed import as_completed
+
+    calls = (client.submit(score_shard, folder, model, *item, pure=False) for item in shards.items())
+    pending = as_completed(itertools.islice(calls, N_SENT), loop=client.loop)
+    for future in pending:
+        yield future.result()
+        for call in itertools.islice(calls, 1):
+            pending.add(call)

@@ -1,0 +1,144 @@
+"""Cut the work into shards, and keep the results of each shard in a file, so that a later run can go on.
+
+A shard is a list of consecutive windows. It is the unit of work, and all that is lost when a process is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from picogpt.files import new_file
+from picogpt.scoring.windows import Scores, Window
+from utils import HPARAMS, UsageError, checkpoint_prefix, load_hparams, log, read_json
+
+N_POSITIONS = 4096  # at most in a shard: seconds of work for 124M, and many shards even of a single long text
+DESCRIPTION = "run.json"
+DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)  # what np.load raises for damaged files
+
+
+def shards_of(windows: Iterable[Window], n_positions: int = N_POSITIONS) -> list[list[Window]]:
+    """Cut the windows, in their order, into shards of at most n_positions, or of one longer window.
+
+    The cut depends on the windows only. The windows of a shard go through the model in the same batches wherever that
+    happens, so that each score is the same number, too.
+
+    >>> windows = [Window(np.arange(n), 1) for n in (3, 4, 3, 9)]
+    >>> [[len(window.ids) for window in shard] for shard in shards_of(windows, 5)]
+    [[3, 4], [3], [9]]
+    """
+    shards: list[list[Window]] = []
+    n_taken = 0
+    for window in windows:
+        n_taken += len(window.ids) - 1
+        if not shards or n_taken > n_positions:
+            shards.append([])
+            n_taken = len(window.ids) - 1
+        shards[-1].append(window)
+    return shards
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a sha256 that tells models apart: of the hyperparameters and of the checkpoint's index.
+
+    The index has a checksum of every tensor, so that the weights need not be read. Raises OSError or ValueError.
+    """
+    hparams = load_hparams(folder / "hparams.json")
+    prefix = checkpoint_prefix(folder)
+    index = prefix.with_name(prefix.name + ".index")
+    digest = hashlib.sha256(str([hparams[name] for name in HPARAMS]).encode())
+    digest.update((index if index.exists() else prefix).read_bytes())  # V1 checkpoints are one file without an index
+    return digest.hexdigest()
+
+
+def describe(shards: Sequence[Sequence[Window]], model: str) -> dict[str, Any]:
+    """Return what identifies some work: the fingerprint of the model, and that of all windows."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(f"{len(shard)} windows".encode())
+        for ids, n_targets, excluded in shard:
+            digest.update(f"{len(ids)} ids, {n_targets} targets, {len(excluded)} excluded".encode())
+            for numbers in (ids, list(excluded)):
+                digest.update(np.ascontiguousarray(numbers, "<i8").tobytes())
+    n_tokens = sum(window.n_targets for shard in shards for window in shard)
+    return {"model": model, "windows": digest.hexdigest(), "n_shards": len(shards), "n_tokens": n_tokens}
+
+
+class Results(NamedTuple):
+    """A folder with the results of one piece of work: a description, and a file for each shard that is done."""
+
+    folder: Path
+    work: dict[str, Any]
+
+    def begin(self, shards: Sequence[Sequence[Window]]) -> dict[int, list[Scores]]:
+        """Return the scores of the shards that are done, by number. A new or empty folder is made ready.
+
+        A damaged file counts as not done, and is replaced later. Raises UsageError if the folder belongs to other work
+        or holds other files. Nothing is changed then.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--results {self.folder} is not a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / DESCRIPTION).exists():
+            self.check()
+        else:
+            self.describe()
+        scores = dict(self.load(shards))
+        if scores:
+            log(f"[{len(scores)} of {len(shards)} shards are in {self.folder} already]")
+        return scores
+
+    def describe(self) -> None:
+        """Write the description. Raises UsageError if the folder is not empty."""
+        names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".partial")]
+        if names:
+            text = f"holds {min(names)!r}, but no {DESCRIPTION} that says which work its results belong to"
+            raise UsageError(f"--results {self.folder} {text}: choose a new or an empty folder")
+        with new_file(self.folder / DESCRIPTION) as file:
+            file.write(json.dumps(self.work, indent=1).encode() + b"\n")
+
+    def check(self) -> None:
+        """Raise UsageError unless the folder's description is that of this work."""
+        try:
+            found = read_json(self.folder / DESCRIPTION)
+        except ValueError as error:
+            raise UsageError(f"--results: {error}: choose a new or an empty folder") from None
+        if found != self.work:
+            other = "another model" if found.get("model") != self.work["model"] else "other texts or windows"
+            raise UsageError(f"--results {self.folder} holds results of {other}: choose a new or an empty folder")
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:06d}.npz"
+
+    def save(self, number: int, scores: Sequence[Scores]) -> None:
+        """Write the scores of a shard."""
+        log_probs, ranks = (np.concatenate(arrays) for arrays in zip(*scores))
+        with new_file(self.path(number)) as file:
+            np.savez(file, work=np.array(self.work["windows"]), log_probs=log_probs, ranks=ranks)
+
+    def load(self, shards: Sequence[Sequence[Window]]) -> Iterator[tuple[int, list[Scores]]]:
+        """Yield the number and the scores of each shard that is done."""
+        for number, shard in enumerate(shards):
+            path = self.path(number)
+            if path.exists():
+                try:
+                    yield number, read_shard(path, shard, self.work["windows"])
+                except DAMAGED:
+                    log(f"[{path} is damaged: it is computed anew]")
+
+
+def read_shard(path: Path, shard: Sequence[Window], work: str) -> list[Scores]:
+    """Return the scores of a shard from its file. Raises one of DAMAGED unless it is whole and of this work."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        found, log_probs, ranks = str(file["work"]), file["log_probs"], file["ranks"]
+    ends = np.cumsum([window.n_targets for window in shard])
+    if found != work or not log_probs.shape == ranks.shape == (ends[-1],):
+        raise ValueError(f"{path} is not of this work")
+    return [Scores(*pair) for pair in zip(np.split(log_probs, ends[:-1]), np.split(ranks, ends[:-1]))]
