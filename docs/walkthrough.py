@@ -8,14 +8,12 @@
 # # GPT-2, step by step
 #
 # GPT-2 does one thing: it reads the beginning of a text, and gives every possible next piece of text a score. To write,
-# a program chooses a piece by its score, appends it, and asks again. This page follows one sentence through the whole
-# model, from bytes to text. You need to know NumPy, but nothing about language models.
+# a program chooses a piece by its score, appends it, and asks again. This page follows one sentence through the model.
+# You need to know NumPy, but nothing about language models.
 #
-# The functions on this page are the ones that run. Their source is taken from [gpt2.py](../gpt2.py) and
-# [encoder.py](../encoder.py) when the page is built, and all results and pictures are computed then. The model is
-# `models/tiny`, which learned from Shakespeare's plays. It is built like OpenAI's GPT-2, only smaller. Its English is
-# poor, but its numbers are few enough to look at. The same text is a [notebook](walkthrough.ipynb), which runs in a
-# clone of this repository.
+# The functions on this page are the ones that run, taken from [gpt2.py](../gpt2.py) and [encoder.py](../encoder.py).
+# The model is `models/tiny`, which learned from Shakespeare's plays. It is built like OpenAI's GPT-2, but small enough
+# to look at. This page is also a [notebook](walkthrough.ipynb).
 
 # %%
 import sys
@@ -28,7 +26,7 @@ sys.path.insert(0, str(root))
 import numpy as np
 
 import gpt2
-from encoder import Encoder, bytes_to_unicode, merge
+from encoder import bytes_to_unicode, merge
 from utils import load_encoder_hparams_and_params
 
 np.set_printoptions(precision=2, suppress=True)
@@ -79,45 +77,51 @@ def picture(figure, width, height, alt):
 
 
 # %% [markdown]
-# These numbers are the model's *hyperparameters*, which describe its size. Each of them will turn up below. The model
-# itself is in `params`: more than a million numbers in nested dictionaries, whose names are those of OpenAI's
-# files.
+# These numbers are the model's *hyperparameters*, which describe its size. The model itself is in `params`: more than a
+# million numbers in nested dictionaries, with the names of OpenAI's files.
+#
+# A text goes through the model in three stages:
+#
+# - The text is cut into *tokens* (section 1), and each token becomes a vector (2).
+# - The vectors pass through `n_layer` *blocks*, also called *layers*. In each block, *attention* lets the vectors
+#   exchange information (3 to 6), and a *feed-forward network* works on each vector alone (7 and 8).
+# - The last vector gives every token a score, and one token is chosen (9 and 10).
+#
+# All blocks are built alike, but each has its own numbers. Sections 3 to 8 follow the first one.
 #
 # ## 1. From text to tokens
 #
-# A model computes with numbers, so the text must become numbers first. Single bytes would do, but then a sentence would
-# be long and its parts meaningless. Whole words would be too many, and a new word would have no number. GPT-2 takes
-# something in between, *tokens*: strings of bytes that occur often, such as a word or a part of one. The list of all
-# tokens is the *vocabulary*. It has `n_vocab` tokens, and the place of a token in it is its *id*.
+# A model computes with numbers, so the text must become numbers first. Single bytes mean little. Whole words would be
+# too many, and a new word would have no number. GPT-2 takes something in between, *tokens*: strings of bytes that occur
+# often, such as a word or a part of one. The list of all `n_vocab` tokens is the *vocabulary*, and the place of a token
+# in it is its *id*.
 #
-# Our text is the beginning of a proclamation that ends with *king*. First, a regular expression cuts it into pieces, so
-# that no token reaches across two words. The space before a word belongs to the word.
+# Our text is the start of a proclamation, and its next word should be *king*. First, a regular expression cuts it into
+# pieces, so that no token reaches across two words. The space before a word belongs to the word.
 
 # %%
 text = "The king is dead. Long live the"
 print(encoder.pieces.findall(text))
 
 # %% [markdown]
-# Then each piece is turned into UTF-8 bytes, and each byte is written as one visible character, so that the vocabulary
-# can be a plain text file. A space becomes `Ġ`, and the two bytes of `é` become `Ã` and `©`. All 256 possible bytes are
-# tokens, so every text can be encoded.
+# Then each piece is turned into UTF-8 bytes, and each byte is written as one visible character, so that tokens can be
+# stored as text. A space becomes `Ġ`, and the two bytes of `é` become `Ã` and `©`. All 256 possible bytes are tokens,
+# so every text can be encoded.
 
 # %% tags=["remove-input"]
 show(bytes_to_unicode)
 
 # %% [markdown]
-# Finally, neighbouring symbols are joined, again and again. A file of the model lists the *merges*, the pairs of
-# symbols that may be joined. They were found by counting: the pair that was most frequent in the training text became
-# the first merge and was joined everywhere, then all pairs were counted again, and so on. To encode a piece, `merge`
-# looks at all pairs of neighbours in it, and always joins the one that stands first in the list. This method is called
-# *byte pair encoding* (BPE).
+# Finally, two neighbouring symbols are joined, if they are in a list of pairs, the *merges*. This list was made by
+# counting in the text that the model later learned from. The most frequent pair became the first merge, and was joined
+# everywhere. Then all pairs were counted again to find the second merge, and so on. In a piece, `merge` always joins
+# the pair that stands earliest in the list. This is *byte pair encoding* (BPE).
 
 # %% tags=["remove-input"]
 show(merge)
 
 # %% [markdown]
-# To watch it work on ` king`, we give it longer and longer beginnings of the list, and print the symbols whenever they
-# change:
+# To watch it work on ` king`, we allow more and more of the merges, and print the symbols whenever they change:
 
 # %%
 ranks, before = encoder.cache.ranks, None  # ranks: each merge with its place in the list
@@ -128,8 +132,8 @@ for n in range(len(ranks) + 1):
     before = symbols
 
 # %% [markdown]
-# A single symbol is left, so ` king` is one token. Rarer words end up as several tokens: no merge joins the two parts
-# of ` Long`. The vocabulary gives each token its id:
+# The 7th merge joins `i` and `n`, the 40th joins `in` and `g`, and so on, until ` king` is one token. A rarer word
+# stays in several parts, such as ` Long` here. The vocabulary gives each token its id:
 
 # %%
 ids = encoder.encode(text)
@@ -140,17 +144,18 @@ for id in ids:
 tokens = [encoder.decode([id]) for id in ids]
 assert tokens == ["The", " king", " is", " dead", ".", " L", "ong", " live", " the"]
 assert [encoder.decoder[id] for id in encoder.encode("é")] == ["Ã", "©"]
+assert (ranks["i n"], ranks["in g"]) == (6, 39)
 
 # %% [markdown]
 # ## 2. Embeddings: from ids to vectors
 #
 # An id is only a name: that 504 is near 503 means nothing. So the model looks up a vector of `n_embd` numbers for each
-# id, its *embedding*, in the matrix `wte` (word token embeddings). These numbers are *parameters*. Nobody chose them.
-# They began at random, and *training* changed them a little at a time, so that the model would give more probability to
-# the token that really came next. All parameters below were made like this.
+# id, its *embedding*, in the matrix `wte` (word token embeddings). These numbers are *parameters*. They began at
+# random, and *training* changed them a little at a time, so that the model would give more probability to the token
+# that really came next. All parameters below were made like this.
 #
-# Vectors can be similar. The cosine of the angle between two vectors measures it: 1 means the same direction, and 0
-# means a right angle. Here are the tokens whose embeddings are most similar to that of ` king`:
+# The cosine of the angle between two vectors measures how similar they are: 1 means the same direction, and 0 a right
+# angle. Here are the tokens whose embeddings are most similar to that of ` king`:
 
 # %%
 wte, wpe = params["wte"], params["wpe"]
@@ -165,14 +170,15 @@ print(f"the median of all tokens: {np.median(cosines):.2f}")
 nearest = [encoder.decode([id]) for id in np.argsort(-cosines)[:5]]
 assert nearest == [" king", " crown", " queen", " Warwick", " prince"], nearest
 assert 0.5 < np.sort(cosines)[-2] < 0.6
+assert abs(np.median(cosines)) < 0.1
 
 # %% [markdown]
-# Nobody told the model what a crown is. Words that are used alike get similar embeddings, because they call for similar
-# continuations. (Warwick, in Shakespeare's *Henry VI*, makes and unmakes kings.)
+# The median shows that a typical token is almost at a right angle to ` king`. Words that are used alike get similar
+# embeddings, because they call for similar continuations.
 #
-# The order of the words matters, too, and the steps below would not see it by themselves. So each position in a text
-# has an embedding of its own, in the matrix `wpe` (word position embeddings), for `n_ctx` positions at most. The model
-# adds it to the token's embedding.
+# The order of the words matters, too. But ` king` has the same embedding wherever it stands. So each position in a text
+# has an embedding of its own, in the matrix `wpe` (word position embeddings), which is added to the token's. There are
+# `n_ctx` positions, so no text can be longer.
 
 # %%
 x = wte[ids] + wpe[: len(ids)]
@@ -180,52 +186,52 @@ print(x.shape)
 print(x[1, :8])  # the first numbers of the vector for " king"
 
 # %% [markdown]
-# From here on, `x` has one row for each token of the text. Its shape stays the same through the whole model. Only the
-# numbers change, until the last row no longer stands for ` the`, but for what may come next.
+# From here on, `x` has one row for each token of the text. Its shape stays the same through all blocks. At first, the
+# last row stands for ` the`. After the last block, it will stand for what may come next.
 #
 # ## 3. Layer norm
 #
-# Each step of the model first brings the rows that it reads into the same range, because very large or very small
-# numbers would make training unstable. `layer_norm` shifts and scales each row to mean 0 and variance 1. Then it
-# multiplies each of the `n_embd` columns by a number from `g`, the gain, and adds a number from `b`, the bias. Both are
-# parameters: training has found how much each column should count.
+# Each step of a block first brings its rows into the same range, because very large or very small numbers would make
+# training unstable. `layer_norm` shifts and scales each row to mean 0 and variance 1. Then it multiplies each column by
+# a number from `g`, the gain, and adds a number from `b`, the bias. Both are parameters.
 #
 # The comment under each `def` gives [shapes](shapes.md): `Matrix[n_seq, n_embd]` is an array of `n_seq` rows, one for
-# each token of the text, and `n_embd` columns.
+# each token, and `n_embd` columns.
 
 # %% tags=["remove-input"]
 show(gpt2.layer_norm)
 
 # %%
-block = params["blocks"][0]
+block = params["blocks"][0]  # the parameters of the first block
 normed = gpt2.layer_norm(x, g=1, b=0)
 print(f"variance of the row of ' king': {x[1].var():.2f} before, {normed[1].var():.2f} after")
 
-x_norm = gpt2.layer_norm(x, **block["ln_1"])  # ** passes the g and b of the first layer
+x_norm = gpt2.layer_norm(x, **block["ln_1"])  # ** passes g and b
 
 # %% [markdown]
 # ## 4. One head of attention
 #
-# So far, each row knows only its own token and position. To guess what follows "Long live the", the last row must learn
-# from earlier rows that a king has died. *Attention* brings this information in. It is the only step in which rows
-# exchange anything.
+# So far, each row knows only its own token and position. To guess what follows "Long live the", the last row must find
+# out from earlier rows that a king has died. Only attention can bring this information in.
 #
-# It works like a search. Three vectors are computed from each row. The *query* says what the row looks for. The *key*
-# says what it has to offer. The *value* is what it passes on. The dot product of a query and a key is a *score*: the
-# better the two match, the larger it is. The scores of one query with all keys are turned into weights that sum to 1.
-# The result is the average of the values with these weights.
+# It works like a search, with three vectors from each row. The *query* says what the row looks for. The *key* says what
+# it has to offer. The *value* is what it passes on. The dot product of a query and a key is a *score*: the better the
+# two match, the larger it is. The scores of one query with all keys are turned into weights that sum to 1. The result
+# is the average of the values with these weights.
 #
-# Queries, keys and values come from *linear* layers. A linear layer multiplies the rows by a matrix of parameters `w`
-# and adds a vector `b`. (A *batch* is several texts at once, as a further axis in front. Here it is one text.)
+# Queries, keys and values come from a *linear layer*, which multiplies the rows by a matrix `w` and adds a vector `b`.
+# (For one text, `matmul` is just `x @ w`.)
 
 # %% tags=["remove-input"]
 show(gpt2.matmul, gpt2.linear)
 
 # %% [markdown]
-# One linear layer, `c_attn`, makes all three at once, `3 * n_embd` numbers for each row. They are cut into queries `q`,
-# keys `k` and values `v`. Each of these is cut again, into `n_head` parts, because several *heads* of attention work
-# side by side (section 6). Here we follow a single head, number 2, counted from 0. Its vectors have `n_embd / n_head`
-# numbers.
+# One linear layer, `c_attn`, makes all three at once, side by side: queries `q`, keys `k` and values `v`, with `n_embd`
+# columns each. Each is cut again, into `n_head` parts of `d_head = n_embd / n_head` columns, because several *heads* of
+# attention work in parallel (section 6). We follow one of them, head 2, counted from 0.
+#
+# The scores are divided by the square root of `d_head`. Otherwise, long vectors would have large scores, and nearly all
+# weight would go to a single key.
 
 # %%
 qkv = gpt2.linear(x_norm, **block["attn"]["c_attn"])
@@ -237,11 +243,9 @@ scores = q[head] @ k[head].T / np.sqrt(q.shape[-1])
 print(scores.shape)  # a score for each query with each key
 
 # %% [markdown]
-# `softmax` turns scores into positive weights that sum to 1. It takes the exponential of each score, and divides by
-# their sum. So a score that is larger by 1 gives a weight that is 2.72 times as large. `attention` does it all, for all
-# heads at once: `Heads[n_seq, d_head]` is an array of `n_head` such matrices, and `d_head` is `n_embd / n_head`. The
-# mask is the subject of the next section. The scores are divided by the square root of `d_head`, for the reason that
-# the docstring gives.
+# `softmax` turns scores into weights: it takes their exponentials, and divides these by their sum. `attention` does
+# everything for all heads at once. In its comment, `Heads[n_seq, d_head]` stands for one matrix of this shape per head,
+# and `n_keys` is the number of keys, here `n_seq`. Section 5 explains the mask.
 
 # %% tags=["remove-input"]
 show(gpt2.softmax, gpt2.attention)
@@ -259,18 +263,18 @@ print("the same average:", np.allclose(average, of_all_heads[head, -1], atol=1e-
 # %% tags=["remove-cell"]
 assert weights.argmax() == tokens.index(" king")
 assert len(ids) - 1 - tokens.index(" king") == 7
+assert 0.7 < weights[[tokens.index(word) for word in (" king", " dead", " live")]].sum() < 0.75
 
 # %% [markdown]
-# At the last ` the`, this head looks at ` king` more than at any other token, although ` king` is seven tokens back.
-# Nobody programmed this: it came from training.
+# In the last row, this head looks most at ` king`, seven tokens back. Almost three quarters of its weight are on
+# ` king`, ` dead` and ` live`. Nobody programmed this: it came from training.
 #
 # ## 5. The causal mask
 #
-# In training, the model predicts the next token at every position of a text at once. Row 3 has to predict token 4, row
-# 4 has to predict token 5, and so on. There would be nothing to learn if row 3 could look at row 4, where the answer
-# is. So each row may look at itself and at the rows before it, but not at later ones. The `causal_mask` is added to the
-# scores: 0 where a row may look, and minus infinity where it may not. The exponential of minus infinity is 0, so these
-# weights are 0.
+# In training, the model predicts the next token at every position of a text at once. Row 3 has to predict token 4. If
+# row 3 could look at row 4, it would see the answer, and there would be nothing to learn. So each row may look only at
+# itself and at the rows before it. The `causal_mask` is added to the scores: 0 where a row may look, and minus infinity
+# where it may not. The exponential of minus infinity is 0, and so are these weights.
 
 # %% tags=["remove-input"]
 show(gpt2.causal_mask, gpt2.causal_attention)
@@ -279,7 +283,7 @@ show(gpt2.causal_mask, gpt2.causal_attention)
 print(gpt2.causal_mask(q[head, :4], k[head, :4]))  # for the first four tokens
 
 # %% [markdown]
-# With the mask, this is where each token looks in head 2 of the first layer:
+# With the mask, this is where each token looks in head 2 of the first block:
 
 # %% name="attention" tags=["remove-input"]
 inside = look_inside(text, "tiny")
@@ -294,17 +298,17 @@ axes.set_xticks(range(len(ids)), inside.texts, rotation=90)
 axes.set_yticks(range(len(ids)), inside.texts)
 axes.set_xlabel("the token that is looked at (key)")
 axes.set_ylabel("the token that looks (query)")
-axes.set_title("Attention of head 2 in the first layer: each row sums to 1", loc="left", fontsize=11)
+axes.set_title("Attention of head 2 in the first block: each row sums to 1", loc="left", fontsize=11)
 picture(
     figure, 6.5, 6.0, "A triangle of 9 rows and 9 columns, one for each token. The last row has most weight on king."
 )
 
 # %% [markdown]
-# A dot in front of a word stands for its space. The first token can look only at itself, so its weight is 1. The last
-# row has the weights from above, because the mask hides nothing from it. The upper right half, the future, is empty.
+# The dot in `·king` stands for its space, and the row called `.` is the full stop. The first token can look only at
+# itself, so its weight is 1. The last row has the weights from above, because the mask hides nothing from it.
 #
-# Computing the scores of this empty half would be wasted work in a long text. So the model takes the queries in blocks,
-# and each block skips the keys after its last query. The result is the same up to rounding:
+# The scores in the empty half need not be computed. So the model takes some queries at a time, and leaves out the keys
+# after them:
 
 # %% tags=["remove-input"]
 show(gpt2.blockwise_attention)
@@ -318,15 +322,14 @@ print("the same:", np.allclose(in_blocks, all_at_once, atol=1e-5))
 # ## 6. Heads side by side
 #
 # One head gives each row one average. But a row may need several things from different places. So `n_head` heads work
-# side by side, each with its own part of the queries, keys and values. Cutting rows into heads and putting them
-# together again takes no arithmetic. It only arranges the same numbers in another way:
+# side by side. Cutting rows into heads and putting them together again only rearranges numbers:
 
 # %% tags=["remove-input"]
 show(gpt2.split_heads, gpt2.merge_heads)
 
 # %% [markdown]
 # `mha`, multi-head attention, does everything that we have done by hand. At its end, another linear layer, `c_proj`,
-# mixes the results of the heads. (Section 11 explains the `cache`.)
+# mixes the results of the heads. (The lines under `if` belong to section 11.)
 
 # %% tags=["remove-input"]
 show(gpt2.mha)
@@ -336,19 +339,26 @@ by_hand = gpt2.linear(gpt2.merge_heads(all_at_once), **block["attn"]["c_proj"])
 print("the same:", np.allclose(gpt2.mha(x_norm, **block["attn"], n_head=n_head), by_hand, atol=1e-5))
 
 # %% [markdown]
-# Here are all heads of the first layer. Each looks in its own way:
+# Here are all heads of the first block. In head 0, `ong` puts half its weight on the ` L` before it. In head 3, the
+# last ` the` looks most at ` dead`. Head 4 spreads its weight most evenly:
 
 # %% name="heads" tags=["remove-input"]
 figure = Figure(layout="constrained")
 plot_attention(inside, 0, figure)
 picture(figure, 6.5, 5.5, "Five triangles of attention weights, one for each head. The patterns differ.")
 
+# %% tags=["remove-cell"]
+heads = inside.attention[0]  # [n_head, n_seq, n_seq]
+assert 0.45 < heads[0, tokens.index("ong"), tokens.index(" L")] < 0.55
+assert heads[3, -1].argmax() == tokens.index(" dead")
+assert (heads**2).sum(axis=(1, 2)).argmin() == 4  # even weights have the smallest squares
+
 # %% [markdown]
 # ## 7. The feed-forward network
 #
-# After attention has brought information in, each row is worked on by itself. The *feed-forward network* has two linear
-# layers. The first one widens each row to `4 * n_embd` numbers. You can think of each of them as the answer to a small
-# question about the row. The second layer computes from the answers how the row should change.
+# The feed-forward network works on each row by itself. It has two linear layers. The first one widens each row to
+# `4 * n_embd` numbers. You can think of each number as the answer to a small question about the row. The second one
+# computes from the answers how the row should change.
 #
 # Two linear layers in a row could be replaced by a single one, since a product of two matrices is a matrix. So a
 # function that is not linear stands between them. GELU lets large positive numbers pass nearly unchanged, and turns
@@ -358,28 +368,28 @@ picture(figure, 6.5, 5.5, "Five triangles of attention weights, one for each hea
 show(gpt2.gelu)
 
 # %%
-print(gpt2.gelu(np.array([-3, -2, -1, 0, 1, 2, 3])))
+print(gpt2.gelu(np.array([-2, -1, 0, 1, 2, 3])))
 
 # %% tags=["remove-input"]
 show(gpt2.ffn)
 
 # %%
 for layer in ("c_fc", "c_proj"):
-    print(layer, block["mlp"][layer]["w"].shape)  # the checkpoint calls this network mlp
+    print(layer, block["mlp"][layer]["w"].shape)  # the files call this network mlp
 
 # %% [markdown]
 # ## 8. The block, and the residual stream
 #
-# Attention and the feed-forward network together are a *layer*, or `transformer_block`:
+# Attention and the feed-forward network together are a block:
 
 # %% tags=["remove-input"]
 show(gpt2.transformer_block)
 
 # %% [markdown]
-# Look at the two plus signs. Neither step replaces `x`. Each reads a normalized copy of `x`, and *adds* its result. So
-# what an earlier layer has found is still there for later layers. The rows of `x`, on their way through all these
-# additions, are called the *residual stream*. You can think of them as notes that each layer reads and adds to. These
-# are the lengths of the last token's vector in the first layer, and of what is added to it:
+# Look at the two plus signs. Neither step replaces `x`. Each *adds* its result to it. So what an earlier block has
+# found stays there for later blocks. The rows of `x`, on their way through all these additions, are called the
+# *residual stream*. You can think of them as notes that each block reads and adds to. These are the lengths of the last
+# row and of what the first block adds to it:
 
 # %%
 from_attention = gpt2.mha(gpt2.layer_norm(x, **block["ln_1"]), **block["attn"], n_head=n_head)
@@ -389,8 +399,9 @@ for name, rows in [("before", x), ("attention", from_attention), ("ffn", from_ff
     print(f"{name:9} {np.linalg.norm(rows[-1]):5.1f}")
 
 # %% [markdown]
-# The next picture shows the lengths of all nine vectors after each layer. The checkpoint calls the layers `h0` to `h3`.
-# The first layer adds most. (The scale on the left is logarithmic.)
+# Here, nearly everything comes from the feed-forward network. The picture shows the lengths of all nine rows after each
+# block. (The blocks are called `h0` to `h3`, and the scale is logarithmic.) The rows may grow, because each step reads
+# a normalized copy.
 
 # %% name="residual" tags=["remove-input"]
 figure = Figure(layout="constrained")
@@ -408,17 +419,17 @@ assert 25 < np.median(inside.residual[-1]) < 40, inside.residual[-1]
 # %% [markdown]
 # ## 9. The whole model, and its logits
 #
-# Now the whole model fits into a few lines: embeddings, the `n_layer` blocks in turn, a last layer norm, and a last
-# product.
+# Now the whole model fits into one function: embeddings, blocks, a last layer norm, and a last product. (`cache`,
+# `n_past` and `n_logits` only save work.)
 
 # %% tags=["remove-input"]
 show(gpt2.gpt2)
 
 # %% [markdown]
-# The last line turns each row into `n_vocab` scores, one for each token of the vocabulary. These are the *logits*. The
-# matrix is `wte` again: the logit of a token is the dot product of the normalized row with the token's embedding. So
-# all layers together move each row towards the embeddings of tokens that may come next. `softmax` turns logits into
-# probabilities. This is what the model expects after our text (` f` and ` g` are beginnings of words):
+# The last line turns each row into a score for each token. They are the *logits*. The matrix is `wte` again: the logit
+# of a token is the dot product of the normalized row with the token's embedding. So all blocks together move each row
+# towards the embeddings of tokens that may come next. `softmax` turns logits into probabilities. This is what the model
+# expects after our text (` f` and ` g` are beginnings of words):
 
 # %%
 logits = gpt2.gpt2(ids, **params, n_head=n_head)
@@ -428,8 +439,7 @@ for id in np.argsort(-probs)[:5]:
     print(f"{encoder.decode([id])!r:9} logit {logits[-1, id]:.2f}  probability {probs[id]:.3f}")
 
 # %% [markdown]
-# Does it matter that a king has died? To find out, we change this one word. Each of the three texts has nine tokens,
-# and their last seven are the same:
+# Does it matter that a king has died? To find out, we change this one word. The last seven tokens stay the same:
 
 # %%
 for word in ("king", "queen", "night"):
@@ -444,43 +454,43 @@ assert other[2:] == ids[2:]
 
 # %% [markdown]
 # It does: with a dead night, ` king` is about a third as likely. Only attention can have brought this difference to the
-# last row. After a dead queen, though, a king is nearly as likely as after a dead king. What has reached the last row
-# seems to be that somebody royal has died, and not who.
+# last row. After a dead queen, though, it is nearly as likely as after a dead king. The last row seems to know that
+# somebody royal has died, but not who.
 #
 # ## 10. Choosing a token
 #
-# The model gives probabilities, and a program must choose. `greedy` takes the likeliest token. The text is then always
-# the same, and often repetitive. `sample` draws at random. It lays the probabilities side by side on a line from 0 to
-# 1, and takes the token on which a random number falls:
+# A program must now choose a token. `greedy` takes the likeliest one. The text is then always the same, and often
+# repetitive. `sample` draws at random. It lays the probabilities side by side on a line from 0 to 1, and takes the
+# token on which a random number falls:
 
 # %% tags=["remove-input"]
 show(gpt2.greedy, gpt2.sample)
 
 # %% [markdown]
-# Before drawing, `token_probs` can change the probabilities in four ways. The *temperature* divides the logits. Below
-# 1, likely tokens become still likelier. Above 1, unlikely ones get a better chance. The *repetition penalty* lowers
-# the logits of tokens that have occurred, such as ` king`.
+# Four settings change the probabilities before drawing. The *temperature* divides the logits. Below 1, likely tokens
+# gain. Above 1, unlikely ones do. The *repetition penalty* lowers the logits of tokens that are already in the text.
 
 # %% tags=["remove-input"]
 show(gpt2.token_probs, gpt2.penalize)
 
 # %% [markdown]
-# The other two ways leave out unlikely tokens. Each of them is rarely drawn, but there are many, and a single one can
-# spoil a text:
+# The other two, `top_k` and `top_p`, leave out unlikely tokens. Each of these is rarely drawn, but there are many, and
+# a single one can spoil a text:
 
 # %%
 rare = probs < 0.01
 print(f"{rare.sum()} tokens have less than 1 % each, and {probs[rare].sum():.0%} together")
 
 # %% [markdown]
-# `top_k` keeps the k likeliest tokens. `top_p` keeps the fewest likeliest tokens that together reach probability p: few
-# when the model is sure, many when it is not. The other logits are set to minus infinity, as in the mask.
+# `top_k` keeps the k likeliest tokens. `top_p` keeps the likeliest tokens until they reach probability p together.
+# These are few when the model is sure, and many when it is not.
 
 # %% tags=["remove-input"]
 show(gpt2.keep_largest, gpt2.keep_top_k, gpt2.keep_top_p)
 
 # %% [markdown]
-# This is how each setting changes the probabilities of the four likeliest tokens. The first line changes nothing:
+# This is what each setting does to the four likeliest tokens. When tokens are left out, the others gain, so that the
+# sum is 1 again.
 
 # %%
 unchanged = {"ids": ids, "temperature": 1, "top_k": 0, "top_p": 1, "repetition_penalty": 1}
@@ -491,8 +501,7 @@ for change in ({}, {"temperature": 0.5}, {"temperature": 2}, {"repetition_penalt
     print(f"{change!s:27}", *(f"{p[id]:7.3f}" for id in likeliest))
 
 # %% [markdown]
-# `generate` puts everything together: it scores, chooses, appends, and repeats. Its `Context` runs the model, and
-# remembers what was computed (section 11).
+# `generate` puts everything together: it scores, chooses, appends, and repeats. (Section 11 explains `Context`.)
 
 # %% tags=["remove-input"]
 show(gpt2.generate)
@@ -511,26 +520,20 @@ def choose(logits, ids):
 print(text + encoder.decode(gpt2.generate(ids, params, n_head, 40, choose)))
 
 # %% [markdown]
-# The first text is greedy, and the second one is drawn at random. Another seed than 5 gives another text. `decode`
-# finished the way back: it put the bytes of the tokens together and read them as UTF-8. When a text is shown while it
-# grows, a token can end in the middle of a character. Its bytes then wait for the rest:
-
-# %% tags=["remove-input"]
-show(Encoder.decode_stream)
-
-# %% [markdown]
+# The first text is greedy, and the second one is random.
+#
 # ## 11. The cache
 #
-# For each new token, the model could read the whole text again. But nearly all of this work would repeat what was done
-# before. Because of the mask, no row depends on a later one. So when the text grows, the earlier rows stay as they are,
-# in every layer, and so do their keys and values. The new row needs nothing else from them. So the model keeps the keys
-# and values in a *cache*, and computes the new row alone.
+# For each new token, the model could read the whole text again, but nearly all of this work would be repeated. Because
+# of the mask, no row depends on a later one. So when the text grows, the rows of earlier tokens stay the same in every
+# block. A new row needs only two things from them, their keys and their values. The model keeps these in a *cache*, and
+# computes the new row alone.
 
 # %% tags=["remove-input"]
 show(gpt2.empty_cache)
 
 # %% [markdown]
-# To see that this is true, we let the model read all nine tokens at once, and then eight tokens and the ninth alone:
+# To check this, we let the model read all nine tokens at once, and then eight and the ninth alone:
 
 # %%
 whole = gpt2.empty_cache(params, n_head, 9)
@@ -548,11 +551,9 @@ print("logits of the four likeliest tokens, one more: ", one_more[likeliest])
 print("all 1024 logits differ by less than 0.0001:    ", bool(np.abs(at_once - one_more).max() < 1e-4))
 
 # %% [markdown]
-# The numbers are the same up to rounding: the last digits of a sum depend on the order of the additions, and this order
-# is different for nine rows and for one.
+# The numbers are the same up to rounding, because the order of the additions differs.
 #
-# `generate` uses the cache through a `Context`, which compares the ids with those that it has read, and computes only
-# the new ones:
+# `generate` uses a `Context`, which compares the ids with those in its cache, and computes only the new ones:
 
 # %% tags=["remove-input"]
 show(gpt2.n_shared, gpt2.Context)
@@ -560,12 +561,12 @@ show(gpt2.n_shared, gpt2.Context)
 # %% [markdown]
 # ## 12. What it costs
 #
-# How fast can this be? Two limits of the machine matter: how many bytes it reads from memory in a second, and how many
-# additions and multiplications it does in a second. These are counted in *FLOP*, floating-point operations.
+# Two limits of the machine decide how fast this can be: how many bytes it reads from memory in a second, and how many
+# additions and multiplications (*FLOP*, floating-point operations) it does.
 #
-# A single new token is a single row, and the matrices are multiplied with it. So each number in a matrix is read, which
-# takes 4 bytes, and used for one multiplication and one addition. The same is true for the keys and values in the
-# cache. We only have to count the numbers:
+# For a new token, the model multiplies a single row by each matrix. So each number of a matrix is read once, which is 4
+# bytes, and used for 2 FLOP, a multiplication and an addition. The same is true for the keys and values in the cache.
+# So we count the numbers:
 
 
 # %%
@@ -582,35 +583,32 @@ def numbers_read(hparams, n_keys):
 
 
 # %% [markdown]
-# Here are OpenAI's four models, named by their number of parameters, when they read the 1,001st token of a text. Each
-# cell has megabytes read / millions of FLOP. The last two lines are for a machine that reads 30 GB and does 345 billion
-# FLOP in a second. This is what [was measured](speed.md) on two cores of a server. `python -m picogpt bench` measures
-# your own machine.
+# Here are OpenAI's four models, named by their number of parameters, at a text's 1,001st token. The parts are in
+# megabytes. The millions of FLOP are always half of that, so only their sum is shown. The times are for 30 GB and 345
+# billion FLOP per second, as [measured](speed.md) on two cores of a server.
 
 # %% tags=["remove-input"]
 READ, COMPUTE = 30e9, 345e9  # bytes and FLOP per second
 by_size = {size: numbers_read(shape, 1001) for size, shape in SIZES.items()}
 totals = [sum(counts.values()) for counts in by_size.values()]
 rows = [
-    [name, *(f"{4 * by_size[size][name] / 1e6:,.0f} / {2 * by_size[size][name] / 1e6:,.0f}" for size in SIZES)]
-    for name in by_size["124M"]
+    [f"{name} (MB)", *(f"{4 * counts[name] / 1e6:,.0f}" for counts in by_size.values())] for name in by_size["124M"]
 ]
 rows += [
-    ["all", *(f"{4 * n / 1e6:,.0f} / {2 * n / 1e6:,.0f}" for n in totals)],
+    ["**all (MB)**", *(f"{4 * n / 1e6:,.0f}" for n in totals)],
+    ["**all (million FLOP)**", *(f"{2 * n / 1e6:,.0f}" for n in totals)],
     ["ms to read", *(f"{1e3 * 4 * n / READ:.1f}" for n in totals)],
     ["ms to compute", *(f"{1e3 * 2 * n / COMPUTE:.1f}" for n in totals)],
 ]
-table(["one token: MB / MFLOP", *SIZES], rows)
+table(["for one token", *SIZES], rows)
 
 # %% [markdown]
-# (Layer norms, biases, GELU and softmax are left out, because they take little.) Reading takes more than twenty times
-# as long as computing. So the speed of the memory decides how fast a text is written. The feed-forward network takes
-# the largest part, and the part of the cache grows with the text.
+# (Layer norms, biases, GELU and softmax take little, and are left out.) Reading takes more than twenty times as long as
+# computing. So the memory decides how fast a text is written.
 #
-# A prompt, the text that is given, is different. Its rows go through the model together: each number is read once for
-# all of them, but used for each. While the machine reads the 4 bytes of a number, it can do 46 FLOP, and each row needs
-# two. So with more than 23 rows, computing takes longer than reading. The next table shows how many tokens in a second
-# these limits allow, and what [picogpt reached](speed.md) on that machine:
+# The rows of a *prompt*, the text that is given, go through the model together. So a number is read once and used for
+# every row. While this machine reads 4 bytes, it can do 4 × 345 / 30 = 46 FLOP, 2 for each of 23 rows. With more rows,
+# computing takes longer than reading. Here are both limits, and what [picogpt reached](speed.md):
 
 
 # %% tags=["remove-input"]
@@ -633,7 +631,7 @@ rows = [
         861,
     ],
 ]
-table(["tokens/s at most", *SIZES, "reached by 124M"], rows)
+table(["limit in tokens/s", *SIZES, "124M reached"], rows)
 
 # %% tags=["remove-cell"]
 from picogpt.bench import timing
@@ -643,22 +641,20 @@ n_bytes, flop = timing.samples_cost(params, 1, 10, 1)
 assert (n_bytes, flop) == tuple(m * sum(numbers_read(hparams, 11).values()) for m in (4, 2))
 assert round(4 * COMPUTE / READ) == 46
 assert all((4 * n / READ) / (2 * n / COMPUTE) > 20 for n in totals)
-assert {max(counts, key=counts.get) for counts in by_size.values()} == {"`ffn`: c_fc and c_proj"}
 
 # %% [markdown]
-# Without the cache, the 11th token was made at 12 tokens/s instead of 49, and the 1,001st at 0.6 instead of 40. [How
-# fast](speed.md) says where the rest of the time goes.
+# Without the cache, the 1,001st token came at 0.6 tokens/s instead of 40. [How fast](speed.md) says where the rest of
+# the time goes.
 #
 # ## 13. What a logit lens shows
 #
-# The last layer norm and the product with `wte` turn the rows of the last layer into logits. Nothing keeps us from
-# doing the same after any other layer. This is the *logit lens*. It shows what the model would predict if it stopped
-# there:
+# The last layer norm and the product with `wte` turn the rows of the last block into logits. We can do the same after
+# any other block. This is the *logit lens*. It shows what the model would predict if it stopped there:
 
 
 # %%
 def lens(x):
-    """Return the likeliest next token if x came from the last layer, and its probability."""
+    """Return the likeliest next token if x came from the last block, and its probability."""
     probs = gpt2.softmax(gpt2.layer_norm(x[-1], **params["ln_f"]) @ wte.T)
     return f"{encoder.decode([probs.argmax()])!r} {probs.max():.2f}"
 
@@ -670,17 +666,17 @@ for layer, block in enumerate(params["blocks"]):
     print(f"h{layer}       ", lens(x))
 
 # %% [markdown]
-# The picture shows the same for every token of the text:
+# The picture shows the same for every token of the text (`\n` is a new line):
 
 # %% name="lens" tags=["remove-input"]
 figure = Figure(layout="constrained")
 plot_lens(inside, figure)
-picture(figure, 6.5, 4.0, "A table of the token that each layer predicts after each token of the sentence.")
+picture(figure, 6.5, 4.0, "A table of the token that each block predicts after each token of the sentence.")
 
 # %% tags=["remove-cell"]
 first_guesses = [inside.texts[row] == inside.text(inside.lens_ids[0, row, 0]) for row in range(len(ids))]
 assert all(first_guesses)
-assert [inside.text(id) for id in inside.lens_ids[1, [2, 5], 0]] == ["·dead", "ady"]
+assert inside.text(inside.lens_ids[1, tokens.index(" L"), 0]) == "ady"
 assert all(inside.texts[row] != inside.text(inside.lens_ids[1, row, 0]) for row in range(len(ids)))
 assert np.allclose(inside.lens_probs[-1, -1, 0], probs.max(), atol=1e-5)
 last_row = [inside.text(id) for id in inside.lens_ids[:, -1, 0]]
@@ -689,15 +685,13 @@ assert (np.diff(inside.lens_probs[1:, -1, 0]) < 0).all()
 
 # %% [markdown]
 # In the first column, every row still stands for its own token, because `wte` made the embedding and now decodes it.
-# One layer later, every row predicts a token that may come next: ` L` could become *Lady*, and "The king is" could go
-# on with ` dead`. In the last row, ` king` comes first from then on. Yet its probability falls from layer to layer,
-# because other tokens gain. The last column is the model's prediction: the lens there gives the model's own logits.
+# One block later, every row predicts a token that may come next, such as `ady` after ` L`. In the last row, ` king`
+# comes first from then on. Yet each later block gives it less probability, and other tokens more.
 #
 # ## Where to go from here
 #
 # - Read [gpt2.py](../gpt2.py) from top to bottom. You have now seen every function of the model.
-# - Look into the model with your own sentences: `python -m picogpt explain "your text" --model_size tiny`, described in
-#   [See inside](explain.md). Without `--model_size tiny`, it takes OpenAI's smallest model.
+# - Look into the model with your own sentences: [See inside](explain.md).
 # - Train a small model of your own from a text file: [train](train.md).
-# - The papers: Vaswani et al. 2017, "Attention Is All You Need", for the transformer; Radford et al. 2019, "Language
-#   Models are Unsupervised Multitask Learners", for GPT-2.
+# - Papers: Vaswani et al. 2017, "Attention Is All You Need" (the transformer), and Radford et al. 2019, "Language
+#   Models are Unsupervised Multitask Learners" (GPT-2).
