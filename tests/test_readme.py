@@ -11,6 +11,8 @@ Each command gets one of these forms, which the test's name shows:
     help        a program of Dask that would run until it is stopped: its --help must list the options
     pytest      these tests are running at the moment; the files that a command names must exist
     set-up      nothing is installed: the names are compared with requirements.txt
+
+The programs in docs/walkthrough.md are the cells of one notebook. test_walkthrough.py runs them, one after the other.
 """
 
 from __future__ import annotations
@@ -198,9 +200,13 @@ def skip_without(block: Block) -> None:
                 pytest.skip(f"needs {module}")
 
 
+def is_cell(block: Block) -> bool:
+    return (block.page, block.language) == ("walkthrough.md", "python")
+
+
 def blocks(language: str) -> list[Any]:
     """Return the blocks of a language as parameters of a test."""
-    found = [block for block in BLOCKS if block.language == language]
+    found = [block for block in BLOCKS if block.language == language and not is_cell(block)]
     slow = [any(word in SLOW_WORDS for word in re.findall(r"[\w-]+", block.code)) for block in found]
     marks = [[pytest.mark.slow] if is_slow else [] for is_slow in slow]
     return [pytest.param(block, id=title(block), marks=mark) for block, mark in zip(found, marks)]
