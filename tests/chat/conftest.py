@@ -82,7 +82,7 @@ def terminal(tmp_path) -> Iterator[Callable[..., Any]]:
             cwd=str(ROOT),
             env=env,
             encoding="utf-8",
-            timeout=20,
+            timeout=60,
             dimensions=(24, columns),
         )
         children.append(child)
