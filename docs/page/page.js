@@ -26,10 +26,11 @@ function shaded(made, p) {
 
 // --------------------------------------------------------------------------------------------------------- the source
 
-// Cut a file into its functions and classes: from `def` or `class` to the next line that begins in the first column.
+// Cut a file into its functions and classes. Each ends before the next line that begins in the first column, except for
+// the parenthesis that closes a long list of parameters.
 function cut(file, text) {
   let group = file;
-  text.split(/^(?=\S)/m).reduce((line, part) => {
+  text.split(/^(?=[^\s)])/m).reduce((line, part) => {
     const [, name] = /^(?:def|class) (\w+)/.exec(part) ?? [];
     if (name) functions.set(name, { file, line, group, text: part.trimEnd() });
     const [, title] = /^# -{10,} (.+)/.exec(part) ?? [];
@@ -95,7 +96,7 @@ function candidateRow({ id, token, p, drawn }, chosen) {
   const row = element("tr", "", id === chosen ? "this" : "");
   const name = element("td"), shade = shaded(element("span", token, "token"), p);
   shade.title = `token id ${id}`;
-  name.append(shade, id === chosen ? " ← chosen" : "");
+  name.append(shade, element("small", id === chosen ? " ← chosen" : ""));
   row.append(name, element("td", percent(p)), element("td", percent(drawn)));
   return row;
 }
@@ -127,6 +128,7 @@ function addStep(step) {
 function showPrompt(prompt, tokens) {
   shownSteps = [];
   current = -1;
+  $("result").hidden = false;
   $("given").textContent = prompt;
   $("new").textContent = "";
   $("candidates").hidden = true;
