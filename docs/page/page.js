@@ -68,7 +68,7 @@ function showSource(name) {
 async function loadSource() {
   for (const file of SOURCES) {
     const response = await fetch(`../${file}`, { cache: "no-cache" });
-    if (!response.ok) throw new Error(`../${file} can't be loaded: the server answers ${response.status}. It has to serve the whole repository, not only docs/.`);
+    if (!response.ok) return;  // the worker, which needs the same files, says so
     cut(file, await response.text());
   }
   for (const [name, { group }] of functions) {
@@ -179,7 +179,6 @@ const receive = {
   failed({ error }) { fail(error); },
   note({ text }) { $("note").append(element("span", text), document.createElement("br")); },
   step(message) {
-    if (message.run !== run) return;
     if (message.prompt) showPrompt($("prompt").value, message.prompt);
     else addStep(message);
   },
@@ -243,15 +242,16 @@ function listen() {
 }
 
 function start() {
-  for (const p of [0.01, 0.1, 0.5, 1]) $("legend").append(shaded(element("span", ` ${Math.round(100 * p)} % `), p), " ");
+  for (const p of [0.01, 0.1, 0.5, 1]) $("legend").append(shaded(element("span", ` ${100 * p} % `), p), " ");
   setRunning(false);
   listen();
   if (location.protocol === "file:") {
-    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server and open http://localhost:8000/docs/");
+    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server "
+      + "and open http://localhost:8000/docs/");
     return;
   }
-  loadSource().catch((error) => fail(error.message));
   startWorker();
+  loadSource();
 }
 
 start();

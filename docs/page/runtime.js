@@ -1,5 +1,5 @@
 // Which Python the page runs: Pyodide, which is CPython compiled to WebAssembly, with its builds of NumPy and regex.
-// Each file is pinned by its sha256, wherever it comes from. CORE are files of the npm package pyodide, and the sha256 of
+// Each file is pinned by its sha256, wherever it comes from. CORE lists files of the npm package pyodide. The sha256 of
 // the wheels stand in the pyodide-lock.json of that package. docs/page.md says how to change the version.
 
 export const VERSION = "314.0.3";

@@ -28,7 +28,10 @@ function runtimeFolders() {
   const asked = new URLSearchParams(location.search).get("runtime");
   if (asked === null) return [CORE_URL, WHEELS_URL];
   const folder = new URL(asked.replace(/\/*$/, "/"), PAGE);
-  if (folder.origin !== location.origin) throw new Error(`?runtime= names another server, ${folder.host}. Copy the files of Pyodide ${VERSION} to a folder of this one.`);
+  if (folder.origin !== location.origin) {
+    throw new Error(`?runtime= names another server, ${folder.host}. `
+      + `Copy the files of Pyodide ${VERSION} to a folder of this one.`);
+  }
   return [folder.href, folder.href];
 }
 
@@ -48,14 +51,18 @@ async function download(url, sha256) {
       ? `Python can't be loaded: ${url} can't be reached, or is not the file of Pyodide ${VERSION}.`
       : `${url} can't be reached.`);
   }
-  if (!response.ok) throw new Error(`${url} can't be loaded: the server answers ${response.status} ${response.statusText}.`);
+  if (!response.ok) {
+    throw new Error(`${url} can't be loaded: the server answers ${response.status}. `
+      + "It has to serve the whole repository, not only docs/.");
+  }
   return response.arrayBuffer();
 }
 
 // Download files side by side, from a list of pairs [address, sha256], and tell the page which of them are missing.
 async function downloadAll(files) {
   const missing = new Set(files.map(([url]) => url));
-  const report = () => postMessage({ type: "progress", total: files.length, missing: [...missing].map((url) => url.split("/").pop()) });
+  const names = () => [...missing].map((url) => url.split("/").pop());
+  const report = () => postMessage({ type: "progress", total: files.length, missing: names() });
   report();
   return new Map(await Promise.all(files.map(async ([url, sha256]) => {
     const body = await download(url, sha256);
@@ -74,12 +81,15 @@ async function startPython(files, core, wheels) {
   self.fetch = async (address) => {
     const body = files.get(String(address));
     if (!body) throw new Error(`${address} is not pinned in runtime.js`);
-    return new Response(body, { headers: { "Content-Type": TYPES[String(address).split(".").pop()] ?? "application/zip" } });
+    const type = TYPES[String(address).split(".").pop()] ?? "application/zip";
+    return new Response(body, { headers: { "Content-Type": type } });
   };
   const { loadPyodide } = await javascriptModule(files.get(`${core}pyodide.mjs`));
   const createPyodideModule = (await javascriptModule(files.get(`${core}pyodide.asm.mjs`))).default;
-  pyodide = await loadPyodide({ indexURL: core, packageBaseUrl: wheels, lockFileContents: LOCK, createPyodideModule,
-    stderr: (text) => postMessage({ type: "note", text }) });
+  const stderr = (text) => postMessage({ type: "note", text });
+  pyodide = await loadPyodide({
+    indexURL: core, packageBaseUrl: wheels, lockFileContents: LOCK, createPyodideModule, stderr,
+  });
   await pyodide.loadPackage(Object.keys(WHEELS).map((name) => wheels + name), { messageCallback: () => {} });
   self.fetch = browserFetch;
 }
@@ -104,7 +114,9 @@ function oneLine(error) {
 }
 
 async function start() {
-  if (typeof WebAssembly !== "object") throw new Error("Python can't run here: this browser has no WebAssembly, or it is switched off.");
+  if (typeof WebAssembly !== "object") {
+    throw new Error("Python can't run here: this browser has no WebAssembly, or it is switched off.");
+  }
   const [core, wheels] = runtimeFolders();
   const files = await downloadAll([
     ...Object.entries(CORE).map(([name, sha256]) => [core + name, sha256]),
@@ -115,7 +127,8 @@ async function start() {
   postMessage({ type: "starting" });
   await startPython(files, core, wheels);
   openModel(files);
-  postMessage({ type: "ready", python: pyodide.pyimport("platform").python_version(), numpy: pyodide.pyimport("numpy").__version__, version: VERSION });
+  const python = pyodide.pyimport("platform").python_version(), numpy = pyodide.pyimport("numpy").__version__;
+  postMessage({ type: "ready", python, numpy, version: VERSION });
 }
 
 // ---------------------------------------------------------------------------------------------------------- generating

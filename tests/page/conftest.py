@@ -124,6 +124,7 @@ def tampered(runtime: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(runtime: Path, tampered: Path) -> Iterator[Server]:
     """Serve the repository as GitHub Pages does, and folders with the runtime beside it."""
     folders = {"/runtime/": runtime, "/tampered/": tampered, "/only-docs/": ROOT / "docs", "/picogpt/": ROOT}
+    folders |= {"/no-worker/docs/page/worker.js": ROOT / "no such file", "/no-worker/": ROOT}
     yield from Server(folders).run()
 
 

@@ -287,7 +287,7 @@ def test_what_a_screen_reader_is_told(reader):
     assert ("button", f"token 1: \\n, {100 * p:.1f} %") in seen
     speaking = "[aria-live=polite], [role=status], [role=alert]"
     ids = "return [...document.querySelectorAll(arguments[0])].map(({id}) => id)"
-    assert reader(ids, speaking) == ["error", "status"]  # and not the text, which comes too fast to be read
+    assert reader(ids, speaking) == ["error", "status", "note"]  # and not the text, which comes too fast to be read
 
 
 @pytest.mark.parametrize("width", [320, 360, 1000, 1280])
@@ -367,7 +367,8 @@ def error_of(driver, address):
             "Python can't be loaded: .*/tampered/numpy-.*whl can't be reached, or",
         ),
         ("picogpt/docs/?runtime=https://example.org/", r"\?runtime= names another server, example.org\. Copy"),
-        ("only-docs/", "/gpt2.py can't be loaded: the server answers 404.*whole repository, not only docs/"),
+        ("no-worker/docs/", "Python can't run here: the browser did not start page/worker.js"),
+        ("only-docs/", "can't be loaded: the server answers 404.*whole repository, not only docs/"),
     ],
 )
 def test_what_is_missing_is_one_line(chromium, server, address, expected):
