@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 
-def start_chromium(*arguments: str) -> Any:
-    """Start a headless Chromium, and return selenium's driver. Skip the test if one of them is not installed."""
+def find_chromium() -> tuple[Any, str, str]:
+    """Return selenium's webdriver, and the paths of browser and driver. Skip the test if one of them is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not browser or not driver:
         pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    return webdriver, browser, driver
+
+
+def start_chromium(*arguments: str) -> Any:
+    """Start a headless Chromium, and return selenium's driver. Skip the test if one of them is not installed."""
+    webdriver, browser, driver = find_chromium()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", *arguments):

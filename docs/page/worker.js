@@ -43,19 +43,21 @@ function integrity(sha256) {
 // Download a file. With a sha256, the browser refuses other bytes, and does not say whether they or the network failed.
 async function download(url, sha256) {
   const options = sha256 ? { integrity: integrity(sha256) } : { cache: "no-cache" };  // ask whether our files changed
-  let response;
+  let response, body;
   try {
     response = await browserFetch(url, options);
+    body = await response.arrayBuffer();
   } catch {
     throw new Error(sha256
-      ? `Python can't be loaded: ${url} can't be reached, or is not the file of Pyodide ${VERSION}.`
+      ? `Python can't be loaded: ${url} can't be reached, or is not the file of Pyodide ${VERSION}. `
+        + "Try again later, or take it from a folder: docs/page.md says how."
       : `${url} can't be reached.`);
   }
   if (!response.ok) {
     throw new Error(`${url} can't be loaded: the server answers ${response.status}. `
       + "It has to serve the whole repository, not only docs/.");
   }
-  return response.arrayBuffer();
+  return body;
 }
 
 // Download files side by side, from a list of pairs [address, sha256], and tell the page which of them are missing.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import start_chromium
+from browser import find_chromium, start_chromium
 from helpers import ROOT
 
 from page import CDN, VERSION
@@ -77,7 +77,7 @@ class Handler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the files of Pyodide that docs/page/runtime.js names. Skip if they can't be had."""
-    pytest.importorskip("selenium", reason="the page needs a browser")
+    find_chromium()  # without a browser, nothing needs to be downloaded
     cache = getattr(request.config, "cache", None)
     folder = Path(cache.mkdir("pyodide")) if cache else tmp_path_factory.mktemp("pyodide")
     kept = folder / CARRIER
