@@ -115,7 +115,7 @@ def build(folder: Path) -> None:
     files |= {f"walkthrough/{name}.png": data for name, data in pictures_of(notebook).items()}
     (folder / "walkthrough").mkdir(exist_ok=True)
     for name, data in files.items():
-        with new_file(folder / name) as file:
+        with new_file(folder / name, replace=True) as file:
             file.write(data)
 
 
