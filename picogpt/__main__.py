@@ -23,7 +23,7 @@ TOOLS = {  # name: (module, purpose)
     "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
     "trace": ("picogpt.trace", "write every intermediate result of one forward pass to a file"),
-    "train": ("picogpt.train", "train a model of any shape on a text file"),
+    "train": ("picogpt.train.command", "train a model of any shape on a text file, or fine-tune one on it"),
 }
 
 
