@@ -27,7 +27,7 @@ TOOLS = {  # name: (module, purpose)
         "picogpt.tracing.command",
         "write every intermediate array of a forward pass, or compare with another program's",
     ),
-    "train": ("picogpt.train", "train a model of any shape on a text file"),
+    "train": ("picogpt.train.command", "train a model of any shape on a text file, or fine-tune one on it"),
 }
 
 

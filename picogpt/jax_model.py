@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import math
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -83,7 +84,8 @@ class Trainer:
 
         module = gpt2_in_jax()
         dropout = Dropout(module, args.dropout)
-        self.n_ctx, self.optimizer = args.n_ctx, make_optimizer(args)
+        self.n_ctx, self.batch_size, self.optimizer = args.n_ctx, args.batch_size, make_optimizer(args)
+        self.n_rows = min(16, args.batch_size)  # held-out windows at a time, so that they need less memory than a step
 
         def losses(params: Any, inputs: Any, targets: Any) -> Any:
             logits = module.gpt2(inputs, **params, n_head=args.n_head)
@@ -98,24 +100,62 @@ class Trainer:
             ema = jax.tree.map(lambda average, x: average + (1 - args.average) * (x - average), ema, params)
             return params, state, ema, loss
 
-        self.step = jax.jit(step, donate_argnums=(0, 1, 2))
-        self.sum_losses = jax.jit(lambda params, x, y, weight: jax.numpy.sum(losses(params, x, y) * weight))
+        self.compiled_step = jax.jit(step, donate_argnums=(0, 1, 2))
+        self.compiled_sum = jax.jit(lambda params, x, y, weight: jax.numpy.sum(losses(params, x, y) * weight))
+
+    def shapes(self, params: Any) -> dict[str, Any]:
+        """Return the shapes and types of what a run keeps, without arrays: it takes no memory.
+
+        These are the parameters, the optimizer's state, the exponential moving average (ema) of the parameters, and the
+        average that had the lowest held-out loss so far. `params` gives the shapes; the numbers become float32.
+        """
+        import jax
+
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32), params)
+        state = jax.eval_shape(self.optimizer.init, shapes)
+        return {"params": shapes, "state": state, "ema": shapes, "best": shapes}
+
+    def compile(self, params: Any) -> int:
+        """Compile both functions for parameters of these shapes. Return how many bytes of memory training takes.
+
+        XLA plans all memory of a function when it compiles it, and takes it only when the function is called.
+        """
+        import jax
+
+        shapes, key = self.shapes(params), jax.random.key(0)
+        params, state = shapes["params"], shapes["state"]
+        ids, rows = (jax.ShapeDtypeStruct((n, self.n_ctx), np.int32) for n in (self.batch_size, self.n_rows))
+        weight = jax.ShapeDtypeStruct(rows.shape, np.float32)
+        self.compiled_step = self.compiled_step.lower(params, state, params, ids, ids, key).compile()
+        self.compiled_sum = self.compiled_sum.lower(params, rows, rows, weight).compile()
+        kept = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+        plans = [f.memory_analysis() for f in (self.compiled_step, self.compiled_sum)]  # None on some processors
+        return int(kept + max(getattr(plan, "temp_size_in_bytes", 0) for plan in plans))
+
+    def step(self, params: Any, state: Any, ema: Any, inputs: Array, targets: Array, key: Any) -> Any:
+        """Train one step on [batch_size, n_ctx] ids. Return new params, state and ema, and the loss in nats per token.
+
+        The old params, state and ema can't be used any more: the new ones take their memory.
+        """
+        return self.compiled_step(params, state, ema, inputs, targets, key)
 
     def held_out_loss(self, params: Any, ids: Array) -> float:
-        """Return the sum of the losses of all ids but the first, 16 windows at a time.
+        """Return the sum of the losses of all ids but the first, n_rows windows at a time, in nats.
 
-        Every window is padded to n_ctx ids, because JAX compiles each shape anew. The padding has weight 0.
+        Windows are padded to n_ctx ids, and there are empty ones in the last rows: a compiled function takes arrays of
+        one shape only. The padding has weight 0.
         """
 
         def padded(*arrays: Array) -> list[Array]:
             return [np.pad(array, (0, self.n_ctx - len(array))) for array in arrays]
 
-        cut = (window.ids for window in windows(ids, self.n_ctx))
+        cut = [window.ids for window in windows(ids, self.n_ctx)]
+        cut += [ids[:1]] * (-len(cut) % self.n_rows)
         pairs = [padded(part[:-1], part[1:], np.ones(len(part) - 1, np.float32)) for part in cut]
         total = 0.0
-        for start in range(0, len(pairs), 16):
-            x, y, weight = (np.stack(arrays) for arrays in zip(*pairs[start : start + 16]))
-            total += float(self.sum_losses(params, x, y, weight))
+        for start in range(0, len(pairs), self.n_rows):
+            x, y, weight = (np.stack(arrays) for arrays in zip(*pairs[start : start + self.n_rows]))
+            total += float(self.compiled_sum(params, x, y, weight))
         return total
 
 

@@ -31,8 +31,13 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
     """Add --model_size and --models_dir."""
     sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
-    models_dir = "the folder with the models; a relative one is also searched for beside gpt2.py (default: models)"
     parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
+    add_models_dir(parser)
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    """Add --models_dir."""
+    models_dir = "the folder with the models; a relative one is also searched for beside gpt2.py (default: models)"
     parser.add_argument("--models_dir", default="models", metavar="FOLDER", help=models_dir)
 
 

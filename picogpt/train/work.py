@@ -1,0 +1,165 @@
+"""The work folder of a training run: its tokenizer, its settings, its state, and the history of its evaluations.
+
+The folder lies beside the new model while the run lasts, so that an interrupted run can be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picogpt.checkpoints.writing import arrays_of, write_tokenizer
+from picogpt.files import new_file, new_folder
+from picogpt.train.text import encode_texts, train_merges
+from utils import TOKENIZER_FILES, read_json
+
+History = list[dict[str, float]]  # one row for each evaluation: step, training, held_out, seconds
+LOSSES = {"training": "training text", "held_out": "held-out text"}  # both in nats per character
+HISTORY_FILE = "history.json"
+NOT_SETTINGS = ("text", "out", "resume", "force", "plot", "patience", "source", "models_dir")
+
+
+def work_folder(args: argparse.Namespace) -> Path:
+    """Return the folder in which a run keeps its tokenizer, settings and state until it is done."""
+    return Path(args.out.with_name(args.out.name + ".training"))
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def sha256_of_params(params: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of all parameters."""
+    digest = hashlib.sha256()
+    for name, array in arrays_of(params):
+        digest.update(name.encode() + str(array.dtype).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def sha256_of_tokenizer(folder: Path) -> str:
+    """Return the SHA-256 of the tokenizer's files in a folder. With a damaged one, the tokens would be others."""
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in TOKENIZER_FILES)).hexdigest()
+
+
+def settings_of(args: argparse.Namespace, texts: tuple[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that decides the result of a run, except for --patience, which may change when it is resumed.
+
+    The text, and with --from the model, are there as their SHA-256, wherever their files are.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings["text"] = hashlib.sha256("".join(texts).encode()).hexdigest()
+    settings["from"] = None if args.source is None else sha256_of_params(params)
+    return settings
+
+
+def prepare(
+    args: argparse.Namespace, texts: tuple[str, str], params: Mapping[str, Any], tokenizer: Path | None
+) -> None:
+    """Make the work folder of a new run, or check that the existing one was begun with the same settings.
+
+    `tokenizer` is the folder whose tokenizer the run takes. Without one, it trains its own.
+    """
+    work, settings = work_folder(args), settings_of(args, texts, params)
+    if work.exists():
+        if not args.resume:
+            raise FileExistsError(f"{work} has an interrupted run: continue it with --resume, or remove it")
+        before, settings["tokenizer"] = read_json(work / "settings.json"), sha256_of_tokenizer(work)
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise ValueError(f"{work} was begun with {name} = {before.get(name)}, not {value}")
+        return
+    if args.resume:
+        raise FileNotFoundError(f"{work} does not exist: there is nothing to resume")
+    with new_folder(work) as folder:
+        if tokenizer is None:
+            write_tokenizer(folder, train_merges(texts[0], args.n_vocab))
+        else:
+            copy_tokenizer(tokenizer, folder)
+        encode_texts(args.n_ctx, folder, texts)
+        settings["tokenizer"] = sha256_of_tokenizer(folder)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the two files of a tokenizer."""
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(source / name, folder / name)
+
+
+# ------------------------------------------------------------------------------------------------- state and history
+
+
+def is_saved(work: Path) -> bool:
+    """Return whether a work folder has the state of an evaluation, from which a run can go on."""
+    return (work / "state.npz").exists()
+
+
+def save_state(folder: Path, tree: Any, history: History) -> None:
+    """Write everything that a resumed run needs."""
+    import jax
+
+    arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    with new_file(folder / "state.npz", replace=True) as file:
+        np.savez(file, history=json.dumps(history), **arrays)
+
+
+def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
+    """Read the file that `save_state` wrote, as JAX's arrays in a tree of the same structure and shapes as `tree`.
+
+    Raises OSError, or ValueError if the file is damaged or was not written by a run with these settings.
+    """
+    import jax
+
+    path, saved = folder / "state.npz", []
+    with open(path, "rb") as file:
+        try:
+            with np.load(file) as state:
+                history = check_history(json.loads(str(state["history"])))
+                for i, leaf in enumerate(jax.tree.leaves(tree)):
+                    array = state[f"leaf{i}"]
+                    if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+                        raise ValueError("its arrays are not those of this model")
+                    saved.append(jax.numpy.array(array))  # at once, so that few arrays are in memory twice
+        except Exception as error:  # NumPy and zipfile raise a dozen types, such as BadZipFile, EOFError and KeyError
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path} is damaged ({reason}): remove {folder}, and train from the start") from None
+    return jax.tree.unflatten(jax.tree.structure(tree), saved), history
+
+
+def check_history(history: Any) -> History:
+    """Return the history of a run. Raises ValueError if it is not one."""
+    for row in (rows := history if isinstance(history, list) else []):
+        numbers = row.values() if isinstance(row, dict) and row.keys() == {"step", *LOSSES, "seconds"} else [math.nan]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise ValueError("its history has a row that is not one")
+    steps = [row["step"] for row in rows]
+    if not steps or steps != sorted({int(step) for step in steps}) or steps[0] < 1:
+        raise ValueError("the steps of its history are not in order")
+    return rows
+
+
+def best_of(history: History) -> dict[str, float]:
+    """Return the row with the lowest held-out loss, the first of them if there are several."""
+    return min(history, key=lambda row: row["held_out"])
+
+
+def write_history(args: argparse.Namespace, history: History) -> None:
+    """Write history.json into the work folder: the settings of the run, and all its evaluations so far."""
+    document = {
+        "text": args.text.name,
+        "from": args.source,
+        "settings": read_json(work_folder(args) / "settings.json") | {"patience": args.patience},
+        "unit_of_losses": "nats per character",
+        "best_step": best_of(history)["step"],
+        "evaluations": history,
+    }
+    with new_file(work_folder(args) / HISTORY_FILE, replace=True) as file:
+        file.write((json.dumps(document, indent=2) + "\n").encode("utf-8"))

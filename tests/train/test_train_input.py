@@ -1,0 +1,123 @@
+"""Test what training refuses before the work begins: texts, outputs and settings that can't be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from runs import SETTINGS
+
+from picogpt import options
+from picogpt.train import command
+from utils import UsageError, read_text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["link", "loop", "nd/..", "nd/x/..", "."])
+def test_a_name_that_no_folder_can_have_is_refused_before_the_work(train, text, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((FileExistsError, UsageError), match="exists already|is not the name of a folder to make"):
+        train(out=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "loop", "text.txt"]
+
+
+def test_a_plot_that_is_a_folder_is_refused_before_the_work(train, text, tmp_path):
+    (tmp_path / "loss.png").mkdir()
+    with pytest.raises(IsADirectoryError, match="loss.png is a folder"):
+        train("--plot", tmp_path / "loss.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "text.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
+def test_a_text_without_an_end_is_not_read(train, tmp_path):
+    for device in ("/dev/zero", "/dev/full"):
+        if Path(device).exists():
+            with pytest.raises(UsageError, match=f"{device} has more than 1 MB"):
+                train(text=device)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
+def test_a_text_from_a_pipe(text, tmp_path):
+    """The shell makes such a pipe for <(cat TEXT)."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    expected, results = text.read_text(encoding="utf-8") * 100, []
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):  # the reader stops at its limit
+            pipe.write_text(expected, encoding="utf-8")
+
+    for megabytes in (2, 1):
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        with contextlib.suppress(UsageError):
+            results.append(read_text(pipe, megabytes))
+        writer.join()
+    assert len(expected) > 1 << 20
+    assert results == [expected]
+
+
+def test_a_text_too_short_for_the_context(train, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ValueError, match="short.txt: a part of 1 characters is too short for n_ctx = 16"):
+        train(text=tmp_path / "short.txt")
+    (tmp_path / "poor.txt").write_text("ab" * 400)
+    with pytest.raises(ValueError, match="pairs for only .* tokens, not --n_vocab 280: lower it"):
+        train(text=tmp_path / "poor.txt")
+    (tmp_path / "few.txt").write_text("the cat and the hat " * 9)
+    with pytest.raises(ValueError, match="held-out part of the text has .* tokens, but needs at least n_ctx . 1 = 17"):
+        train("--n_vocab", 262, text=tmp_path / "few.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.txt", "poor.txt", "short.txt", "text.txt"]
+
+
+@pytest.mark.parametrize("plot", ["missing/loss.png", "loss.pdf"])
+def test_an_unwritable_plot_is_an_error_before_the_work_begins(train, text, tmp_path, plot):
+    with pytest.raises(ValueError, match="not the name of a .png file in a folder that exists"):
+        train("--plot", tmp_path / plot)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_text_that_is_not_utf8(train, tmp_path):
+    (tmp_path / "bytes.txt").write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match="bytes.txt is not UTF-8: byte 3 is 0xff"):
+        train(text=tmp_path / "bytes.txt")
+
+
+def test_an_existing_folder_is_never_overwritten(train, text, tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(FileExistsError, match="exists already"):
+        train()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train("--resume", out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("missing", ["jax", "optax", "tokenizers", "tensorflow"])
+def test_a_missing_package_is_named(text, tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(OSError, match=f"{missing} is not installed: pip install {missing}"):
+        command.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n_head", "5"], "n_embd = 12 is not a multiple of 5"),
+        (["--n_vocab", "200"], "200 is less than the 256 bytes"),
+        (["--dropout", "1"], "at most 0.9"),
+    ],
+)
+def test_impossible_settings(text, tmp_path, arguments, message):
+    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SETTINGS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
