@@ -30,9 +30,9 @@ def split_words(text: str, width: int) -> list[str]:
     """
     words, n = [""], 0  # n columns of the last word are no spaces
     for char in text:
-        columns = n_columns(char)
-        is_wide = n > 0 and 2 in (columns, n_columns(words[-1].lstrip(" \t")[0]))
-        if n and columns and (char in " \t" or is_wide or n + columns > width):
+        columns, bare = n_columns(char), words[-1].lstrip(" \t")
+        is_wide = n > 0 and 2 in (columns, n_columns(bare[0]))
+        if bare and columns and (char in " \t" or is_wide or n + columns > width):
             words.append("")
             n = 0
         words[-1] += char

@@ -46,6 +46,7 @@ def test_columns(text, expected):
         ("e\u0301e\u0301 e\u0301", 4, 0, "e\u0301e\u0301 e\u0301"),
         ("你", 1, 0, "你"),
         ("one ", 3, 0, "one "),
+        ("\u0301\ta", 2, 0, "\u0301a"),
     ],
 )
 def test_lines_break_between_words(text, width, column, expected):
