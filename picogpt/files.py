@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
@@ -10,7 +11,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -99,6 +100,27 @@ def file_to_write(path: Path, replace: bool = False) -> Path:
     if not replace and target.exists():
         raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
     return target
+
+
+def check_readable(path: str | Path) -> None:
+    """Raise OSError if there is no file at a path, or a folder. It may be a pipe, so it is not opened."""
+    if stat.S_ISDIR(os.stat(path).st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def overwritten(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path]) -> str:
+    """Return what is wrong if an output is also an input, or the file of two options, and "" otherwise.
+
+    `outputs` has the value of each option that names an output. Links count as the files behind them.
+    """
+    taken = {os.path.realpath(path): "a file to read" for path in inputs}
+    for option, path in outputs.items():
+        if path is not None:
+            place = os.path.realpath(path)
+            if place in taken:
+                return f"argument {option}: {path} is also {taken[place]}"
+            taken[place] = f"the file of {option}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from picogpt.options import add_model_options, require
@@ -68,7 +69,31 @@ def main(argv: list[str] | None = None) -> int:
     except DatasetsError as error:
         text = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise OSError(f"can't read the data of a task: {text}") from None
+    except Exception as error:
+        if isinstance(error, (OSError, MemoryError)) or not is_of_a_task(error):
+            raise
+        what = f"can't use --tasks {' '.join(theirs.tasks or [])}"
+        raise UsageError(f"{what}: {' '.join(reason(error).split())}") from None
     return 0
+
+
+def is_of_a_task(error: Exception) -> bool:
+    """Return whether an error is one of a task's own: it comes out of a template, or out of code that loads tasks.
+
+    No code of ours runs below either, so that this hides no bug of ours.
+    """
+    from jinja2 import TemplateError
+
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return isinstance(error, TemplateError) or any(name.startswith("lm_eval.tasks.") for name in modules)
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with a task. For a metric that does not exist, the harness says no more than "None"."""
+    if not isinstance(error, (KeyError, TypeError)):
+        return str(error) or type(error).__name__
+    hint = "an entry is missing, or names what does not exist, such as a metric or a split"
+    return f"{hint} ({type(error).__name__}: {error})"
 
 
 def harness_options(harness: HarnessCLI, words: list[str]) -> argparse.Namespace:

@@ -365,13 +365,8 @@ def test_the_command(folder, ours, tmp_path):
         ("json", "can't read the data of a task: An error occurred while generating the dataset"),
     ],
 )
-def test_an_unreachable_hub_and_broken_data_are_one_line(folder, tmp_path, monkeypatch, source, message):
-    from lm_eval.tasks import TaskManager
-
-    own = functools.partial(TaskManager, include_defaults=False)  # it takes seconds to list thousands of tasks
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", own)
-    for name in ("datasets.config", "huggingface_hub.constants"):
-        monkeypatch.setattr(f"{name}.HF_HUB_OFFLINE", True)
+@pytest.mark.usefixtures("offline")
+def test_an_unreachable_hub_and_broken_data_are_one_line(folder, tmp_path, source, message):
     (tmp_path / "broken.jsonl").write_text('{"text": "A"}\n{"text"')
     task = json.loads((folder / "whole_text.yaml").read_text()) | {"task": "broken", "dataset_path": source}
     task["dataset_kwargs"] = {"data_files": {"test": str(tmp_path / "broken.jsonl")}, "cache_dir": str(tmp_path)}
@@ -379,6 +374,58 @@ def test_an_unreachable_hub_and_broken_data_are_one_line(folder, tmp_path, monke
     result = run_main("picogpt lm_eval", "--tasks", tmp_path / "broken.yaml", "--model_size", "tiny")
     assert (result.status, "Traceback" in result.err) == (1, False), result.err
     assert result.err.splitlines()[-1].startswith(f"picogpt lm_eval: {message}")
+
+
+WRONG_TASKS = {
+    "the YAML": ("a: [", "did not find expected node content"),
+    "no mapping": ("[1]", "Expected YAML dict"),
+    "a field": ({"doc_to_text": "{{nofield}}"}, "'nofield' is undefined"),
+    "a template": ({"doc_to_text": "{{text"}, "unexpected end of template"),
+    "a metric": (
+        {"metric_list": [{"metric": "foo"}]},
+        "names what does not exist, such as a metric or a split (KeyErr",
+    ),
+    "a split": ({"test_split": "tset"}, "names what does not exist, such as a metric or a split (KeyError: 'tset')"),
+    "no text": ({"doc_to_text": None}, "an entry is missing, or names what does not exist"),
+}
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Let the harness know no tasks but those of a file, and nothing of a network."""
+    from lm_eval.tasks import TaskManager
+
+    own = functools.partial(TaskManager, include_defaults=False)  # it takes seconds to list thousands of tasks
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", own)
+    for name in ("datasets.config", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{name}.HF_HUB_OFFLINE", True)
+
+
+@needs_harness
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "a metric" else []) for name in WRONG_TASKS]
+)
+def test_a_wrong_task_is_one_line(folder, tmp_path, name):
+    content, message = WRONG_TASKS[name]
+    task = json.loads((folder / "last_word.yaml").read_text())
+    path = tmp_path / "wrong.yaml"
+    path.write_text(content if isinstance(content, str) else json.dumps(task | content))
+    result = run_main("picogpt lm_eval", "--tasks", path, "--model_size", "tiny")
+    assert (result.status, "Traceback" in result.err) == (2, False), result.err
+    assert result.err.splitlines()[-1].startswith(f"picogpt lm_eval: can't use --tasks {path}: ")
+    assert message in result.err.splitlines()[-1]
+
+
+@needs_harness
+@pytest.mark.usefixtures("offline")
+def test_a_mistake_of_ours_keeps_its_traceback(folder, monkeypatch):
+    def wrong(*args, **kwargs):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("picogpt.lm_eval.score_windows", wrong)
+    with pytest.raises(KeyError, match="ours"):
+        run_main("picogpt lm_eval", "--tasks", folder / "last_word.yaml", "--model_size", "tiny")
 
 
 def test_a_path_gives_no_slash_to_the_names_of_the_harness_s_files():

@@ -36,7 +36,7 @@ BEGINNINGS = {
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),
     "--shape": ("random weights of this size", "measure random weights of this size"),
-    "--stride": ("how far each window lies behind the one before",),
+    "--stride": ("tokens from the beginning of one window to the beginning of the next",),
     "--temperature": ("0: likeliest token", "0 takes the likeliest token"),
     "--tokens": ("print a line for each token", "show only the tokens A to B"),  # a switch of score, a range of explain
     "--top_k": ("sample from the K likeliest", "choose from the K likeliest"),

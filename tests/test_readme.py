@@ -78,9 +78,14 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def commands_of(code: str) -> list[str]:
-    """Split a block into its commands: one on each line, unless a quote, a backslash or && goes on to the next line."""
+    """Split a block into its commands: one on each line, unless a quote, a backslash or && goes on to the next line.
+
+    Lines of comment between commands are left out.
+    """
     commands, held = [], ""
     for line in code.splitlines(keepends=True):
+        if line.startswith("#") and not held:
+            continue
         held += line
         try:
             shlex.split(held)

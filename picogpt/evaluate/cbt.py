@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from picogpt.evaluate.corpora import Protocol, Score
-from picogpt.evaluate.examples import at_line, begin, read_lines, readable, refuse
+from picogpt.evaluate.corpora import Protocol, Refused, Score
+from picogpt.evaluate.examples import at_line, read_lines, readable
 from picogpt.scoring.windows import Window
-from picogpt.scoring.work import Model
+from picogpt.scoring.work import Model, begin
 
 N_LINES = 21
 GAP = "XXXXX"
@@ -53,8 +53,8 @@ def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
 
     1. The 20 sentences and the sentence with the gap are joined by spaces, once for each choice, which fills the gap.
     2. The tokenization of the Penn Treebank (PTB) is undone: `` and '' become ", -LRB- and -RRB- become parentheses,
-       and no space stays before . , ! ? ; : %, before n't, 's, 'll, 're, 've, 'm and 'd, inside quotation marks or
-       inside parentheses.
+       and the spaces before . , ! ? ; : % n't 's 'll 're 've 'm 'd and just inside quotation marks and parentheses are
+       removed.
     3. Each text is encoded, with <|endoftext|> in front (--no_bos leaves it out).
     4. The log-probabilities of all tokens are added, from the first one in which the texts differ to the end of the
        sentence. This is the choice, and the rest of the sentence given the choice; what stands before has the same
@@ -80,6 +80,8 @@ def raw(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dic
 
 
 PROTOCOLS: dict[str, Protocol] = {"paper": paper, "raw": raw}
+ALONE = {"--stride": "each question is scored independently of the others"}
+REFUSED: Refused = {"paper": ALONE, "raw": ALONE}
 
 
 def detokenize(text: str) -> str:
@@ -97,8 +99,7 @@ def accuracy(
     data: Path, model: Model, score: Score, args: argparse.Namespace, clean: Callable[[str], str]
 ) -> dict[str, float]:
     """Return the percentage of questions that the model answers right. `clean` is applied to each text."""
-    refuse(args, "stride", "each question is scored by itself")
-    n_readable, before = readable(model, args), begin(model, args)
+    n_readable, before = readable(model, args), begin(model, args.bos)
     asked: list[Question] = []
     windows: list[Window] = []
     for question in questions(data, args.limit):
@@ -118,7 +119,7 @@ def accuracy(
 
 def questions(data: Path, limit: int | None) -> Iterator[Question]:
     """Yield the questions of a file. Raises UsageError for a file of another format, or with a part of a question."""
-    lines = [(number, line) for number, line in enumerate(read_lines(data), 1) if line.strip()]
+    lines = read_lines(data)
     for start in range(0, len(lines), N_LINES)[:limit]:
         sentences = []
         for i, (number, line) in enumerate(lines[start : start + N_LINES], 1):

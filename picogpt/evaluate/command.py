@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from picogpt.evaluate import cbt, lambada, paper, texts
-from picogpt.files import new_file
+from picogpt.evaluate import cbt, lambada, paper, texts, wikitext
+from picogpt.files import check_readable, new_file, overwritten
 from picogpt.options import add_force, add_model_options
 from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
-from utils import Parser, UsageError, log, number
+from utils import Parser, log, number
 
 TASKS = {
     "lambada": lambada.PROTOCOLS,
@@ -31,6 +31,7 @@ TASKS = {
     "enwik8": texts.ENWIK8,
     "1bw": texts.ONE_BILLION_WORDS,
 }
+REFUSED = {"lambada": lambada.REFUSED, "cbt": cbt.REFUSED, "wikitext": wikitext.REFUSED}
 MOST_MODELS = 4  # as many columns of ours fit into 80 characters
 
 
@@ -66,12 +67,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("task", nargs="?", metavar="TASK", help=", ".join(TASKS))
     add("--data", type=Path, metavar="FILE", help="the file with the data of the task")
-    add("--protocol", metavar="NAME", help="the rule to score by (default: the first one of the task)")
+    add("--protocol", metavar="NAME", help="the protocol (default: the first of the task)")
     add("--explain", action="store_true", help="print every step of the protocol, or of all of the task, and exit")
     add("--paper", type=Path, metavar="FOLDER", help="print the paper's table, and ours for the data in this folder")
     add("--variant", metavar="NAME", help="which dataset of the task this is, if the file's name does not show it")
     whole = number(1, kind=int)
-    add_window_options(parser, "put <|endoftext|> before each text (default: as the protocol says)", bos_default=None)
+    bos = "put <|endoftext|> before each text (default: as the protocol says)"
+    add_window_options(parser, bos, bos_default=None, stride_default="as the protocol says")
     add("--limit", type=whole, metavar="N", help="use the first N examples only")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     add_force(parser)
@@ -86,10 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def problem_of(args: argparse.Namespace) -> str:
     """Return what is wrong with a combination of options, or ""."""
     if args.paper:
-        names = ("task", "data", "protocol", "variant", "stride", "max_context", "bos")
-        if given := [name for name in names if getattr(args, name) is not None] + ["explain"] * args.explain:
-            return f"--paper takes no {given[0]}, because each row of the table has its own"
-        return "" if args.model_size.count(",") < MOST_MODELS else f"the table has room for {MOST_MODELS} models"
+        return problem_of_table(args)
     if args.task not in TASKS:
         return f"{args.task!r} is not a task: {', '.join(TASKS)}" if args.task else "name a task, or --paper FOLDER"
     if args.protocol is not None and args.protocol not in TASKS[args.task]:
@@ -97,7 +96,31 @@ def problem_of(args: argparse.Namespace) -> str:
     variants = [*paper.VARIANTS.get(args.task, {})]
     if args.variant is not None and args.variant not in variants:
         return f"{args.variant!r} is not a variant of {args.task}: {', '.join(variants) or 'it has none'}"
-    return "" if args.data or args.explain else "name the file with the data: --data FILE"
+    for option, reason in REFUSED.get(args.task, {}).get(args.protocol or next(iter(TASKS[args.task])), {}).items():
+        if option in given(args):
+            return f"{option} is not possible: {reason}"
+    if not args.data:
+        return "" if args.explain else "name the file with the data: --data FILE"
+    return overwritten({"--json": args.json}, [args.data])
+
+
+def problem_of_table(args: argparse.Namespace) -> str:
+    """Return what is wrong with the options beside --paper, or ""."""
+    if args.explain:
+        return "--explain takes no --paper: name the task whose protocols it should print"
+    if args.task is not None or (names := given(args)):
+        what = "task" if args.task is not None else names[0]
+        return f"--paper takes no {what}, because each row of the table has its own"
+    if args.model_size.count(",") >= MOST_MODELS:
+        return f"the table has room for {MOST_MODELS} models"
+    return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
+
+
+def given(args: argparse.Namespace) -> list[str]:
+    """Return those options that belong to a task and are given, as the command line has them."""
+    names = ("data", "protocol", "variant", "stride", "max_context")
+    found = [f"--{name}" for name in names if getattr(args, name) is not None]
+    return found + ([] if args.bos is None else ["--bos" if args.bos else "--no_bos"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,8 +147,7 @@ def evaluate_one(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model on the task and the data that the options name, and print the figures beside the paper's."""
     protocol = args.protocol or next(iter(TASKS[args.task]))
     variant = args.variant or paper.variant_of(args.task, args.data)
-    if not args.data.exists():  # said before a model is downloaded
-        raise UsageError(f"{args.data} does not exist: --data names the file with the data")
+    check_readable(args.data)  # before a model is downloaded
     result = evaluate(args.task, protocol, args.data, variant, open_model(args), args)
     print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {result['model']}")
     print(f"{'':30}{'ours':>14}{'paper':>9}")
@@ -200,10 +222,10 @@ def with_own_results(args: argparse.Namespace, model: Model, work: list[str]) ->
 def say_what_is_there(folder: Path) -> bool:
     """Print to stderr which data files a folder holds and which it misses. Return whether it holds any.
 
-    Raises UsageError if it is no folder.
+    Raises NotADirectoryError if it is no folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder: --paper names the one with the data files")
+        raise NotADirectoryError(f"{folder} is not a folder: --paper names the one with the data files")
     found = {row.label.partition(",")[0]: (paper.find(folder, row), row.files) for row in paper.ROWS}
     for dataset, (place, names) in found.items():
         log(f"{dataset}: {f'found {place[0]}' if place else 'missing, not found as ' + ' or '.join(names)}")

@@ -2,8 +2,8 @@
 
 A protocol is a function of the data file, the model, a function that scores windows, and the options. It returns its
 figures by name. The options are `stride` and `max_context` (as in `picogpt.scoring.windows`, None for the default),
-`bos` (whether <|endoftext|> stands before each document,
-None for the protocol's own rule) and `limit` (how many documents, None for all).
+`bos` (whether <|endoftext|> stands before each document, None for the protocol's own rule) and `limit` (how many
+documents, None for all). A task lists in REFUSED which of them a protocol does not have; the command refuses those.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from encoder import END_OF_TEXT
 from picogpt.scoring.windows import Scores, Window, windows
-from picogpt.scoring.work import Model
+from picogpt.scoring.work import Model, begin
 from utils import UsageError, read_text
 
 Score = Callable[[Sequence[Window]], list[Scores]]
 Protocol = Callable[[Path, Model, Score, argparse.Namespace], dict[str, float]]
+Refused = dict[str, dict[str, str]]  # the options that each protocol does not have, such as "--stride", and why
 
 
 def read_corpus(data: Path) -> str:
@@ -36,13 +36,11 @@ def read_corpus(data: Path) -> str:
 def windows_of(ids: Sequence[int], model: Model, args: argparse.Namespace) -> list[Window]:
     """Return the windows of a document.
 
-    <|endoftext|> stands before the document, unless the vocabulary lacks it or --no_bos is given. It separated the
-    documents of the training data, and gives the first token something to be predicted from. Without it, the first
-    token is context only: its probability is missing in the sum.
+    <|endoftext|> stands before the document, unless --no_bos is given. It separated the documents of the training data,
+    and gives the first token something to be predicted from. Without it, the first token is context only: its
+    probability is missing in the sum. Raises UsageError if the vocabulary lacks it.
     """
-    end_of_text = model.encoder.encoder.get(END_OF_TEXT)
-    before = [end_of_text] if args.bos is not False and end_of_text is not None else []
-    array = np.array([*before, *ids], np.intp)
+    array = np.array([*begin(model, args.bos), *ids], np.intp)
     return list(windows(array, model.hparams["n_ctx"], args.stride, args.max_context))
 
 

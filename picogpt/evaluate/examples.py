@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from encoder import END_OF_TEXT
+from picogpt.scoring.reading import numbered_lines
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
 from utils import UsageError, read_text
 
 
-def read_lines(data: Path) -> list[str]:
-    """Return the lines of a text file without empty ones at its end. Raises UsageError if none is left."""
-    text = read_text(data).rstrip()
-    if not text:
+def read_lines(data: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not blank, with their numbers. Raises UsageError if there is none."""
+    lines = numbered_lines(read_text(data))
+    if not lines:
         raise UsageError(f"{data} is empty")
-    return text.split("\n")
+    return lines
 
 
 @contextlib.contextmanager
@@ -32,12 +32,6 @@ def at_line(data: Path, number: int) -> Iterator[None]:
         raise UsageError(f"{data}, line {number}: {error}") from None
 
 
-def refuse(args: argparse.Namespace, name: str, reason: str) -> None:
-    """Raise UsageError if an option was given that a protocol does not have."""
-    if getattr(args, name):
-        raise UsageError(f"--{name} is not possible: {reason}")
-
-
 def readable(model: Model, args: argparse.Namespace) -> int:
     """Return how many tokens the model reads at most: --max_context, or else all of its n_ctx positions.
 
@@ -47,18 +41,6 @@ def readable(model: Model, args: argparse.Namespace) -> int:
     if args.max_context is not None and args.max_context > n_ctx:
         raise UsageError(f"--max_context {args.max_context} is more than the model's n_ctx = {n_ctx}")
     return args.max_context or n_ctx
-
-
-def begin(model: Model, args: argparse.Namespace) -> list[int]:
-    """Return the ids that stand before each text: <|endoftext|>, or none with --no_bos.
-
-    Raises UsageError if the vocabulary has no such token.
-    """
-    if args.bos is False:
-        return []
-    if END_OF_TEXT not in model.encoder.encoder:
-        raise UsageError(f"the vocabulary of {model.folder} has no {END_OF_TEXT}: leave it out with --no_bos")
-    return [model.encoder.encoder[END_OF_TEXT]]
 
 
 def window_of(context: list[int], targets: list[int], n_readable: int, excluded: Sequence[int] = ()) -> Window:

@@ -14,15 +14,16 @@ in its table. OpenAI's code was never published (issue 343 of openai/gpt-2).
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder import Encoder
-from picogpt.evaluate.corpora import Protocol, Score, perplexity, total
-from picogpt.evaluate.examples import at_line, begin, read_lines, readable, refuse, window_of
+from picogpt.evaluate.corpora import Protocol, Refused, Score, perplexity, total
+from picogpt.evaluate.examples import at_line, read_lines, readable, window_of
+from picogpt.scoring.reading import field_of
 from picogpt.scoring.windows import Window
-from picogpt.scoring.work import Model
+from picogpt.scoring.work import Model, begin
 
 Passage = tuple[int, str]  # the number of its line, and its text
 
@@ -75,7 +76,6 @@ def harness(data: Path, model: Model, score: Score, args: argparse.Namespace) ->
     2159 reports 32.56 % and 40.06 for 124M. Two differences: white space at the end of a passage is removed here, and
     a passage of a single word is an error, while the harness gives it <|endoftext|> as its context.
     """
-    refuse(args, "bos", "the protocol harness puts nothing before the text")
     return word_figures(harness_windows(json_passages(data, args.limit), data, model, args), score)
 
 
@@ -107,8 +107,7 @@ def last_token(data: Path, model: Model, score: Score, args: argparse.Namespace)
     Source: a comment in issue 131 of openai/gpt-2 reports 46.89 % for 117M with this rule. Unknown: whether the
     table of the paper, with its 45.99 %, used it.
     """
-    refuse(args, "stride", "each passage is scored by itself")
-    n_readable, before, windows = readable(model, args), begin(model, args), []
+    n_readable, before, windows = readable(model, args), begin(model, args.bos), []
     for number, text in json_passages(data, args.limit):
         with at_line(data, number):
             ids = model.encoder.encode(text)
@@ -134,24 +133,25 @@ PROTOCOLS: dict[str, Protocol] = {
     "last-token": last_token,
     "plain": plain,
 }
+ALONE = {"--stride": "each passage is scored independently of the others"}
+REFUSED: Refused = dict.fromkeys(PROTOCOLS, ALONE) | {
+    "harness": ALONE | {"--bos": "the protocol harness puts nothing before the text"}
+}
 
 
 def json_passages(data: Path, limit: int | None) -> Iterator[Passage]:
     """Yield the passages of a JSON Lines file. Raises UsageError for a line without a text in its field "text"."""
-    for number, line in enumerate(read_lines(data)[:limit], 1):
+    for number, line in itertools.islice(read_lines(data), limit):
         with at_line(data, number):
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                raise ValueError("not a JSON object (of plain text, use --protocol plain)") from None
-            if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
-                raise ValueError('not a JSON object with a text in its field "text"')
-        yield number, fields["text"].rstrip()
+            if not line.startswith(("{", "[")):
+                raise ValueError("not JSON (for plain text, use --protocol plain)")
+            text = field_of(line, "text")
+        yield number, text.rstrip()
 
 
 def plain_passages(data: Path, limit: int | None) -> Iterator[Passage]:
     """Yield the lines of a text file. Raises UsageError if it is a JSON Lines file."""
-    for number, line in enumerate(read_lines(data)[:limit], 1):
+    for number, line in itertools.islice(read_lines(data), limit):
         with at_line(data, number):
             if line.startswith('{"'):
                 raise ValueError("a JSON object, but the protocol plain reads plain text")
@@ -162,8 +162,7 @@ def word_windows(
     passages: Iterator[Passage], data: Path, model: Model, args: argparse.Namespace, excluded: Sequence[int] = ()
 ) -> list[Window]:
     """Return a window for each passage that scores its last word."""
-    refuse(args, "stride", "each passage is scored by itself")
-    n_readable, before, windows = readable(model, args), begin(model, args), []
+    n_readable, before, windows = readable(model, args), begin(model, args.bos), []
     for number, text in passages:
         with at_line(data, number):
             context, space, word = text.rpartition(" ")
@@ -176,7 +175,6 @@ def word_windows(
 
 def harness_windows(passages: Iterator[Passage], data: Path, model: Model, args: argparse.Namespace) -> list[Window]:
     """Return a window for each passage that scores its last word, split as lm-evaluation-harness does."""
-    refuse(args, "stride", "each passage is scored by itself")
     n_readable, windows = readable(model, args), []
     for number, text in passages:
         with at_line(data, number):

@@ -55,13 +55,14 @@ VARIANTS = {"cbt": {"CN": "_cn_", "NE": "_ne_"}, "wikitext": {"2": r"wikitext-2\
 
 
 def variant_of(task: str, data: Path) -> str:
-    """Return the variant that the name of a data file, or of its folder, shows; "" if none does.
+    """Return the variant that the name of a data file shows, or else that of its folder; "" if neither does.
 
     >>> variant_of("wikitext", Path("data/wikitext-103-raw/wiki.test.raw"))
     '103'
     """
-    place = "/".join(data.absolute().parts[-2:]).lower()
-    return next((name for name, pattern in VARIANTS.get(task, {}).items() if re.search(pattern, place)), "")
+    places = (data.name.lower(), data.absolute().parent.name.lower())
+    patterns = VARIANTS.get(task, {}).items()
+    return next((name for place in places for name, pattern in patterns if re.search(pattern, place)), "")
 
 
 def published(model: str, task: str, variant: str) -> dict[str, float]:

@@ -41,9 +41,8 @@ MOST = 1 << 30  # bytes read of a file that is not the published one
 def penn_treebank(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
     """Score the Penn Treebank, in Mikolov's version for language models (ptb.test.txt).
 
-    1. That version has no capitals and no punctuation, N for numbers, and <unk> for rare words. Only its contractions
-       and its spaces before "'s" and after "$" can be undone, and are, by an invertible detokenizer. <unk>, N and small
-       letters stay.
+    1. That version has no capitals and no punctuation, N for numbers, and <unk> for rare words. An invertible
+       detokenizer joins contractions, "'s" and "$" to their words. Nothing else can be undone.
     2. The file is one document, since its sentences are in the order of the newspaper: <|endoftext|> before the first
        if `bos` is set, and a line end after each.
     3. The log-probability is summed over windows by `stride` and `max_context`, and divided by the number of words.
@@ -100,7 +99,7 @@ def text8(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
     3. The log-probability is summed over windows by `stride` and `max_context`, and divided by the characters.
 
     Unknown: which part the paper scored, and what its detokenizer did with a text in which numbers are spelled out and
-    punctuation is missing. `limit` is a number of thousands of characters from the begin of the test set.
+    punctuation is missing. `limit` is a number of thousands of characters from the beginning of the test set.
 
     Raises UsageError if the file has a character that is neither a space nor one of a to z.
     """
@@ -134,7 +133,7 @@ def enwik8(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     4. The log-probability is summed over windows by `stride` and `max_context`, and divided by the bytes.
 
     Unknown: which part the paper scored, and whether it changed the XML. `limit` is a number of thousands of bytes from
-    the begin of the test set.
+    the beginning of the test set.
 
     Raises UsageError if the bytes are not UTF-8, apart from cuts at both ends.
     """
@@ -179,7 +178,7 @@ def ids_of_bytes(data: bytes, model: Model, source: Path) -> list[int]:
     Raises UsageError for any other byte that is not UTF-8.
     """
     head = re.findall(rb"^[\x80-\xbf]{0,3}", data)[0]  # bytes inside a character are 0x80 to 0xbf
-    tail = re.findall(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})?$", data[-3:])[0]
+    tail = re.findall(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})?\Z", data[-3:])[0]
     core = data[len(head) : len(data) - len(tail)]
     text = decode_utf8(b"?" * len(head) + core, f"the test set in {source}")[len(head) :]
     single = {byte: model.encoder.encoder[BYTE_TO_CHAR[byte]] for byte in {*head, *tail}}

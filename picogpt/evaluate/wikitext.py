@@ -18,6 +18,7 @@ import numpy as np
 from encoder import END_OF_TEXT
 from picogpt.evaluate.corpora import (
     Protocol,
+    Refused,
     Score,
     bits,
     perplexity,
@@ -30,7 +31,7 @@ from picogpt.evaluate.corpora import (
 )
 from picogpt.evaluate.detokenize import WIKITEXT as STYLE
 from picogpt.evaluate.detokenize import detokenize
-from picogpt.scoring.windows import Array, Window, rolling_windows
+from picogpt.scoring.windows import Array, Window, check_sizes, rolling_windows
 from picogpt.scoring.work import Model
 from utils import UsageError
 
@@ -49,10 +50,10 @@ def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
     Unknown: whether the paper counts line ends, how its windows overlap, whether they begin again at each article,
     whether <|endoftext|> stands before the text, and whether <unk> was replaced. With `limit`, only the first articles
     are scored.
+
+    Raises UsageError for a file without a top heading.
     """
-    text = read_corpus(data)
-    if args.limit is not None:
-        text = first_pages(text, data, args.limit)
+    text = read_wikitext(data, args.limit)
     parts = windows_of(model.encoder.encode(detokenize(text, STYLE)), model, args)
     return word_figures(*total(scores_of(parts, score, data)), text, 1)
 
@@ -71,10 +72,8 @@ def harness(data: Path, model: Model, score: Score, args: argparse.Namespace) ->
     The harness takes WikiText-2's raw test set. Its perplexity for 124M, 37.37, is near the paper's 37.50 for
     WikiText-103. The rule fixes the windows, so `stride`, `max_context` and no `bos` are refused.
 
-    Raises UsageError for those options, for a file without a top heading, and for a vocabulary without <|endoftext|>.
+    Raises UsageError for a file without a top heading, and for a vocabulary without <|endoftext|>.
     """
-    if args.stride is not None or args.max_context is not None or args.bos is False:
-        raise UsageError("the protocol harness fixes the windows: leave out --stride, --max_context and --no_bos")
     if END_OF_TEXT not in model.encoder.encoder:
         raise UsageError(f"the protocol harness needs {END_OF_TEXT}, which the vocabulary of {model.folder} lacks")
     documents = take(pages(read_corpus(data), data), args)
@@ -103,38 +102,43 @@ def stride(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
 
     1. The rows of the data set are the lines of the file with their ends, and blank lines are empty rows. They are
        joined by "\n\n", so that four blank lines follow a heading. Nothing is detokenized: a raw file is meant.
-    2. No <|endoftext|> stands before the text, whatever `bos` says: the first token is context only.
+    2. No <|endoftext|> stands before the text: the first token is context only.
     3. Windows of n_ctx tokens (1,024) begin every n_ctx / 2 tokens (512), or by `max_context` and `stride`. The first
        scores all its tokens but one, and each other those that are new. Where the stride is as large as the window,
        the first token of every window has no context and is left out.
-    4. "perplexity" is the documentation's figure. It is per token of GPT-2, so the paper's figure, which is per word,
-       is no match. Every window's mean counts with its number of new tokens minus one, though after the first window
-       one with all its new tokens scored was meant. "perplexity per token" counts each token once.
+    4. "documented perplexity" is the documentation's figure. It is per token of GPT-2, so the paper's figure, which is
+       per word, is no match. It is made from the windows' mean losses: each has its number of new tokens minus one as
+       its weight. This weight is too small by one after the first window, a mistake in the documentation's code that is
+       kept. "perplexity per token" counts each token once.
 
     The documentation reports 16.44 for 774M on WikiText-2's raw test set, and 19.44 with a stride of 1,024.
 
-    Raises UsageError unless 1 <= stride <= max_context <= n_ctx.
+    Raises UsageError for a file without a top heading, and unless 1 <= stride <= max_context <= n_ctx.
     """
-    text = read_corpus(data)
-    if args.limit is not None:
-        text = first_pages(text, data, args.limit)
+    text = read_wikitext(data, args.limit)
     rows = [row if row.strip() else "" for row in re.findall(r"[^\n]*\n|[^\n]+", text)]
     n_ctx = model.hparams["n_ctx"]
     span = n_ctx if args.max_context is None else args.max_context
     step = max(span // 2, 1) if args.stride is None else args.stride
-    if not 1 <= step <= span <= n_ctx:
-        raise UsageError(f"a window of {span} and a stride of {step}: 1 <= stride <= window <= {n_ctx} must hold")
+    check_sizes(step, span, n_ctx)
     parts = list(overlapping_windows(np.array(model.encoder.encode("\n\n".join(rows)), np.intp), span, step))
     scores = scores_of(parts, score, data)
     nats, n_tokens = total(scores)
     weights = [part.n_targets - (i > 0 and step < span) for i, part in enumerate(parts)]
     mean = -sum(weight * part.log_probs.mean() for weight, part in zip(weights, scores)) / sum(weights)
     return {
-        "perplexity": perplexity(mean, 1),
+        "documented perplexity": perplexity(mean, 1),
         "perplexity per token": perplexity(nats, n_tokens),
         "nats": nats,
         "tokens": n_tokens,
     }
+
+
+def read_wikitext(data: Path, limit: int | None) -> str:
+    """Return the text of a WikiText file, or its first pages. Raises UsageError for a file without a top heading."""
+    text = read_corpus(data)
+    found = pages(text, data)
+    return text if limit is None else "\n".join(found[:limit]) + ("\n" if limit < len(found) else "")
 
 
 def pages(text: str, data: Path) -> list[str]:
@@ -156,12 +160,6 @@ def pages(text: str, data: Path) -> list[str]:
 def is_top_heading(line: str) -> bool:
     """Return whether a line is a heading of the first level, by the rule of EleutherAI/wikitext_document_level."""
     return line.strip().startswith("= ") and line.strip().endswith(" =") and "= =" not in line
-
-
-def first_pages(text: str, data: Path, n: int) -> str:
-    """Return the first n pages with the line ends between and behind them."""
-    found = pages(text, data)
-    return "\n".join(found[:n]) + ("\n" if n < len(found) else "")
 
 
 def harness_text(page: str) -> str:
@@ -206,3 +204,9 @@ def overlapping_windows(ids: Array, span: int, stride: int) -> Iterator[Window]:
 
 
 WIKITEXT: dict[str, Protocol] = {"paper": paper, "harness": harness, "stride": stride}
+
+FIXED = "the protocol harness fixes the windows"
+REFUSED: Refused = {
+    "harness": {"--stride": FIXED, "--max_context": FIXED, "--no_bos": FIXED},
+    "stride": {"--bos": "the protocol stride puts nothing before the text"},
+}

@@ -11,24 +11,20 @@ import csv
 import io
 import json
 import math
-import os
-import stat
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from encoder import END_OF_TEXT, Encoder
-from picogpt.files import new_file
+from encoder import Encoder
+from picogpt.files import check_readable, file_to_write, new_file, overwritten
 from picogpt.options import add_force, add_model_options
+from picogpt.scoring.reading import read_texts, shown_name
 from picogpt.scoring.results import HEADER, Summary, row
 from picogpt.scoring.windows import Array, Scores, windows
-from picogpt.scoring.work import add_window_options, add_work_options, open_model, score_all
-from utils import Parser, UsageError, decode_utf8, visible
-
-LONGEST = 1 << 30  # bytes of one text: its token ids alone take about twice as much memory
+from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
+from utils import Parser, UsageError, visible
 
 EXAMPLES = """examples:
   python -m picogpt score README.md docs/train.md --model_size tiny
@@ -36,9 +32,9 @@ EXAMPLES = """examples:
   python -m picogpt score lines.jsonl --jsonl text --json scores.json
   cat story.txt | python -m picogpt score - --tokens
 
-A window has --max_context tokens, those that it scores included. With --stride 1, each token is scored given as many
-tokens before it as fit. A larger stride is faster, but the first tokens of a window have less context. By default,
-the windows are disjoint."""
+With a smaller --stride, a window has --max_context tokens, those that it scores included. By default, the windows are
+disjoint, and each also reads the one token before it. With --stride 1, each token is scored given as many tokens before
+it as fit. A larger stride is faster, but the first tokens of a window have less context."""
 
 
 class Text(NamedTuple):
@@ -49,68 +45,18 @@ class Text(NamedTuple):
     ids: Array
 
 
-# ----------------------------------------------------------------------------------------------------- read the texts
-
-
-def read_bytes(name: str) -> bytes:
-    """Return the bytes of a file or a pipe, or of standard input for "-".
-
-    Raises OSError if a file changes its length while it is read, and UsageError if it is too long.
-    """
-    if name == "-" and sys.stdin is None:
-        raise UsageError("standard input is closed")
-    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
-        data = file.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise UsageError(f"{name} has more than {LONGEST:,} bytes, the most that a text may have")
-        if name != "-" and stat.S_ISREG((status := os.fstat(file.fileno())).st_mode) and status.st_size != len(data):
-            raise OSError(f"{name} changed while it was read: it has {status.st_size:,} bytes, but had {len(data):,}")
-    return data
-
-
-def read_exactly(name: str) -> str:
-    """Return the text of a file, or of standard input for "-", with its line ends as they are."""
-    return decode_utf8(read_bytes(name), "standard input" if name == "-" else name)
-
-
-def records(name: str, field: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of one field of each line of a JSON Lines file. Empty lines are skipped."""
-    for n, line in enumerate(read_exactly(name).split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{name}:{n}"
+def encoded(texts: Iterable[tuple[str, str]], model: Model, bos: bool) -> Iterator[Text]:
+    """Yield the texts with their ids. Raises UsageError for a text that has no token to score."""
+    first = begin(model, bos)
+    for place, text in texts:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{place} is not JSON: {error}") from None
-        if not isinstance(record, dict) or field not in record:
-            raise UsageError(f"{place} is not an object with the field {field!r}, which --jsonl names")
-        if not isinstance(record[field], str):
-            raise UsageError(f"{place}: the field {field!r} is not a text, but {type(record[field]).__name__}")
-        yield place, record[field]
-
-
-def texts(names: Iterable[str], field: str | None, encoder: Encoder, bos: bool) -> Iterator[Text]:
-    """Yield the texts of the files, with their ids. Raises UsageError for a text that has no token to score."""
-    if bos and END_OF_TEXT not in encoder.encoder:
-        raise UsageError(f"this model has no token {END_OF_TEXT} to put before a text: add --no_bos")
-    first = [encoder.encoder[END_OF_TEXT]] if bos else []
-    for name in names:
-        pairs = records(name, field) if field is not None else [(name, read_exactly(name))]
-        n_texts = 0
-        for place, text in pairs:
-            try:
-                ids = encoder.encode(text)
-            except ValueError as error:
-                raise UsageError(f"{place}: {error}") from None
-            if not ids:
-                raise UsageError(f"{place} is empty: it has no token to score")
-            if len(first + ids) == 1:
-                raise UsageError(f"{place} has only one token, and nothing before it: drop --no_bos to score it")
-            yield Text(place, text, np.array(first + ids))
-            n_texts += 1
-        if not n_texts:
-            raise UsageError(f"{name} is empty: it has no record to score")
+            ids = model.encoder.encode(text)
+        except ValueError as error:
+            raise UsageError(f"{shown_name(place)}: {error}") from None
+        if len(first + ids) == 1:
+            what = "has only one token, and nothing before it"
+            raise UsageError(f"{shown_name(place)} {what}: drop --no_bos to score it")
+        yield Text(place, text, np.array(first + ids))
 
 
 # -------------------------------------------------------------------------------------------------- write the results
@@ -195,20 +141,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_force(parser)
     add_work_options(parser)
     args = parser.parse_args(argv)
-    if args.json and args.csv and args.json == args.csv:
-        parser.error(f"argument --csv: {args.csv} is also the file of --json")
+    if args.files.count("-") > 1:
+        parser.error("argument FILE: - is there twice, but standard input can be read only once")
+    if problem := overwritten({"--json": args.json, "--csv": args.csv}, [name for name in args.files if name != "-"]):
+        parser.error(problem)
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Score the files that the command line names, and print a row for each text and for all together."""
     args = parse_args(argv)
-    model = open_model(args)
-    all_texts = list(texts(args.files, args.jsonl, model.encoder, args.bos))
-    try:
-        cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    check_files(args)
+    texts = read_texts(args.files, args.jsonl)
+    model = open_model(args)  # what is wrong with the files is known by now, before a model is downloaded
+    all_texts = list(encoded(texts, model, args.bos))
+    cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
         scored = iter(score_all([window for parts in cut for window in parts], model, args))
@@ -228,6 +175,16 @@ def main(argv: list[str] | None = None) -> int:
     if len(summaries) > 1:
         print(row("total", Summary.total(summaries)))
     return 0
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise OSError for an input that does not exist, and for an output that can't be written."""
+    for name in args.files:
+        if name != "-":
+            check_readable(name)
+    for path in (args.json, args.csv):
+        if path:
+            file_to_write(path, args.force)
 
 
 def joined(parts: list[Scores]) -> Scores:

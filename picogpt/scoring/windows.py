@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import gpt2
+from utils import UsageError
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
@@ -53,21 +54,18 @@ def windows(ids: Array, n_ctx: int, stride: int | None = None, max_context: int 
     A window spans max_context ids (default: n_ctx), those that it scores included. The next one begins `stride` ids
     later and scores the ids that are new. So with a stride of 1, each id is scored given the max_context - 1 ids before
     it, and a larger stride takes fewer windows, but leaves some ids with less context. With stride = max_context, which
-    is the default, the windows are disjoint, and one id before each window is its context.
+    is the default, the windows are disjoint, and each also reads the one id before it.
 
     >>> [(window.ids.tolist(), window.n_targets) for window in windows(np.arange(6), n_ctx=4, stride=2)]
     [([0, 1, 2, 3], 3), ([2, 3, 4, 5], 2)]
     >>> [(window.ids.tolist(), window.n_targets) for window in windows(np.arange(6), n_ctx=3)]
     [([0, 1, 2, 3], 3), ([3, 4, 5], 2)]
 
-    Raises ValueError unless 1 <= stride <= max_context <= n_ctx.
+    Raises UsageError, a ValueError, as `check_sizes` does.
     """
     span = n_ctx if max_context is None else max_context
     stride = span if stride is None else stride
-    if not 1 <= stride <= span <= n_ctx:
-        raise ValueError(
-            f"a window of {span} tokens and a stride of {stride}: 1 <= stride <= window <= {n_ctx} must hold"
-        )
+    check_sizes(stride, span, n_ctx)
     n_inputs = max(span - 1, stride)
     n_scored = 1  # the first id is never scored
     for begin in itertools.count(0, stride):
@@ -76,6 +74,18 @@ def windows(ids: Array, n_ctx: int, stride: int | None = None, max_context: int 
         window = ids[begin : begin + n_inputs + 1]
         yield Window(window, begin + len(window) - n_scored)
         n_scored = begin + len(window)
+
+
+def check_sizes(stride: int, max_context: int, n_ctx: int) -> None:
+    """Raise UsageError unless 1 <= stride <= max_context and 2 <= max_context <= n_ctx.
+
+    A window of one id would hold nothing but what it scores. Only a model with n_ctx = 1 has such windows.
+    """
+    if not (1 <= stride <= max_context <= n_ctx and min(2, n_ctx) <= max_context):
+        raise UsageError(
+            f"max_context is {max_context} and stride is {stride}, but 1 <= stride <= max_context and "
+            f"2 <= max_context <= n_ctx = {n_ctx} must hold"
+        )
 
 
 def rolling_windows(ids: Array, n_ctx: int) -> Iterator[Window]:
@@ -228,12 +238,20 @@ def score(
 
     A text that is longer than the model's n_ctx is scored in `windows`, whose stride and length can be chosen. To
     score the first token of a text, too, put the id of <|endoftext|> before it. Raises ValueError for an id that is
-    not in the vocabulary, and for a stride or length that is out of range.
+    not in the vocabulary or not a whole number, and for a stride or length that is out of range.
 
     >>> from utils import load_encoder_hparams_and_params
     >>> encoder, hparams, params = load_encoder_hparams_and_params("tiny", "models")
     >>> score(encoder.encode("To be, or not to be"), params, hparams["n_head"]).round(2).tolist()
     [-3.28, -5.4, -4.74, -4.0, -3.22, -2.04]
     """
-    parts = list(windows(np.array(ids, np.intp), len(params["wpe"]), stride, max_context))
+    parts = list(windows(ids_array(ids), len(params["wpe"]), stride, max_context))
     return np.concatenate([np.empty(0), *(scored.log_probs for scored in score_windows(parts, params, n_head))])
+
+
+def ids_array(ids: Iterable[int]) -> Array:
+    """Return ids as an array. [n_seq] -> [n_seq]. Raises ValueError for anything but whole numbers in one dimension."""
+    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
+        raise ValueError(f"ids must be whole numbers in one dimension, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.intp)

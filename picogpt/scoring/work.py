@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from encoder import Encoder
+from encoder import END_OF_TEXT, Encoder
 from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import Summary
 from picogpt.scoring.shards import Results, describe, fingerprint, shards_of
 from picogpt.scoring.windows import Scores, Window
-from utils import ensure_downloaded, load_encoder_hparams_and_params, number
+from utils import UsageError, ensure_downloaded, load_encoder_hparams_and_params, number
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
@@ -39,12 +39,30 @@ def open_model(args: argparse.Namespace) -> Model:
     return Model(folder, *load_encoder_hparams_and_params(args.model_size, args.models_dir))
 
 
-def add_window_options(parser: argparse.ArgumentParser, bos: str, bos_default: bool | None = True) -> None:
-    """Add --stride, --max_context, --bos and --no_bos, which say how a text is cut into windows. `bos` is a help."""
-    add, count = parser.add_argument, number(1, kind=int)
-    stride = "how far each window lies behind the one before (default: one window)"
-    add("--stride", type=count, metavar="N", help=stride)
-    add("--max_context", type=count, metavar="N", help="tokens in a window (default and most: the model's n_ctx)")
+def begin(model: Model, bos: bool | None) -> list[int]:
+    """Return the ids that stand before each text: <|endoftext|>, or none if `bos` is False.
+
+    Raises UsageError if the vocabulary has no such token.
+    """
+    if bos is False:
+        return []
+    if END_OF_TEXT not in model.encoder.encoder:
+        what = f"the vocabulary of {model.folder} has no {END_OF_TEXT} to put before a text"
+        raise UsageError(f"{what}: leave it out with --no_bos")
+    return [model.encoder.encoder[END_OF_TEXT]]
+
+
+def add_window_options(
+    parser: argparse.ArgumentParser, bos: str, bos_default: bool | None = True, stride_default: str = "--max_context"
+) -> None:
+    """Add --stride, --max_context, --bos and --no_bos, which say how a text is cut into windows.
+
+    `bos` is a help, and `stride_default` says in one what is done without --stride.
+    """
+    add, context = parser.add_argument, "tokens in a window, at least 2 (default and most: the model's n_ctx)"
+    stride = f"tokens from the beginning of one window to the beginning of the next (default: {stride_default})"
+    add("--stride", type=number(1, kind=int), metavar="N", help=stride)
+    add("--max_context", type=number(2, kind=int), metavar="N", help=context)
     add_bos(parser, bos, bos_default)
 
 

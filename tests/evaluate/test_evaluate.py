@@ -86,6 +86,9 @@ def test_the_variant_is_in_the_name_or_given(tmp_path, name, given, title, their
         ("wikitext", "wikitext-103-raw/wiki.test.raw", "103"),
         ("wikitext", "wiki.test.raw", ""),
         ("wikitext", "wikitext-25/wiki.test.raw", ""),
+        ("wikitext", "wikitext-2/of-wikitext-103.raw", "103"),
+        ("cbt", "my_cn_stuff/cbtest_NE_test_2500ex.txt", "NE"),
+        ("cbt", "my_cn_stuff/questions", "CN"),
         ("ptb", "ptb.test.txt", ""),
     ],
 )
@@ -144,7 +147,7 @@ def test_a_file_is_replaced_only_with_force(tmp_path):
 def test_a_failure_leaves_no_file(tmp_path):
     (tmp_path / "wrong").write_text("{}")
     result = run_main(TOOL, "lambada", "--data", tmp_path / "wrong", "--json", tmp_path / "figures.json", *TINY)
-    assert_error(result, 2, "wrong, line 1: not a JSON object with a text")
+    assert_error(result, 2, "wrong, line 1: not a JSON object with the field 'text'")
     assert os.listdir(tmp_path) == ["wrong"]
 
 
@@ -172,21 +175,80 @@ def test_figures_too_large_for_json_become_null(tmp_path, monkeypatch):
         (["lambada", "--data", DATA, "--variant", "CN"], ["'CN' is not a variant of lambada: it has none"]),
         (["cbt", "--data", DATA, "--variant", "V"], ["'V' is not a variant of cbt: CN, NE"]),
         (["lambada", "--data", DATA, "--limit", "0"], ["--limit", "at least 1"]),
-        (["lambada", "--data", "nowhere"], ["nowhere does not exist"]),
-        (["lambada", "--data", DATA, "--stride", "5", *TINY], ["--stride is not possible"]),
-        (["lambada", "--paper", "."], ["--paper takes no task"]),
-        (["--paper", ".", "--bos"], ["--paper takes no bos"]),
-        (["--paper", ".", "--explain"], ["--paper takes no explain"]),
+        (["lambada", "--paper", "."], ["--paper takes no task, because each row"]),
+        (["--paper", ".", "--bos"], ["--paper takes no --bos, because each row"]),
+        (["--paper", ".", "--no_bos"], ["--paper takes no --no_bos, because each row"]),
+        (["--paper", ".", "--max_context", "9"], ["--paper takes no --max_context, because each row"]),
+        (["--paper", ".", "--explain"], ["--explain takes no --paper: name the task"]),
+        (["lambada", "--data", DATA, "--json", DATA, "--force"], ["argument --json:", "is also a file to read"]),
+        (["--paper", ".", "--json", "ptb.test.txt", "--force"], ["--json: ptb.test.txt is also a file to read"]),
+        (["lambada", "--data", DATA, "--max_context", "1"], ["--max_context: '1' is not a whole number at least 2"]),
         (["--paper", ".", "--model_size", "a,b,c,d,e"], ["room for 4 models"]),
-        (["--paper", "nowhere"], ["nowhere is not a folder"]),
     ],
 )
 def test_wrong_options(given, words):
     assert_error(run_main(TOOL, *given), 2, *words)
 
 
-def test_a_folder_as_data():
-    assert_error(run_main(TOOL, "lambada", "--data", ROOT, *TINY), 1, str(ROOT))
+REFUSALS = {
+    **{("lambada", name, "--stride"): "each passage is scored independently" for name in TASKS["lambada"]},
+    **{("cbt", name, "--stride"): "each question is scored independently" for name in TASKS["cbt"]},
+    ("lambada", "harness", "--bos"): "the protocol harness puts nothing before the text",
+    ("wikitext", "harness", "--stride"): "the protocol harness fixes the windows",
+    ("wikitext", "harness", "--max_context"): "the protocol harness fixes the windows",
+    ("wikitext", "harness", "--no_bos"): "the protocol harness fixes the windows",
+    ("wikitext", "stride", "--bos"): "the protocol stride puts nothing before the text",
+}
+
+
+@pytest.fixture
+def no_download(monkeypatch):
+    def download(args):
+        raise AssertionError("the model came first")
+
+    monkeypatch.setattr(command, "open_model", download)
+
+
+@pytest.mark.usefixtures("no_download")
+@pytest.mark.parametrize(("task", "protocol", "option"), REFUSALS)
+def test_what_a_protocol_lacks_is_refused_before_a_model_is_downloaded(task, protocol, option):
+    words = [option] if "bos" in option else [option, 5]
+    result = run_main(TOOL, task, "--protocol", protocol, "--data", DATA, *words)
+    assert_error(result, 2, f"{option} is not possible: {REFUSALS[task, protocol, option]}")
+
+
+def test_no_other_option_is_refused():
+    tables = command.REFUSED.items()
+    assert {(task, name, option) for task, table in tables for name in table for option in table[name]} == set(REFUSALS)
+
+
+@pytest.mark.usefixtures("no_download")
+def test_files_are_looked_at_before_a_model_is_downloaded(tmp_path):
+    with pytest.raises(AssertionError):
+        run_main(TOOL, "lambada", "--data", DATA)
+    assert_error(run_main(TOOL, "lambada", "--data", "nowhere"), 1, "nowhere: No such file")
+    assert_error(run_main(TOOL, "lambada", "--data", ROOT), 1, str(ROOT))
+    assert_error(run_main(TOOL, "lambada", "--data", DATA, "--json", tmp_path), 1, "is a folder")
+    assert_error(run_main(TOOL, "--paper", "nowhere"), 1, "nowhere is not a folder")
+
+
+@pytest.mark.parametrize("protocol", ["paper", "stride"])
+def test_windows_out_of_range_are_wrong_usage(tmp_path, protocol):
+    (tmp_path / "wiki").write_text(" = A = \n b c \n")
+    words = ["wikitext", "--data", tmp_path / "wiki", "--protocol", protocol, *TINY]
+    for span, stride in ((257, 1), (4, 5)):
+        result = run_main(TOOL, *words, "--max_context", span, "--stride", stride)
+        assert_error(result, 2, f"max_context is {span} and stride is {stride}, but 1 <= stride <= max_context")
+
+
+@pytest.mark.usefixtures("as_124m")
+def test_a_perplexity_per_token_has_no_figure_of_the_paper_s_beside_it(tmp_path):
+    (tmp_path / "wikitext-2").mkdir()
+    (tmp_path / "wikitext-2" / "wiki.test.raw").write_text(" = A = \n b c \n")
+    data = tmp_path / "wikitext-2" / "wiki.test.raw"
+    shown = {name: run_main(TOOL, "wikitext", "--data", data, "--protocol", name).out for name in TASKS["wikitext"]}
+    assert ["29.41" in out for out in shown.values()] == [True, True, False]
+    assert "documented perplexity" in shown["stride"]
 
 
 def test_explain_prints_the_docstrings():

@@ -168,6 +168,19 @@ def test_limit_takes_the_first_passages(tiny, score, options, tmp_path):
         assert two["examples"] == 2
 
 
+def test_blank_lines_and_a_byte_order_mark_are_no_passages(tiny, score, options, tmp_path):
+    text = DATA.read_text(encoding="utf-8")
+    (tmp_path / "data").write_text("\n" + text.replace("\n", "\n \n"), encoding="utf-8-sig")
+    (tmp_path / "plain").write_text("he is dead\n\nhe is gone", encoding="utf-8-sig")
+    (tmp_path / "same").write_text("he is dead\nhe is gone", encoding="utf-8")
+    for limit in (None, 2):
+        files = (tmp_path / "data", DATA)
+        blank, same = (PROTOCOLS["openai"](file, tiny, score, options(limit=limit)) for file in files)
+        assert blank == same
+    plain = [PROTOCOLS["plain"](tmp_path / name, tiny, score, options()) for name in ("plain", "same")]
+    assert plain[0] == plain[1]
+
+
 @pytest.mark.parametrize(
     ("protocol", "content", "words"),
     [
@@ -177,14 +190,14 @@ def test_limit_takes_the_first_passages(tiny, score, options, tmp_path):
         (
             "openai",
             '{"text": "a b"}\n{"text": "a',
-            "data, line 2: not a JSON object (of plain text, use --protocol plain)",
+            "data, line 2: not JSON: Unterminated string",
         ),
-        ("openai", "plain text\n", "data, line 1: not a JSON object"),
-        ("openai", "[" * 100_000, "data, line 1: not a JSON object"),
-        ("stop-words", '{"text": "a b"}\n\n{"text": "a b"}', "data, line 2: not a JSON object"),
-        ("harness", '{"txt": "a b"}', 'data, line 1: not a JSON object with a text in its field "text"'),
-        ("last-token", '{"text": 5}', 'data, line 1: not a JSON object with a text in its field "text"'),
-        ("openai", '["text"]', 'data, line 1: not a JSON object with a text in its field "text"'),
+        ("openai", "plain text\n", "data, line 1: not JSON (for plain text, use --protocol plain)"),
+        ("openai", "[" * 100_000, "data, line 1: not JSON: "),
+        ("stop-words", '{"text": "a b"}\n\n{"text": "ab"}', "data, line 3: there is no space"),
+        ("harness", '{"txt": "a b"}', "data, line 1: not a JSON object with the field 'text'"),
+        ("last-token", '{"text": 5}', "data, line 1: the field 'text' is not a text, but int"),
+        ("openai", '["text"]', "data, line 1: not a JSON object with the field 'text'"),
         ("openai", '{"text": "a b"}\n{"text": "word"}', "data, line 2: there is no space"),
         ("openai", '{"text": " word"}', "data, line 1: there is no space"),
         ("openai", '{"text": ""}', "data, line 1: there is no space"),
@@ -215,17 +228,13 @@ def test_a_file_that_is_not_utf_8(tiny, options, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_options_that_make_no_sense_are_refused(tiny, options, protocol):
+def test_a_context_beyond_the_model_is_refused(tiny, options, protocol):
     with pytest.raises(UsageError, match="--max_context 257 is more than the model's n_ctx = 256"):
         PROTOCOLS[protocol](DATA, tiny, None, options(max_context=257))
-    with pytest.raises(UsageError, match="--stride is not possible: each passage"):
-        PROTOCOLS[protocol](DATA, tiny, None, options(stride=5))
 
 
 def test_the_harness_puts_nothing_in_front(tiny, score, options):
-    with pytest.raises(UsageError, match="--bos is not possible: the protocol harness"):
-        PROTOCOLS["harness"](DATA, tiny, score, options(bos=True))
-    assert PROTOCOLS["harness"](DATA, tiny, score, options(bos=False)) == PROTOCOLS["openai"](
+    assert PROTOCOLS["harness"](DATA, tiny, score, options()) == PROTOCOLS["openai"](
         DATA, tiny, score, options(bos=False)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 from helpers import ROOT, assert_error, model_options, run_command, run_main, shared
 
 from picogpt import score
-from picogpt.scoring import command, results
+from picogpt.scoring import command, reading, results
 from picogpt.scoring.results import Summary, short
 from utils import load_encoder_hparams_and_params
 
@@ -111,7 +112,8 @@ def test_tokens_json_and_csv_say_the_same(tiny, file, tmp_path):
 
 def test_a_field_of_json_lines(tiny, tmp_path):
     path = tmp_path / "lines.jsonl"
-    path.write_text('{"text": "To be", "id": 1}\n\n{"id": 2, "text": "or not\\n to be"}\n')
+    lines = '{"text": "To be", "id": 1}\n\n{"id": 2, "text": "or not\\n to be"}\n'
+    path.write_text(lines, encoding="utf-8-sig")  # with a byte order mark
     both = rows(run_main("picogpt score", path, "--jsonl", "text", *TINY).out)
     assert list(both) == [f"{path}:1", f"{path}:3", "total"]
     assert both[f"{path}:3"][3] == pytest.approx(-log_probs(tiny, "or not\n to be").sum(), abs=0.01)
@@ -132,15 +134,17 @@ WRONG = {
     "an empty file": (b"", [], "is empty"),
     "not UTF-8": (b"abc\xff", [], "is not UTF-8: byte 3 is 0xff"),
     "one token without bos": (b"a", ["--no_bos"], "has only one token"),
-    "no JSON": (b'{"text": "a"}\n{text}\n', ["--jsonl", "text"], "text.txt:2 is not JSON"),
-    "no object": (b"[1]\n", ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
-    "a missing field": (b'{"txt": "a"}\n', ["--jsonl", "text"], "text.txt:1 is not an object with the field 'text'"),
+    "no JSON": (b'{"text": "a"}\n{text}\n', ["--jsonl", "text"], "text.txt:2: not JSON"),
+    "no object": (b"[1]\n", ["--jsonl", "text"], "text.txt:1: not a JSON object with the field 'text'"),
+    "a missing field": (b'{"txt": "a"}\n', ["--jsonl", "text"], "text.txt:1: not a JSON object with the field 'text'"),
     "a field of another type": (b'{"text": 5}\n', ["--jsonl", "text"], "text.txt:1: the field 'text' is not a text"),
     "an empty field": (b'{"text": ""}\n', ["--jsonl", "text"], "text.txt:1 is empty"),
     "half a character": (b'{"text": "\\ud800"}\n', ["--jsonl", "text"], "text.txt:1: character 0 of the text is a"),
     "no record": (b"\n\n", ["--jsonl", "text"], "text.txt is empty"),
-    "a stride beyond the window": (b"abc", ["--stride", 9, "--max_context", 8], "a stride of 9"),
-    "a window beyond the model": (b"abc", ["--max_context", 257], "a window of 257 tokens"),
+    "a stride beyond the window": (b"abc", ["--stride", 9, "--max_context", 8], "max_context is 8 and stride is 9"),
+    "a window beyond the model": (b"abc", ["--max_context", 257], "max_context is 257 and stride is 257, but"),
+    "a window of one token": (b"abc", ["--max_context", 1], "--max_context: '1' is not a whole number at least 2"),
+    "a mark and nothing else": (b"\xef\xbb\xbf\n", ["--jsonl", "text"], "text.txt is empty: it has no record"),
     "a stride of zero": (b"abc", ["--stride", 0], "--stride: '0' is not a whole number at least 1"),
 }  # fmt: skip
 
@@ -155,9 +159,9 @@ def test_wrong_input_is_one_line(name, file):
 def test_files_that_cannot_be_read(tmp_path, monkeypatch, file):
     assert_error(run_main("picogpt score", tmp_path / "none", *TINY), 1, "none: No such file")
     assert_error(run_main("picogpt score", tmp_path, *TINY), 1, "Is a directory")
-    monkeypatch.setattr(command, "LONGEST", 10)
+    monkeypatch.setattr(reading, "LONGEST", 10)
     assert_error(run_main("picogpt score", file, *TINY), 2, "has more than 10 bytes")
-    assert_error(run_main("picogpt score", "-", *TINY, stdin=b"a" * 11), 2, "- has more than 10 bytes")
+    assert_error(run_main("picogpt score", "-", *TINY, stdin=b"a" * 11), 2, "standard input has more than 10 bytes")
 
 
 def test_a_file_that_grows_while_it_is_read(monkeypatch, file):
@@ -168,7 +172,7 @@ def test_a_file_that_grows_while_it_is_read(monkeypatch, file):
             opened.write(b"more")
         return size(descriptor)
 
-    monkeypatch.setattr(command.os, "fstat", grown)
+    monkeypatch.setattr(reading.os, "fstat", grown)
     assert_error(run_main("picogpt score", file, *TINY), 1, str(file), "changed while it was read", "but had ")
 
 
@@ -180,7 +184,10 @@ def test_a_model_without_end_of_text(damaged, file):
     (folder / "encoder.json").write_text(json.dumps(renamed), encoding="utf-8")
     result = run_main("picogpt score", file, *model_options(folder))
     assert (result.status, result.out) == (2, "")
-    assert "no token <|endoftext|> to put before a text: add --no_bos" in result.err
+    assert (
+        f"the vocabulary of {folder} has no <|endoftext|> to put before a text: leave it out with --no_bos"
+        in result.err
+    )
     assert run_main("picogpt score", file, *model_options(folder), "--no_bos").status == 0
 
 
@@ -193,6 +200,45 @@ def test_no_file_is_replaced_without_force(option, file, tmp_path):
     assert run_main("picogpt score", file, *TINY, option, mine, "--force").status == 0
     assert mine.read_text() != "precious"
     assert_error(run_main("picogpt score", file, *TINY, "--json", mine, "--csv", mine), 2, "also the file of --json")
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_no_input_is_replaced_even_with_force(option, file, tmp_path):
+    (tmp_path / "link").symlink_to(file)
+    for words in ([file, option, file], [file, option, tmp_path / "link"], [tmp_path / "link", option, file]):
+        result = run_main("picogpt score", *words, "--force", *TINY)
+        assert_error(result, 2, f"argument {option}: {words[2]} is also a file to read")
+    assert file.read_bytes() == TEXT.encode("utf-8")
+    new = tmp_path / "new"
+    (tmp_path / "new_link").symlink_to(new)
+    result = run_main("picogpt score", file, *TINY, "--json", new, "--csv", tmp_path / "new_link")
+    assert_error(result, 2, "argument --csv:", "is also the file of --json")
+
+
+def test_files_are_looked_at_before_a_model_is_downloaded(file, tmp_path, monkeypatch):
+    def download(args):
+        raise AssertionError("the model came first")
+
+    monkeypatch.setattr(command, "open_model", download)
+    with pytest.raises(AssertionError):
+        run_main("picogpt score", file)
+    (tmp_path / "empty").touch()
+    assert_error(run_main("picogpt score", file, tmp_path / "none"), 1, "none: No such file")
+    assert_error(run_main("picogpt score", file, "--json", file.parent), 1, "is a folder")
+    assert_error(run_main("picogpt score", file, "--csv", tmp_path / "empty"), 1, "exists already")
+    assert_error(run_main("picogpt score", file, tmp_path / "empty"), 2, "empty is empty: it has no token")
+    assert_error(run_main("picogpt score", file, "--jsonl", "text"), 2, "text.txt:1: not JSON")
+
+
+def test_standard_input_is_called_so_and_is_read_once():
+    assert_error(run_main("picogpt score", "-", *TINY), 2, "standard input is empty: it has no token to score")
+    assert_error(run_main("picogpt score", "-", *TINY, "--no_bos", stdin=b"a"), 2, "standard input has only one token")
+    assert_error(run_main("picogpt score", "-", *TINY, "--jsonl", "x"), 2, "standard input is empty: it has no record")
+    assert_error(run_main("picogpt score", "-", "-", *TINY, stdin=b"a"), 2, "- is there twice")
+
+
+def test_the_examples_in_the_docstrings_of_reading():
+    assert doctest.testmod(reading) == (0, 2)
 
 
 def test_summaries_of_nothing_and_of_too_much():

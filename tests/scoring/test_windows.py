@@ -12,6 +12,7 @@ import gpt2
 from picogpt import score
 from picogpt.scoring import windows as scoring
 from picogpt.scoring.windows import Window, rolling_windows, score_windows, target_scores, windows
+from utils import UsageError
 
 N_CTX, N_HEAD = SMALL["n_ctx"], SMALL["n_head"]
 
@@ -36,7 +37,7 @@ def definition(ids, params, before, logits_of=None):
 
 @given(st.integers(0, 40), st.integers(1, 9), st.data())
 def test_every_id_but_the_first_is_scored_once_with_the_context_that_its_window_gives(n, n_ctx, data):
-    span = data.draw(st.integers(1, n_ctx))
+    span = data.draw(st.integers(min(2, n_ctx), n_ctx))
     stride = data.draw(st.integers(1, span))
     scored = []
     for window in windows(np.arange(n), n_ctx, stride, span):
@@ -60,10 +61,26 @@ def test_the_harnesss_windows_for_any_length(n, n_ctx):
     ]
 
 
-@pytest.mark.parametrize(("stride", "span"), [(0, 5), (6, 5), (1, 18), (18, None), (-1, None)])
+@pytest.mark.parametrize(("stride", "span"), [(0, 5), (6, 5), (1, 18), (18, None), (-1, None), (1, 1)])
 def test_a_stride_or_length_out_of_range_is_refused(stride, span):
-    with pytest.raises(ValueError, match="stride"):
+    sizes = f"max_context is {span or 17} and stride is {stride}, but 1 <= stride <= max_context and 2 <= max_context"
+    with pytest.raises(UsageError, match=f"^{sizes} <= n_ctx = 17 must hold$"):
         list(windows(np.arange(5), 17, stride, span))
+
+
+def test_a_model_of_one_position_has_windows_of_one_id():
+    first, second = windows(np.arange(3), 1)
+    assert (first.ids.tolist(), second.ids.tolist()) == ([0, 1], [1, 2])
+
+
+def test_ids_may_come_from_anywhere_but_are_whole_numbers():
+    params = random_params(SMALL)
+    expected = score([5, 6, 7], params, N_HEAD).tolist()
+    for ids in (iter([5, 6, 7]), range(5, 8), (5, 6, 7), np.array([5, 6, 7], np.uint8)):
+        assert score(ids, params, N_HEAD).tolist() == expected
+    for ids in ([5.5, 6.5], np.array([5.0, 6.0]), ["5"], [[5], [6]]):
+        with pytest.raises(ValueError, match=r"ids must be whole numbers in one dimension, not \S+ of shape"):
+            score(ids, params, N_HEAD)
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -77,7 +94,7 @@ def test_a_text_without_a_second_token_has_no_scores(n):
         (None, None, lambda i: (i - 1) % 17 + 1),  # disjoint: 1 to 17 ids before each
         (1, None, lambda i: min(i, 16)),  # the definition
         (1, 5, lambda i: min(i, 4)),
-        (1, 1, lambda i: 1),
+        (1, 2, lambda i: 1),
         (4, 9, lambda i: i if i < 9 else 5 + (i - 9) % 4),
         (None, 6, lambda i: (i - 1) % 6 + 1),
     ],
