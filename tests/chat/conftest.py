@@ -74,8 +74,9 @@ def terminal(tmp_path) -> Iterator[Callable[..., Any]]:
     children = []
 
     def start(*options: str, replies: Sequence[str] = REPLIES, columns: int = 80, **settings: str | None) -> Any:
+        unset: dict[str, str | None] = {"COLUMNS": None, "LINES": None}  # they would count for more than the terminal
         env = os.environ | {"TERM": "xterm", "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONUTF8": "1"}
-        env = {name: value for name, value in (env | {"NO_COLOR": "1"} | settings).items() if value is not None}
+        env = {name: value for name, value in (env | unset | {"NO_COLOR": "1"} | settings).items() if value is not None}
         child = pexpect.spawn(
             sys.executable,
             ["-c", SCRIPTED, json.dumps(replies), *TINY, "--max_tokens", "200", *options],
