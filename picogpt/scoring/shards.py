@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,15 @@ from picogpt.files import new_file
 from picogpt.scoring.windows import Scores, Window
 from utils import HPARAMS, UsageError, checkpoint_prefix, load_hparams, log, read_json
 
-N_POSITIONS = 4096  # at most in a shard: seconds of work for 124M, and many shards even of a single long text
+LEAST, MOST, N_SHARDS = 1024, 4096, 64  # positions in a shard, so that a text of any length makes about 64 of them
 DESCRIPTION = "run.json"
 DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)  # what np.load raises for damaged files
 
 
-def shards_of(windows: Iterable[Window], n_positions: int = N_POSITIONS) -> list[list[Window]]:
+def shards_of(windows: Sequence[Window], n_positions: int | None = None) -> list[list[Window]]:
     """Cut the windows, in their order, into shards of at most n_positions, or of one longer window.
 
+    By default, there are at least N_SHARDS if the text is long enough, so that no process waits long for the last one.
     The cut depends on the windows only. The windows of a shard go through the model in the same batches wherever that
     happens, so that each score is the same number, too.
 
@@ -34,6 +35,8 @@ def shards_of(windows: Iterable[Window], n_positions: int = N_POSITIONS) -> list
     >>> [[len(window.ids) for window in shard] for shard in shards_of(windows, 5)]
     [[3, 4], [3], [9]]
     """
+    if n_positions is None:
+        n_positions = min(MOST, max(LEAST, sum(len(window.ids) - 1 for window in windows) // N_SHARDS))
     shards: list[list[Window]] = []
     n_taken = 0
     for window in windows:

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -83,6 +84,13 @@ def test_shards_hold_every_window_once_in_order_and_are_full(lengths, n_position
     sizes = [[len(window.ids) - 1 for window in shard] for shard in cut]
     assert all(sum(shard) <= n_positions or len(shard) == 1 for shard in sizes)
     assert all(sum(shard) + after[0] > n_positions for shard, after in zip(sizes, sizes[1:]))
+
+
+@pytest.mark.parametrize(("n_windows", "most"), [(3, 1024), (92, 1472), (2000, 4096)])
+def test_the_default_size_of_shards_grows_with_the_text(n_windows, most):
+    cut = shards_of([Window(np.arange(17), 16)] * (64 * n_windows))
+    assert {len(shard) * 16 for shard in cut[:-1]} <= {most}
+    assert len(cut) == math.ceil(64 * n_windows * 16 / most)
 
 
 def test_scores_of_many_shards_equal_those_of_the_windows(tiny, parts, counted):
