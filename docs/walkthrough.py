@@ -400,8 +400,8 @@ for name, rows in [("before", x), ("attention", from_attention), ("ffn", from_ff
 
 # %% [markdown]
 # Here, nearly everything comes from the feed-forward network. The picture shows the lengths of all nine rows after each
-# block. (The blocks are called `h0` to `h3`, and the scale is logarithmic.) The rows may grow, because each step reads
-# a normalized copy.
+# block. (It calls the blocks layer 0 to layer 3, and its scale is logarithmic.) The rows may grow, because each step
+# reads a normalized copy.
 
 # %% name="residual" tags=["remove-input"]
 figure = Figure(layout="constrained")
@@ -663,7 +663,7 @@ x = wte[ids] + wpe[: len(ids)]
 print("embedding", lens(x))
 for layer, block in enumerate(params["blocks"]):
     x = gpt2.transformer_block(x, **block, n_head=n_head)
-    print(f"h{layer}       ", lens(x))
+    print(f"layer {layer}  ", lens(x))
 
 # %% [markdown]
 # The picture shows the same for every token of the text (`\n` is a new line):
