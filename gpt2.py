@@ -538,7 +538,7 @@ def log_speed(n_prompt, times):
     """Print the speed to stderr. times holds the clock at the start and after each new token, in seconds."""
     if len(times) > 1:
         rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
-        print(f"[{n_prompt} prompt tokens in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
+        print(f"[{n_prompt} prompt token{'s' * (n_prompt != 1)} in {times[1] - times[0]:.2f} s{rate}]", file=sys.stderr)
 
 
 def choosers(args):

@@ -62,6 +62,17 @@ def add_out(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=required, metavar="models/NAME", help="the folder to make")
 
 
+def find_folder(path: Path) -> Path:
+    """Return a folder that exists: a relative path is searched for in the current folder, then beside gpt2.py.
+
+    Raises FileNotFoundError if it is in neither.
+    """
+    for folder in (path, Path(gpt2.__file__).parent / path):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"there is no folder {path}")
+
+
 def add_sampling_options(
     parser: argparse.ArgumentParser, temperature: float = 1.0, top_p: float = 1.0, repetition_penalty: float = 1.0
 ) -> None:

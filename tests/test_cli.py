@@ -44,7 +44,7 @@ from picogpt.checkpoints.writing import write_random_model
 SCRIPTS = ["gpt2.py", "utils.py", "picogpt tokens"]
 COMMANDS = ["gpt2.py", "utils.py", *(f"picogpt {name}" for name in TOOLS)]
 TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
-SPEED = re.compile(r"\[(\d+) prompt tokens in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
+SPEED = re.compile(r"\[(\d+) prompt tokens? in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or arguments of bytes")
 
 Model = Callable[..., Result]

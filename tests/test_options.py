@@ -6,10 +6,11 @@ import argparse
 import importlib
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import run_main
+from helpers import ROOT, run_main
 
 import utils
 from picogpt import options
@@ -157,3 +158,12 @@ def test_bos_has_two_names():
 def test_a_prompt_with_hyphens_is_a_prompt():
     assert run_main("picogpt tokens", "--", "--a-b", "--model_size", "tiny").status == 2  # all after -- are arguments
     assert run_main("picogpt tokens", "--model_size", "tiny", "--", "--a").out == "   520  '--'\n    64  'a'\n"
+
+
+def test_a_folder_is_also_found_beside_the_program(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert options.find_folder(Path("models/tiny")) == ROOT / "models" / "tiny"
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert options.find_folder(Path("models/tiny")) == Path("models/tiny")
+    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
+        options.find_folder(Path("nowhere"))

@@ -384,7 +384,7 @@ def test_a_text_ends_where_the_model_ends_the_document(option, n, models, monkey
     assert whole.out.endswith("x<|endoftext|>yz\n")
     assert (parts(result) if n > 1 else [result.out]) == ["x\n"] * n
     assert len(calls) == 2 * n
-    assert "[1 prompt tokens in" in result.err or n > 1
+    assert "[1 prompt token in" in result.err or n > 1
     assert "then" not in result.err  # one token came before the end, so there is no time between two
 
 

@@ -82,7 +82,7 @@ def load(name: str, session: Session) -> None:
 
 def set_or_show(argument: str, session: Session) -> None:
     """Change a setting, or show all of them or the one that is named. Raises UsageError for a wrong name or value."""
-    name, _, text = argument.partition(" ")
+    name, _, text = argument.replace("=", " ", 1).partition(" ")
     if name and name not in SETTINGS:
         raise UsageError(f"/set: {name!r} is not one of {', '.join(SETTINGS)}")
     if text.strip():
@@ -129,8 +129,8 @@ SAME = {"/?": "/help", "/quit": "/exit", "/bye": "/exit"}
 
 def run_command(line: str, session: Session) -> None:
     """Run a line that begins with a slash. Raises UsageError if the command is unknown, and EOFError to leave."""
-    name, _, argument = line.strip().partition(" ")
-    name, argument = SAME.get(name, name), argument.strip()
+    name, *rest = line.split(maxsplit=1)
+    name, argument = SAME.get(name, name), "".join(rest).strip()
     if name in WITH_ARGUMENT:
         WITH_ARGUMENT[name](argument, session)
     elif name in WITHOUT_ARGUMENT and not argument:

@@ -90,7 +90,9 @@ def exchanges(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
     lines += [""] * (len(lines) % 2)  # the last message has no reply
     for i, line in enumerate(lines):
         if not line.startswith(f"{names[i % 2]}:"):
-            raise UsageError(f"line {i + 1} does not begin with {names[i % 2] + ':'!r}, as /save would write it")
+            raise UsageError(
+                f"line {i + 1} does not begin with {names[i % 2] + ':'!r}, as /save writes it for these --names"
+            )
     said = [one_line(line.partition(":")[2]) for line in lines]
     if not all(said[::2]):
         raise UsageError(f"line {2 * said[::2].index('') + 1} has no message after the name")

@@ -21,7 +21,7 @@ from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
 from picogpt.checkpoints.writing import require_tensorflow, show_writing, write_checkpoint, write_merges
 from picogpt.files import new_folder
-from picogpt.options import add_force, add_out, require
+from picogpt.options import add_force, add_out, find_folder, require
 from utils import HPARAMS, DownloadError, Parser, UsageError, load_encoder, load_hparams_and_params
 
 
@@ -184,7 +184,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.to_hf:
-        text = to_hf(Path(args.source), args.out, args.force)
+        text = to_hf(find_folder(Path(args.source)), args.out, args.force)
     else:
         text = from_hf(args.source, args.out, args.revision, args.force)
     print(f"{args.out}: {text}")

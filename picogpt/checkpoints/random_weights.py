@@ -11,7 +11,7 @@ from pathlib import Path
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import require_tensorflow, write_random_model
 from picogpt.files import new_folder
-from picogpt.options import add_force, add_out
+from picogpt.options import add_force, add_out, find_folder
 from utils import SIZES, Parser, number
 
 
@@ -40,7 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     require_tensorflow()
+    tokenizer = find_folder(args.tokenizer) if args.tokenizer else None
     with new_folder(args.out, args.force) as folder:
-        write_random_model(folder, hparams_of(args.shape), args.seed, args.tokenizer)
+        write_random_model(folder, hparams_of(args.shape), args.seed, tokenizer)
     print(f"{args.out}: {args.shape} with random weights")
     return 0

@@ -56,6 +56,8 @@ def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[s
     paths = {path.stem: path for path in pictures(png)} if png else {}
     if html and os.path.realpath(html) in map(os.path.realpath, paths.values()):  # resolve() fails on a loop of links
         raise UsageError(f"--html {html} is also the name of a picture in --png {png}: choose another name")
+    if html and png and os.path.realpath(html) == os.path.realpath(png):
+        raise UsageError(f"--html {html} is also the folder of --png: choose another name")
     with contextlib.ExitStack() as stack:
         if png:
             options.require("matplotlib")

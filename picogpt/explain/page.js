@@ -153,7 +153,7 @@ function drawHeads() {
 
 // Name the rows and columns of the map, as many as have room, and mark the row of the shown token.
 function labelMap() {
-  const current = Math.min(shown, n - 1), step = Math.ceil(15 * n / Math.max(1, $("map").clientWidth));
+  const current = Math.min(shown, n - 1), step = Math.ceil(14 * n / Math.max(1, $("map").clientWidth));
   for (const [id, side] of [["map-rows", "top"], ["map-columns", "left"]]) {
     const labels = [];
     for (let i = 0; i < n; i++) {

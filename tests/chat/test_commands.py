@@ -70,7 +70,7 @@ def test_a_setting_reaches_the_next_reply(play):
         return the
 
     lines = (
-        "a\n/set temperature 0.25\n/set max_tokens 2\nb\n/set top_k 3\n/set seed 7\nc\n/set repetition_penalty 2\nd\n"
+        "a\n/set temperature 0.25\n/set max_tokens 2\nb\n/set top_k=3\n/set\tseed 7\nc\n/set repetition_penalty 2\nd\n"
     )
     out, _ = play(lines, args=("--seed", "7", "--max_tokens", "1"), sample=sample)
     assert out == "the\nthe the\nthe the\nthe the\n"
@@ -165,7 +165,7 @@ def test_a_conversation_that_is_longer_than_the_context():
 
 
 NO_TALKS = {
-    "": "line 1 does not begin with 'Alice:'",
+    "": "line 1 does not begin with 'Alice:', as /save writes it for these --names",
     "Hello\n": "line 1 does not begin with 'Alice:'",
     "Bob: Hello\nAlice: Hi\n": "line 1 does not begin with 'Alice:'",
     "Alice: Hi\nBob: Ho\nAlice: Hi\n": "line 4 does not begin with 'Bob:'",
@@ -248,7 +248,7 @@ def test_the_speed_is_shown_after_each_reply(play):
     lines = err.splitlines()
     assert len(lines) == 3
     counts = [
-        int(re.fullmatch(r"\[(\d+) prompt tokens in \d+\.\d\d s, then \d+\.\d tokens/s\]", line)[1]) for line in lines
+        int(re.fullmatch(r"\[(\d+) prompt tokens? in \d+\.\d\d s, then \d+\.\d tokens/s\]", line)[1]) for line in lines
     ]
     assert counts == [n_persona + n_turn, 1, 1 + len(ENCODER.encode("Alice: Yes\nBob:"))]
     assert play("Hi\n", " Yes.\n")[1] == ""

@@ -226,7 +226,7 @@ def test_help_names_the_command_and_the_options(command):
         ([TINY, "x"], 2, "is in OpenAI's layout already: --to_hf converts from it"),
         ([TINY / "hparams.json", "x"], 2, "is a file: give the folder it is in"),
         (["no such", "x"], 1, "no folder 'no such', and a model on the Hugging Face hub is named owner/model"),
-        (["--to-hf", "nowhere", "x"], 1, "nowhere is not a model in OpenAI's layout: it has no hparams.json"),
+        (["--to-hf", "nowhere", "x"], 1, "there is no folder nowhere"),
     ],
 )
 def test_what_the_command_line_refuses(command, tmp_path, monkeypatch, args, status, message):

@@ -181,7 +181,7 @@ def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_mod
 @pytest.mark.parametrize(
     ("html", "png", "error", "message"),
     [
-        ("new", "new", OSError, "new is a folder"),
+        ("new", "new", UsageError, "--html .*new is also the folder of --png"),
         ("new/lens.png", "new", UsageError, "--html .*lens.png.* --png"),
         ("other/../lens.png", "link", UsageError, "--html .*lens.png.* --png"),
     ],
