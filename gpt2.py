@@ -427,13 +427,16 @@ def grow(texts, n_new, logits, cache, params, n_head, choose, ended):
 
 
 EXAMPLES = """examples:
-  python gpt2.py "Alan Turing theorized that computers would one day become" --n_tokens_to_generate 40
-  python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 --seed 1 --stop "The end"
+  python gpt2.py "Alan Turing theorized that computers would one day become" \\
+    --n_tokens_to_generate 40
+  python gpt2.py "Once upon a time" --temperature 0.8 --top_p 0.95 \\
+    --seed 1 --stop "The end"
   cat story.txt | python gpt2.py - --model_size 355M > continuation.txt
   python gpt2.py "" --temperature 1 --end_of_text --n_tokens_to_generate 1024
 
 many samples, and a file for each of them (here with the program csplit):
-  python gpt2.py "Once upon a time" --n_samples 16 --temperature 0.9 > samples.txt
+  python gpt2.py "Once upon a time" --n_samples 16 --temperature 0.9 \\
+    > samples.txt
   csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'"""
 
 

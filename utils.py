@@ -35,6 +35,7 @@ import os
 import re
 import signal
 import stat
+import textwrap
 import threading
 import time
 import unicodedata
@@ -1096,6 +1097,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str | None = None, **settings: Any):
         prog = prog or f"python {Path(sys.argv[0]).name}"
+        settings["description"] = textwrap.fill(settings.get("description", ""), 78, break_on_hyphens=False)
         super().__init__(prog, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.add_argument("--help", action="help", help="show this text and exit")
 

@@ -9,6 +9,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before `run` begins, Ctrl-C ends the program silently
 
 import importlib
+import textwrap
 
 from utils import log, run
 
@@ -33,7 +34,8 @@ TOOLS = {  # name: (module, purpose)
 
 def main() -> int:
     """Run the tool that the command line names, or list the tools."""
-    names = "\n".join(f"  {name:15} {purpose}" for name, (_, purpose) in TOOLS.items())
+    rows = (f"  {name:15} {purpose}" for name, (_, purpose) in TOOLS.items())
+    names = "\n".join(textwrap.fill(row, 79, subsequent_indent=" " * 18) for row in rows)
     usage = f"usage: python -m picogpt TOOL [--help] …\n\n{names}"
     if sys.argv[1:2] in (["-h"], ["--help"]):
         print(usage)

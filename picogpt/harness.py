@@ -24,23 +24,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog=COMMAND,
         allow_abbrev=False,  # --model would be short for --model_size
-        usage=f"{COMMAND} --tasks TASK … [--model_size NAME] [--models_dir FOLDER] [option of the harness] …",
+        usage=f"{COMMAND} --tasks TASK … [--model_size NAME]\n{' ' * 32}[--models_dir FOLDER] "
+        "[option of the harness] …",
         description="Run the tasks of lm-evaluation-harness on gpt2.py.",
-        epilog=f"""All other options go to the harness's own command. `lm_eval run --help` lists all of them:
+        epilog=f"""All other options go to the harness's own command. `lm_eval run --help` lists
+all of them:
 
-  --tasks TASK …        names of tasks, or files of your own; `lm_eval ls tasks` lists the names
+  --tasks TASK …        names of tasks, or files of your own; `lm_eval ls tasks`
+                        lists the names
   --num_fewshot N       examples in front of each question
   --limit N             only the first N documents of each task
   --include_path FOLDER a folder with tasks of your own
-  --gen_kwargs K=V …    settings for tasks that generate: temperature, top_k, top_p, max_gen_toks, …
-  --output_path FOLDER  write the results as JSON; with --log_samples, every answer, too
-  --use_cache FILE      keep the answers, so that an interrupted run goes on where it stopped
+  --gen_kwargs K=V …    settings for tasks that generate: temperature, top_k,
+                        top_p, max_gen_toks, …
+  --output_path FOLDER  write the results as JSON; with --log_samples, every
+                        answer, too
+  --use_cache FILE      keep the answers, so that an interrupted run goes on
+                        where it stopped
 
-The harness downloads the data of its own tasks from the Hugging Face hub. Tasks of your own may use local files.
+The harness downloads the data of its own tasks from the Hugging Face hub.
+Tasks of your own may use local files.
 
 examples:
   {COMMAND} --tasks lambada_openai --limit 100
-  {COMMAND} --tasks wikitext hellaswag --model_size 355M --output_path results
+  {COMMAND} --tasks wikitext hellaswag --model_size 355M \\
+    --output_path results
   {COMMAND} --tasks my_task.yaml --model_size tiny""",
     )
     add_model_options(parser)

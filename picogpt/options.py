@@ -48,7 +48,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add --force, without which no existing file is replaced."""
-    parser.add_argument("--force", action="store_true", help="replace what exists already under the names of outputs")
+    parser.add_argument("--force", action="store_true", help="replace output files or folders that exist already")
 
 
 def add_bos(parser: argparse.ArgumentParser, text: str, default: bool | None = True) -> None:

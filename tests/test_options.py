@@ -23,7 +23,7 @@ BEGINNINGS = {
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster",),
-    "--force": ("replace what exists already",),
+    "--force": ("replace output files or folders that exist already",),
     "--help": ("show this text and exit",),
     "--jobs": ("score in N processes",),
     "--json": ("write the figures to this file", "write everything to a JSON file"),
@@ -153,6 +153,22 @@ def test_bos_has_two_names():
     options.add_bos(parser, "put a token before each text", default=None)
     for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no-bos"], False)):
         assert parser.parse_args(words).bos is value
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_line_of_a_help_is_wider_than_80_columns(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = parser_of(program).format_help().splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_the_list_of_tools_is_no_wider_than_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["picogpt", "--help"])
+    assert importlib.import_module("picogpt.__main__").main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > len(TOOLS)
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_a_prompt_with_hyphens_is_a_prompt():

@@ -104,7 +104,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Talk with GPT-2. If standard input is not a terminal, its lines are messages or commands.",
         epilog="""examples:
   python -m picogpt chat --model_size 124M
-  python -m picogpt chat --model_size tiny --names JULIET ROMEO --persona balcony.txt --seed 1
+  python -m picogpt chat --model_size tiny --names JULIET ROMEO \\
+    --persona balcony.txt --seed 1
   python -m picogpt chat --model_size my-dialogpt --format dialogpt
   printf 'Hello!\\nWhat is your name?\\n' | python -m picogpt chat > replies.txt""",
     )

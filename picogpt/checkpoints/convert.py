@@ -156,14 +156,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt convert",
         description="Convert a GPT-2 from Hugging Face's layout to the one that gpt2.py reads, or back.",
-        epilog="""Every number keeps its bits: float32, float16 and float64 stay as they are, and bfloat16 becomes
-float32, exactly. A model that differs from GPT-2 is refused. Tokens that were added to the vocabulary are kept. Weights
-are read from safetensors only, never from pickles, since loading a pickle runs the code in it.
+        epilog="""Every number keeps its bits: float32, float16 and float64 stay as they are, and
+bfloat16 becomes float32, exactly. A model that differs from GPT-2 is refused.
+Tokens that were added to the vocabulary are kept. Weights are read from
+safetensors only, never from pickles, since loading a pickle runs the code in
+it.
 
-examples:
-  python -m picogpt convert openai-community/gpt2 --out models/gpt2  (from the Hugging Face hub)
-  python -m picogpt convert ~/my-finetuned-gpt2 --out models/mine    (from a folder)
-  python -m picogpt convert models/124M --to_hf --out gpt2-hf        (for transformers)""",
+examples: from the Hugging Face hub, from a folder, and for transformers
+  python -m picogpt convert openai-community/gpt2 --out models/gpt2
+  python -m picogpt convert ~/my-finetuned-gpt2 --out models/mine
+  python -m picogpt convert models/124M --to_hf --out gpt2-hf""",
     )
     add = parser.add_argument
     add("source", help="a Hugging Face folder, or owner/model on the hub; with --to_hf a folder in OpenAI's layout")

@@ -12,6 +12,7 @@ import argparse
 import inspect
 import json
 import math
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def first_lines() -> str:
     for task, protocols in TASKS.items():
         lines.append(f"  {task}")
         for name, protocol in protocols.items():
-            lines.append(f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}")
+            row = f"    {name:12}{(inspect.getdoc(protocol) or '').partition(chr(10))[0]}"
+            lines.append(textwrap.fill(row, 79, subsequent_indent=" " * 16, break_on_hyphens=False))
     return "\n".join(lines)
 
 
@@ -49,8 +51,10 @@ EPILOG = """tasks and protocols (the first one of each task is its default):
 {}
 
 examples:
-  {command} lambada --data lambada_test.jsonl --model_size 124M
-  {command} lambada --data lambada_test.jsonl --protocol harness --limit 100
+  {command} lambada --data lambada_test.jsonl \\
+    --model_size 124M
+  {command} lambada --data lambada_test.jsonl \\
+    --protocol harness --limit 100
   {command} lambada --protocol harness --explain
   {command} --paper data/ --model_size 124M,355M"""
 
@@ -61,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog=command,
         description="Evaluate a model on a dataset, and show the figures of GPT-2's paper beside ours. The data comes "
-        "from a file\nthat you name; only a model is downloaded.",
+        "from a file that you name; only a model is downloaded.",
         epilog=EPILOG.format(first_lines(), command=command),
     )
     add = parser.add_argument

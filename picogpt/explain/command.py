@@ -111,17 +111,20 @@ def part(text: str) -> slice:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt explain",
-        description="""Show how a model reads a text: the probability of each token and the tokens that were more
-likely, the token that each layer predicts next (the logit lens), and where an attention head looks.""",
+        description="Show how a model reads a text: the probability of each token and the tokens that were more "
+        "likely, the token that each layer predicts next (the logit lens), and where an attention head looks.",
         epilog="""examples:
-  python -m picogpt explain "Alan Turing theorized that computers would one day become" --html turing.html
-  python -m picogpt explain "ROMEO:" --model_size tiny --layer 2 --head 4 --merges --png romeo/
-  python -m picogpt explain - --top 10 --temperature 0.8 --top_k 40 < prompt.txt | less
+  python -m picogpt explain "Not all heroes wear capes." --html capes.html
+  python -m picogpt explain "ROMEO:" --model_size tiny --layer 2 --head 4 \\
+    --merges --png romeo/
+  python -m picogpt explain - --top 10 --temperature 0.8 --top_k 40 \\
+    < prompt.txt | less
   python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
-With --html or --png, the numbers go to these files, and the terminal shows a summary.
---png writes attention.png (all heads of the layer), lens.png, probabilities.png and residual.png.
-The sampling options show the probabilities that gpt2.py would sample from with the same options.""",
+With --html or --png, the numbers go to these files, and the terminal shows a
+summary. --png writes attention.png (all heads of the layer), lens.png,
+probabilities.png and residual.png. The sampling options show the probabilities
+that gpt2.py would sample from with the same options.""",
     )
     add = parser.add_argument
     options.add_prompt(parser)

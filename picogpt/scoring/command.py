@@ -32,9 +32,11 @@ EXAMPLES = """examples:
   python -m picogpt score lines.jsonl --jsonl text --json scores.json
   cat story.txt | python -m picogpt score - --tokens
 
-With a smaller --stride, a window has --max_context tokens, those that it scores included. By default, the windows are
-disjoint, and each also reads the one token before it. With --stride 1, each token is scored given as many tokens before
-it as fit. A larger stride is faster, but the first tokens of a window have less context."""
+With a smaller --stride, a window has --max_context tokens, those that it scores
+included. By default, the windows are disjoint, and each also reads the one
+token before it. With --stride 1, each token is scored given as many tokens
+before it as fit. A larger stride is faster, but the first tokens of a window
+have less context."""
 
 
 class Text(NamedTuple):

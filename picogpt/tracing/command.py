@@ -104,21 +104,28 @@ def recorded(ids: Sequence[int], params: Params, n_head: int, passes: Sequence[P
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picogpt trace",
-        description="Write all intermediate values of a forward pass to an NPZ file, and print a table of them. Or find"
-        "\nthe first value that differs in a file of another implementation; the exit status is then 1.",
+        description="Write all intermediate values of a forward pass to an NPZ file, and print a table of them. Or "
+        "find the first value that differs in a file of another implementation; the exit status is then 1.",
         epilog="""examples:
   python -m picogpt trace "Not all heroes wear capes." --out activations.npz
   python -m picogpt trace - --out romeo.npz --model_size tiny < prompt.txt
   python -m picogpt trace "Not all heroes wear capes." --against mine.npz
-  python -m picogpt trace "Not all heroes wear capes." --decode 3 --out steps.npz
+  python -m picogpt trace "Not all heroes wear" --decode 3 --out steps.npz
 
-In Python: with np.load("activations.npz") as file: file["h0/attn/probs"]; file["contents"] is the table, a structured
-array with the fields name, shape, dtype and meaning, in the order of computation. file["contents.json"] holds the same
-table, the prompt and its ids as a JSON text, for other languages.
+In Python: with np.load("activations.npz") as file: file["h0/attn/probs"];
+file["contents"] is the table, a structured array with the fields name, shape,
+dtype and meaning, in the order of computation. file["contents.json"] holds the
+same table, the prompt and its ids as a JSON text, for other languages.
 
-Names begin with past/ in the pass over the first --n_past ids, with step1/ in the first step of --decode, and so on.
-mine.npz needs only some of the arrays. Each must have our shape and dtype; masked scores may be any number below -1000.
-Two values agree within 1e-4 (float32) or 1e-12 (float64) of the largest number in theirs, as in compare.""",
+Names begin with past/ in the pass over the first --n_past ids, with step1/ in
+the first step of --decode, and so on. mine.npz needs only some of the arrays.
+Each must have our shape and dtype; masked scores may be any number below
+-1000. Two values agree within 1e-4 (float32) or 1e-12 (float64) of the largest
+number of their array, as in compare. NaN differs from every number.
+
+The exit status of --against is 0 if all values agree; 1 if a value or an id
+differs, or if a file can't be opened; and 2 if the files or options can't be
+compared, for example because of a wrong shape.""",
     )
     whole = number(0, kind=int)
     add_prompt(parser)
@@ -126,9 +133,8 @@ Two values agree within 1e-4 (float32) or 1e-12 (float64) of the largest number 
     parser.add_argument(
         "--against", type=Path, metavar="FILE.npz", help="another implementation's file to compare with"
     )
-    parser.add_argument(
-        "--n_past", type=whole, default=0, metavar="N", help="read the first N ids before, into a cache"
-    )
+    n_past = "read the first N ids in a pass of their own, and keep their keys and values in a cache"
+    parser.add_argument("--n_past", type=whole, default=0, metavar="N", help=n_past)
     parser.add_argument("--decode", type=whole, default=0, metavar="N", help="add N greedy steps that use the cache")
     add_force(parser)
     add_model_options(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,10 +73,16 @@ def joined(rows: Iterable[Iterable[str]]) -> Array:
 
 
 def table(rows: Array) -> str:
-    """Format the table of contents as text."""
+    """Format the table of contents as text of 80 columns. A long meaning continues on the next line, indented.
+
+    Its column has at least 20 characters, so lines are longer than 80 only if names or shapes are very long.
+    """
     lines = [[str(field) for field in row] for row in rows.tolist()]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*lines)][:-1]
+    indent = sum(widths) + 2 * len(widths)
+    wrapper = textwrap.TextWrapper(max(80 - indent, 20), break_long_words=False, break_on_hyphens=False)
+    below = "\n" + " " * indent
+    return "\n".join("  ".join([*map(str.ljust, line, widths), below.join(wrapper.wrap(line[-1]))]) for line in lines)
 
 
 def shortened(names: Iterable[str], among: Iterable[str]) -> list[str]:

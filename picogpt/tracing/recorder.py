@@ -90,11 +90,14 @@ class Trace(Mapping[str, Array]):
     def resolve(self, n_layer: int) -> None:
         """Find the replacements of each name. Raises ValueError if one fits no name, or a sum, which can't be replaced.
 
-        A pattern such as "h*/attn/heads" stands for all names that it fits, but never for a sum.
+        A pattern such as "h*/attn/heads" stands for all names that it fits, but never for a sum. Raises TypeError if a
+        replacement is not a function.
         """
         names = list(meanings(n_layer))
         self.changes: dict[str, list[Change]] = {}
         for pattern, change in self.replace.items():
+            if not callable(change):
+                raise TypeError(f"the replacement of {pattern!r} is not a function")
             found = [name for name in names if fnmatchcase(name, pattern)]
             if not found:
                 raise ValueError(f"nothing to replace is called {pattern!r}; with {n_layer} layers: {', '.join(names)}")
@@ -105,14 +108,17 @@ class Trace(Mapping[str, Array]):
                 self.changes.setdefault(name, []).append(change)
 
     def changed(self, name: str, value: Array) -> Array:
-        """Return the value, or its replacement. Raises ValueError if the replacement has another shape or dtype."""
+        """Return the value, or its replacement. Raises ValueError if that is None, or has another shape or dtype."""
         for change in self.changes.get(name, ()):
             self.paused = True
             try:
                 copy = value.copy(order="K")
-                new = np.asarray(change(copy, name) if takes_name(change) else change(copy))
+                result = change(copy, name) if takes_name(change) else change(copy)
             finally:
                 self.paused = False
+            if result is None:
+                raise ValueError(f"{name}: its replacement is None: the function must return an array")
+            new = np.asarray(result)
             if new.shape != value.shape or new.dtype != value.dtype:
                 raise ValueError(
                     f"{name} is {value.dtype} {list(value.shape)}, but its replacement {new.dtype} {list(new.shape)}"
@@ -232,7 +238,8 @@ def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
     A layer whose scores or probs are replaced computes all queries as one block, which may round differently. Traces
     may be nested, and each of them records. The module is changed for all threads.
 
-    The forward pass raises ValueError before it computes anything if `replace` has a name that the model lacks.
+    The forward pass raises ValueError before it computes anything if `replace` has a name that the model lacks, and
+    TypeError if it has something else than a function.
     """
     recorder = Trace(replace)
     with contextlib.ExitStack() as stack:

@@ -52,13 +52,16 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
 }
 FINE_TUNING: dict[str, float] = {"steps": 1000, "batch_size": 1, "lr": 1e-4}  # the defaults that differ with --from
 EPILOG = """examples:
-  python -m picogpt train shakespeare.txt --out models/shakespeare --plot loss.png
-  python -m picogpt train shakespeare.txt --out models/shakespeare --resume    (after Ctrl-C)
+  python -m picogpt train shakespeare.txt --out models/shakespeare \\
+    --plot loss.png
+  python -m picogpt train shakespeare.txt --out models/shakespeare \\
+    --resume    (after Ctrl-C)
   python -m picogpt train letters.txt --out models/letters --from 124M
 
-Any text file in UTF-8 serves, best with 1 MB or more. The usual first one is tinyshakespeare, 1.1 MB of
-Shakespeare's plays, which are in the public domain. Andrej Karpathy collected it: it is the file
-data/tinyshakespeare/input.txt of his repository github.com/karpathy/char-rnn."""
+Any text file in UTF-8 serves, best with 1 MB or more. The usual first one is
+tinyshakespeare, 1.1 MB of Shakespeare's plays, which are in the public domain.
+Andrej Karpathy collected it: it is the file data/tinyshakespeare/input.txt of
+his repository github.com/karpathy/char-rnn."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -212,7 +212,7 @@ def test_help_names_the_command_and_the_options(command):
     status, out, _ = command("--help")
     assert status == 0
     assert out.startswith("usage: python -m picogpt convert ")
-    assert "\n  python -m picogpt convert models/124M --to_hf --out gpt2-hf " in out
+    assert "\n  python -m picogpt convert models/124M --to_hf --out gpt2-hf\n" in out
     assert "--revision" in out
 
 

@@ -175,22 +175,34 @@ def test_out_and_against_together(compare, values, tmp_path):
     assert result.status == 1
     assert result.out.index("ours.npz: ") < result.out.index("differs: logits")
     assert (tmp_path / "ours.npz").exists()
-    values["logits"][:] = np.nan
+    values["logits"] = values["logits"][:-1]
     assert compare(values, "--out", tmp_path / "again.npz").status == 2
     assert not (tmp_path / "again.npz").exists()
 
 
-# -------------------------------------------------------------------------------------------------------------- refused
-
-
-def test_nan_is_refused_unless_an_earlier_value_differs(compare, values):
+def test_nan_is_a_difference_like_any_other(compare, values):
     values["h2/ln_2"][1, 3] = np.nan
-    assert_error(compare(values), 2, "mine.npz: h2/ln_2 is NaN at [1, 3], and the values before it agree")
+    result = compare(values)
+    assert (result.status, result.err) == (1, "")
+    assert "differs: h2/ln_2, " in result.out
+    assert "  largest at [1, 3]: ours " in result.out
+    assert ", theirs nan, " in result.out
+    assert f"1 of {N_ALL} values differ" in result.out
     values["h2/ln_1"][:] = 0
     result = compare(values)
     assert result.status == 1
     assert "differs: h2/ln_1, " in result.out
     assert f"2 of {N_ALL} values differ" in result.out
+
+
+# -------------------------------------------------------------------------------------------------------------- refused
+
+
+def test_a_file_made_with_n_past_needs_it_here_too(tmp_path, traced):
+    path = tmp_path / "two.npz"
+    assert traced(PROMPT, "--n_past", 3, "--out", path).status == 0
+    assert_error(traced(PROMPT, "--against", path), 2, f"{path} was made with --n_past 3: give it here, too")
+    assert traced(PROMPT, "--n_past", 3, "--against", path).status == 0
 
 
 @pytest.mark.parametrize(

@@ -231,11 +231,18 @@ def test_a_changed_cache_or_argument_is_the_replacement_s_own():
         ("h1/mid", np.zeros_like, "h1/mid can't be replaced, it is a sum: replace h1/attn/c_proj"),
         ("h1/ln_1", lambda x: x[1:], r"h1/ln_1 is float32 \[6, 21\], but its replacement float32 \[5, 21\]"),
         ("h1/ln_1", lambda x: x * np.float64(1), r"but its replacement float64 \[6, 21\]"),
+        ("h1/ln_1", lambda x: None, "h1/ln_1: its replacement is None: the function must return an array"),
     ],
 )
 def test_a_wrong_replacement_is_refused(name, change, message):
     with pytest.raises(ValueError, match=message), trace({name: change}):
         gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+
+
+def test_an_array_is_no_replacement():
+    with pytest.raises(TypeError) as error, trace({"h*/ln_1": np.zeros((6, 21))}):
+        gpt2.gpt2(IDS, **random_params(SMALL), n_head=3)
+    assert str(error.value) == "the replacement of 'h*/ln_1' is not a function"
 
 
 # ----------------------------------------------------------------------------------------------- leaving it as it was
@@ -388,10 +395,13 @@ def test_the_repr_is_a_table_of_names_shapes_and_meanings():
         list(gpt2.generate(IDS, random_params(SMALL), 3, 2))
     first, *lines = repr(t).splitlines()
     assert first == "<Trace of 2 forward passes, of which this is the last>"
-    assert [line.split()[0] for line in lines] == list(meanings(3))
-    for line, (name, text) in zip(lines, meanings(3).items()):
+    rows = re.split(r"\n(?! )", "\n".join(lines))  # a long meaning continues on an indented line
+    assert len(lines) > len(rows)
+    assert max(map(len, lines)) <= 80
+    assert [row.split()[0] for row in rows] == list(meanings(3))
+    for row, (name, text) in zip(rows, meanings(3).items()):
         shape, dtype = str(list(t[name].shape)), str(t[name].dtype)
-        assert line.replace(" ", "") == f"{name}{shape}{dtype}{text}".replace(" ", "")
+        assert "".join(row.split()) == f"{name}{shape}{dtype}{text}".replace(" ", "")
 
 
 def test_a_value_s_shape_follows_from_its_meaning():
