@@ -384,9 +384,10 @@ def test_the_ticks_of_the_picture_are_the_lengths_that_were_measured(monkeypatch
     assert panels[1].get_xlabel() == "GB of weights: x, y"
 
 
-def test_a_picture_is_a_png():
+def test_a_picture_is_a_png(tmp_path):
+    path = tmp_path / "p.txt"
     assert_error(
-        run_main("picogpt bench", *TINY, "--plot", "p.txt"), 2, "argument --plot: 'p.txt' does not end in .png"
+        run_main("picogpt bench", *TINY, "--plot", path), 2, f"argument --plot: {str(path)!r} does not end in .png"
     )
 
 
