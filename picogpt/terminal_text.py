@@ -1,8 +1,38 @@
-"""Measure text in the columns of a terminal, and break it into lines between words while it comes."""
+"""Measure text in the columns of a terminal, and break it into lines between words: at once, or while it comes."""
 
 from __future__ import annotations
 
+import math
+import os
+import sys
+import textwrap
 import unicodedata
+from collections.abc import Callable
+
+from utils import log
+
+
+def width_of_terminal() -> int:
+    """Return how many columns the terminal of stderr has, or 80 if it is none, or does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):  # a file or a pipe; a stream of a notebook, which has no number
+        return 80
+
+
+def log_wrapped(text: str) -> None:
+    """Print a text to stderr in lines that fit the terminal."""
+    for line in textwrap.wrap(text, width_of_terminal()):
+        log(line)
+
+
+def megabytes(n_bytes: float, rounded: Callable[[float], int] = math.ceil) -> str:
+    """Return a number of bytes as text. What work takes is rounded up; what is free is to be rounded down.
+
+    >>> megabytes(1_200_000_001), megabytes(1_200_000_001, math.floor)
+    ('1,201 MB', '1,200 MB')
+    """
+    return f"{rounded(n_bytes / 1e6):,} MB"
 
 
 def n_columns(text: str) -> int:

@@ -1,14 +1,17 @@
-"""Test how text is measured in columns, and broken into lines while it comes."""
+"""Test how text is measured in columns, and broken into lines, at once or while it comes."""
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picogpt.terminal_text import Wrapper, n_columns, split_words
+from picogpt.terminal_text import Wrapper, log_wrapped, n_columns, split_words, width_of_terminal
 
 TEXTS = st.text(st.sampled_from("abcdefg  \t-.é\u0301你好🙂\u200d"), max_size=60)
 
@@ -88,3 +91,29 @@ def test_words_are_the_whole_text(text, width):
     words = split_words(text, width)
     assert "".join(words) == text
     assert all(word.strip(" \t") for word in words[:-1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal of POSIX")
+@pytest.mark.parametrize(("columns", "width"), [(40, 40), (0, 80)])
+def test_lines_fit_the_terminal(monkeypatch, columns, width):
+    import fcntl
+    import struct
+    import termios
+
+    controller, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    with open(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert width_of_terminal() == width
+        log_wrapped("word " * 40)
+    lines = os.read(controller, 1000).decode().splitlines()
+    os.close(controller)
+    assert width - 5 < max(map(len, lines)) <= width
+    assert " ".join(lines).split() == ["word"] * 40
+
+
+def test_no_terminal_has_80_columns(monkeypatch, tmp_path):
+    with open(tmp_path / "err.txt", "w") as file:
+        for stream in (file, io.StringIO()):
+            monkeypatch.setattr(sys, "stderr", stream)
+            assert width_of_terminal() == 80

@@ -230,7 +230,7 @@ def log_duration(workload: Workload, sizes: list[Shape], settings: Settings) -> 
         whole += picture_seconds(workload, sizes, rounds)
     if settings.peers:  # they do the same work again, and each of their processes starts for seconds
         whole += 2 * whole + 6 * (rounds + 1)
-    log(f"it takes about {about(whole)}")
+    log(f"this takes about {about(whole)}")
 
 
 def bench(folder: Path, settings: Settings) -> Iterator[Row]:
@@ -278,6 +278,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.all_sizes and not args.plot:
         parser.error("argument --all_sizes: it belongs to --plot")
+    if args.plot and not args.plot.name.endswith(".png"):
+        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
     return args
 
 
@@ -312,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     text = read_text(args.text) if args.text else english()
     check_packages(args)
     with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
-        files = {path: stack.enter_context(new_file(path, args.force)) for path in {args.json, args.plot} - {None}}
+        files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.plot) if path}
         if args.shape:
             temporary = stack.enter_context(tempfile.TemporaryDirectory())
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))
@@ -326,4 +328,6 @@ def main(argv: list[str] | None = None) -> int:
             print_line(line(row))
         if args.json:
             files[args.json].write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
+    for path in files:
+        print(f"{path}: {path.stat().st_size:,} bytes")
     return 0

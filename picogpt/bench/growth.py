@@ -126,6 +126,8 @@ def draw_prompts(axes: Any, workload: Workload, other: Transformers | None, roun
         tick()
     draw_lines(axes, counts, points, "sgemm")
     axes.set(title="a prompt, to its first token", xlabel="prompt tokens", xscale="log", yscale="log")
+    axes.set_xticks(counts, list(map(str, counts)))
+    axes.set_xticks([], minor=True)  # their labels would overlap
 
 
 def draw_decoding(axes: Any, workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> None:
@@ -161,8 +163,12 @@ def draw_sizes(axes: Any, workload: Workload, model: Shape, sizes: list[Shape], 
         measured = workload if shape is model else Workload(made_up(shape.hparams), shape.hparams["n_head"])
         points.append(milliseconds_per_token(measured.decode(min(10, measured.n_ctx - 1)), rounds))
         tick()
-    draw_lines(axes, [shape.n_bytes / 1e9 for shape in shapes], points, "reading the weights")
-    axes.set(title="one more token, by model size", xlabel="GB of weights: " + ", ".join(s.name for s in shapes))
+    unit, n_bytes = (
+        ("MB", 1e6) if len(shapes) == 1 else ("GB", 1e9)
+    )  # a single one may be as small as the bundled model
+    draw_lines(axes, [shape.n_bytes / n_bytes for shape in shapes], points, "reading the weights")
+    names = ", ".join(shape.name for shape in shapes)
+    axes.set(title="one more token, by model size", xlabel=f"{unit} of weights: {names}")
     axes.margins(0.1)  # a model smaller than OpenAI's is a single point
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

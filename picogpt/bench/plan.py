@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from picogpt.bench.timing import MAX_MATRIX, N_DECODED, SIDE, Work
-from utils import UsageError, expected_shapes, free_memory, log
+from picogpt.terminal_text import log_wrapped, megabytes
+from utils import UsageError, expected_shapes, free_memory
 
 SHARE = 0.3  # of a limit that the work reaches, for the estimate of the time: docs/speed.md has 0.19 to 0.85
 TOKENIZER_SPEED = 2e6  # bytes in a second, with the limit and the way back
 N_ROWS = 64  # the most samples that grow side by side
 BYTES_PER_TOKEN = 370  # of a vocabulary in memory, measured with OpenAI's
+LONG_WORD = 160 * 10**6  # bytes for the word of a million letters and the texts, measured with the bundled model
 
 
 class Shape(NamedTuple):
@@ -30,11 +32,6 @@ class Shape(NamedTuple):
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {self.hparams[name]}" for name in ("n_layer", "n_embd", "n_ctx", "n_vocab"))
         return f"{self.name} ({sizes}; {megabytes(self.n_bytes)} of weights in float32)"
-
-
-def megabytes(n_bytes: float) -> str:
-    """Return a number of bytes as text, rounded up: megabytes(1.2e9) = "1,200 MB"."""
-    return f"{math.ceil(n_bytes / 1e6):,} MB"
 
 
 def about(seconds: float) -> str:
@@ -59,6 +56,11 @@ def keys_memory(hparams: dict[str, int], n: int) -> int:
     return n * 2 * 4 * hparams["n_layer"] * hparams["n_embd"]
 
 
+def tokenizers_memory(n_vocab: int, rounds: int) -> int:
+    """Return how many bytes the tokenizers take, with their caches, the texts, and the very long word."""
+    return 2 * (rounds + 1) * (BYTES_PER_TOKEN * n_vocab + 10**6) + LONG_WORD
+
+
 def work_memory(shape: Shape, rounds: int) -> int:
     """Return how many bytes the measurements take. The weights are not among them: they are mapped from their file.
 
@@ -67,8 +69,8 @@ def work_memory(shape: Shape, rounds: int) -> int:
     """
     hparams, n_vocab = shape.hparams, shape.hparams["n_vocab"]
     samples = N_ROWS * (keys_memory(hparams, 10 + N_DECODED + 1) + 3 * 4 * n_vocab)
-    tokenizers = 2 * (rounds + 1) * (BYTES_PER_TOKEN * n_vocab + 10**6) + 60 * 10**6
-    return limits_memory(shape.n_bytes) + keys_memory(hparams, hparams["n_ctx"]) + max(samples, tokenizers)
+    largest = max(samples, tokenizers_memory(n_vocab, rounds))
+    return limits_memory(shape.n_bytes) + keys_memory(hparams, hparams["n_ctx"]) + largest
 
 
 def picture_memory(shape: Shape) -> int:
@@ -79,9 +81,10 @@ def picture_memory(shape: Shape) -> int:
 def check_memory(what: str, n_bytes: float) -> None:
     """Log how much memory a work takes, and how much is free. Raises UsageError if that is not enough."""
     free = free_memory()
+    are_free = megabytes(free, math.floor)
     if n_bytes > free:
-        raise UsageError(f"{what} takes about {megabytes(n_bytes)} of memory, but only {megabytes(free)} are free")
-    log(f"{what} takes about {megabytes(n_bytes)} of memory; {megabytes(free)} are free")
+        raise UsageError(f"{what} takes about {megabytes(n_bytes)} of memory, but only {are_free} are free")
+    log_wrapped(f"{what} takes about {megabytes(n_bytes)} of memory; {are_free} are free")
 
 
 def those_that_fit(shapes: Sequence[Shape], beside: float) -> list[Shape]:
@@ -94,9 +97,10 @@ def those_that_fit(shapes: Sequence[Shape], beside: float) -> list[Shape]:
         needed = picture_memory(shape)
         if needed <= free:
             fitting.append(shape)
-            log(f"for the picture: random weights in memory, {shape}; {megabytes(needed)} in all")
+            log_wrapped(f"for the picture: random weights in memory, {shape}; {megabytes(needed)} in all")
         else:
-            log(f"left out of the picture: {shape.name} takes {megabytes(needed)}, but {megabytes(free)} are free")
+            are_free = megabytes(max(0, free), math.floor)
+            log_wrapped(f"left out of the picture: {shape.name} takes {megabytes(needed)}, but {are_free} are free")
     return fitting
 
 

@@ -60,7 +60,7 @@ def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[s
         raise UsageError(f"--html {html} is also the folder of --png: choose another name")
     with contextlib.ExitStack() as stack:
         if png:
-            options.require("matplotlib")
+            options.require("matplotlib", purpose="for --png")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
             stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
         if html:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder import END_OF_TEXT
-from picogpt.checkpoints.writing import initial_params, write_checkpoint
+from picogpt.checkpoints.writing import initial_params, require_tensorflow, write_checkpoint
 from picogpt.files import file_to_write, folder_to_make, new_folder
 from picogpt.options import add_force, add_models_dir, require
 from picogpt.train.loop import Run
@@ -115,6 +115,14 @@ def check_paths(args: argparse.Namespace) -> None:
         file_to_write(args.plot, args.force)
 
 
+def check_packages(args: argparse.Namespace) -> None:
+    """Raise OSError for the first package that the options need and that is not installed."""
+    require("jax", "optax", *([] if args.source else ["tokenizers"]))
+    require_tensorflow()
+    if args.plot:
+        require("matplotlib", purpose="for --plot")
+
+
 def first_params(args: argparse.Namespace) -> tuple[Any, Path | None]:
     """Return the parameters to begin with, and the folder of their tokenizer: of the model --from, or random and None.
 
@@ -155,8 +163,7 @@ def write_model(args: argparse.Namespace, params: Any) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     check_paths(args)
-    needed = ["jax", "optax", *([] if args.source else ["tokenizers"]), "tensorflow"]
-    require(*needed, *(["matplotlib"] if args.plot else []))
+    check_packages(args)
     params, tokenizer = first_params(args)
     texts, work = split(read_text(args.text), args.held_out), work_folder(args)
     if (shortest := min(map(len, texts))) <= args.n_ctx and not args.source:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from picogpt.jax_model import Trainer, signals_held_back
+from picogpt.terminal_text import log_wrapped
 from picogpt.train import report
 from picogpt.train.text import batch, encode_texts
 from picogpt.train.work import History, best_of, is_saved, load_state, save_state, work_folder, write_history
@@ -50,7 +51,7 @@ class Run:
 
     def compile(self) -> None:
         """Compile the functions of the training. Raises UsageError if too little memory is free for them."""
-        log("compiling takes a while, often 10 to 60 seconds (Ctrl-C waits for it)")
+        log_wrapped("compiling takes a while, often 10 to 60 seconds (Ctrl-C takes effect when it is done)")
         self.trainer = Trainer(self.args)
         report.check_memory(self.trainer.compile(self.first_params), self.args.batch_size)
         report.log_unit(self.parts[0])

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import os
-import sys
-import textwrap
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,27 +19,13 @@ import gpt2
 from encoder import Encoder
 from picogpt.checkpoints.writing import arrays_of
 from picogpt.files import new_file
-from picogpt.terminal_text import n_columns
+from picogpt.terminal_text import log_wrapped, megabytes, n_columns, width_of_terminal
 from picogpt.train.text import Array, Part
 from picogpt.train.work import LOSSES, History, is_saved, work_folder
 from utils import UsageError, free_memory, log, visible
 
 N_PROMPT = 8  # tokens of the held-out text that begin each sample
 TEMPERATURE = 0.8  # of the samples: the likeliest tokens alone soon repeat themselves
-
-
-def width_of_terminal() -> int:
-    """Return how many columns the terminal of stderr has, or 80 if it is none, or does not say."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):  # a file or a pipe; a stream of a notebook, which has no number
-        return 80
-
-
-def log_wrapped(text: str) -> None:
-    """Print a text to stderr in lines that fit the terminal."""
-    for line in textwrap.wrap(text, width_of_terminal()):
-        log(line)
 
 
 # ------------------------------------------------------------------------------------------------- before the training
@@ -64,12 +48,11 @@ def log_unit(part: Part) -> None:
 def check_memory(needed: int, batch_size: int) -> None:
     """Say how many bytes the training takes. Raises UsageError if less memory is free."""
     free = free_memory()
+    takes, are_free = megabytes(needed), megabytes(free, math.floor)
     if needed > free:
         advice = f"lower --batch_size {batch_size}" if batch_size > 1 else "it takes a smaller model"
-        raise UsageError(
-            f"training needs {needed / 1e6:,.0f} MB of memory, but only {free / 1e6:,.0f} MB are free: {advice}"
-        )
-    log_wrapped(f"training takes {needed / 1e6:,.0f} MB of memory, of {free / 1e6:,.0f} MB that are free")
+        raise UsageError(f"training needs {takes} of memory, but only {are_free} are free: {advice}")
+    log_wrapped(f"training takes {takes} of memory, of {are_free} that are free")
 
 
 # ------------------------------------------------------------------------------------------------ at every evaluation

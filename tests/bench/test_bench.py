@@ -167,10 +167,20 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
     assert [bar.n for bar in bars] == [bar.total for bar in bars] == [2 + 1 + 2 + 3 + 3]
     assert ("peak memory" in rows) == (sys.platform != "win32")
     printed, said = capsys.readouterr()
-    assert max(map(len, printed.splitlines())) <= 80
+    *table, written = printed.splitlines()
+    assert max(map(len, table)) <= 80
+    figures = tmp_path / "figures.json"
+    assert written == f"{figures}: {figures.stat().st_size:,} bytes"
     assert printed.splitlines()[0].endswith(", 1 round")
-    assert re.search(r"measuring tiny \(n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights", said)
-    assert re.search(r"takes about [\d,]+ MB of memory; [\d,]+ MB are free\nit takes about \d+ (s|minutes)\n", said)
+    before, takes, after = said.partition("this takes about ")
+    assert takes
+    assert max(map(len, before.splitlines())) <= 80
+    assert re.match(r"\d+ (s|minutes)\n", after)
+    before = " ".join(before.split())
+    assert before.startswith(
+        "measuring tiny (n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights in float32) "
+    )
+    assert re.search(r"takes about [\d,]+ MB of memory; [\d,]+ MB are free$", before)
     for name, row in rows.items():
         assert 0 < row["low"] <= row["median"] <= row["high"], name
         assert "ratio" not in row
@@ -208,7 +218,9 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars)
         assert rows[name]["ratio"] > 0, name
     assert len(servers) == 1
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
-    lines = capsys.readouterr().out.splitlines()
+    *lines, first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{figures}: {figures.stat().st_size:,} bytes"
+    assert second == f"{picture}: {picture.stat().st_size:,} bytes"
     assert max(map(len, lines)) <= 80
     (at,) = [i for i, line in enumerate(lines) if line.startswith("prompt of 64 ")]
     assert lines[at + 1].startswith("  transformers ")
@@ -267,9 +279,11 @@ def test_a_file_that_can_not_be_written_is_refused_before_the_work(option, tmp_p
     if option == "--plot":
         pytest.importorskip("matplotlib", reason="--plot needs matplotlib")
     with pytest.raises(FileNotFoundError, match="is no folder to write"):
-        command.main(["--model_size", "tiny", option, str(tmp_path / "missing" / "figures")])
+        command.main(["--model_size", "tiny", option, str(tmp_path / "missing" / "figures.png")])
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder, not a file to write"):
-        command.main(["--model_size", "tiny", option, str(tmp_path)])
+        command.main(["--model_size", "tiny", option, str(folder)])
 
 
 def test_a_missing_library_is_named_before_the_work(monkeypatch, tmp_path):
@@ -309,7 +323,9 @@ def test_sizes_that_do_not_fit_are_left_out_with_a_line(monkeypatch, capsys):
     monkeypatch.setattr(plan, "free_memory", lambda: 3_000_000_000)
     sizes = [shape(size) for size in ("124M", "355M", "774M")]
     assert plan.those_that_fit(sizes, beside=700_000_000) == sizes[:1]
-    lines = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err
+    assert max(map(len, said.splitlines())) <= 80
+    lines = " ".join(said.split()).replace(" left out", "\nleft out").splitlines()
     assert lines[0].startswith("for the picture: random weights in memory, 124M (n_layer 12, n_embd 768, n_ctx 1024, ")
     assert lines[0].endswith("; 1,122 MB in all")
     assert lines[1:] == [
@@ -334,8 +350,45 @@ def test_the_memory_of_a_size_is_what_it_takes(monkeypatch):
     workload = timing.Workload(initial_params(hparams, 0), 2)
     samples = growth.peak_memory(workload.samples(64).ours) * 2**20
     beside = plan.limits_memory(model.n_bytes) + workload.context.cache.nbytes
-    assert plan.work_memory(model, rounds=0) >= beside + samples
-    assert plan.work_memory(model, rounds=0) < 1.5 * (beside + samples) + 60e6
+    needed = plan.work_memory(model, rounds=0)
+    assert needed == beside + plan.tokenizers_memory(20_000, rounds=0) >= beside + samples
+    monkeypatch.setattr(plan, "tokenizers_memory", lambda n_vocab, rounds: 0)
+    assert beside + samples <= plan.work_memory(model, rounds=0) < 1.5 * (beside + samples)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the memory of a process is not known")
+def test_the_memory_of_the_tokenizers_is_what_a_process_takes():
+    code = "from functools import partial; from encoder import get_encoder; from picogpt.bench import command; "
+    code += "text = command.english(); load = partial(get_encoder, 'tiny', 'models'); print()"
+    work = "; list(command.measure_tokenizer(load, text, False, 1, lambda: None))"
+    empty, full = (peers.run_process([sys.executable, "-c", c]).memory * 2**20 for c in (code, code + work))
+    assert 0.9 * (full - empty) <= plan.tokenizers_memory(1024, rounds=1) < 1.4 * (full - empty)
+
+
+def test_the_ticks_of_the_picture_are_the_lengths_that_were_measured(monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    panels = figure.subplots(2)
+    monkeypatch.setattr(timing, "SIDE", 16)
+    monkeypatch.setattr(growth, "lengths", lambda n_ctx: [12, 20])
+    workload = timing.Workload(initial_params(SMALLEST, 0), n_head=2)
+    growth.draw_prompts(panels[0], workload, None, 1, lambda: None)
+    figure.draw_without_rendering()
+    for minor, texts in ((False, ["12", "20"]), (True, [])):
+        assert [label.get_text() for label in panels[0].get_xticklabels(minor=minor)] == texts
+    model = plan.Shape("x", SMALLEST)
+    growth.draw_sizes(panels[1], workload, model, [], 1, lambda: None)
+    assert panels[1].get_xlabel() == "MB of weights: x"
+    assert panels[1].lines[0].get_xdata()[0] == pytest.approx(model.n_bytes / 1e6)
+    growth.draw_sizes(panels[1], workload, model, [plan.Shape("y", SMALLEST)], 1, lambda: None)
+    assert panels[1].get_xlabel() == "GB of weights: x, y"
+
+
+def test_a_picture_is_a_png(tmp_path):
+    path = tmp_path / "p.txt"
+    assert_error(
+        run_main("picogpt bench", *TINY, "--plot", path), 2, f"argument --plot: {str(path)!r} does not end in .png"
+    )
 
 
 def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monkeypatch, tmp_path):

@@ -168,7 +168,7 @@ def test_a_prompt_may_fill_the_context_but_not_exceed_it(explain):
     ],
 )
 def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_model, explain, option, path, message):
-    monkeypatch.setattr(command.options, "require", lambda *modules: None)
+    monkeypatch.setattr(command.options, "require", lambda *modules, purpose: None)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "blocked" / "residual.png").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_mod
     ],
 )
 def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model, explain, html, png, error, message):
-    monkeypatch.setattr(command.options, "require", lambda *modules: None)
+    monkeypatch.setattr(command.options, "require", lambda *modules, purpose: None)
     (tmp_path / "other").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(error, match=message):
@@ -224,7 +224,7 @@ def test_an_empty_name_is_refused(capsys, explain, option):
 
 def test_missing_matplotlib_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch, no_model, explain):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(OSError, match="pip install matplotlib"):
+    with pytest.raises(OSError, match=r"pip install matplotlib \(for --png\)"):
         explain("x", "--png", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

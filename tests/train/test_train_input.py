@@ -100,11 +100,13 @@ def test_an_existing_folder_is_never_overwritten(train, text, tmp_path):
         train("--resume", out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("missing", ["jax", "optax", "tokenizers", "tensorflow"])
+@pytest.mark.parametrize("missing", ["jax", "optax", "tokenizers", "tensorflow", "matplotlib"])
 def test_a_missing_package_is_named(text, tmp_path, monkeypatch, missing):
     monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(OSError, match=f"{missing} is not installed: pip install {missing}"):
-        command.main([str(text), "--out", str(tmp_path / "m"), *SETTINGS])
+    purpose = {"tensorflow": r" \(only TensorFlow can write ", "matplotlib": r" \(for --plot\)$"}.get(missing, "$")
+    words = [str(text), "--out", str(tmp_path / "m"), *SETTINGS, "--plot", str(tmp_path / "loss.png")]
+    with pytest.raises(OSError, match=f"{missing} is not installed: pip install {missing}{purpose}"):
+        command.main(words)
 
 
 @pytest.mark.parametrize(

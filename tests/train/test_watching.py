@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,32 +108,6 @@ def test_rows_are_cut_at_the_width_and_show_control_characters():
     assert report.rows(["one\ntwo", " three four"], 6, 2) == [r"one\nt", "wo thr"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal of POSIX")
-@pytest.mark.parametrize(("columns", "width"), [(40, 40), (0, 80)])
-def test_lines_fit_the_terminal(monkeypatch, columns, width):
-    import fcntl
-    import struct
-    import termios
-
-    controller, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-    with open(terminal, "w") as stream:
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert report.width_of_terminal() == width
-        report.log_wrapped("word " * 40)
-    lines = os.read(controller, 1000).decode().splitlines()
-    os.close(controller)
-    assert width - 5 < max(map(len, lines)) <= width
-    assert " ".join(lines).split() == ["word"] * 40
-
-
-def test_no_terminal_has_80_columns(monkeypatch, tmp_path):
-    with open(tmp_path / "err.txt", "w") as file:
-        for stream in (file, io.StringIO()):
-            monkeypatch.setattr(sys, "stderr", stream)
-            assert report.width_of_terminal() == 80
-
-
 # ------------------------------------------------------------------------------------------------------------ memory
 
 
@@ -147,12 +118,32 @@ def test_too_little_memory_is_said_before_it_is_taken(train, tmp_path, monkeypat
     monkeypatch.setattr(loop, "batch", fail)
     monkeypatch.setattr(loop.Run, "start", fail)
     monkeypatch.setattr(report, "free_memory", lambda: 100_000)
-    message = r"training needs [01] MB of memory, but only 0 MB are free: lower --batch_size 4"
+    message = r"training needs 1 MB of memory, but only 0 MB are free: lower --batch_size 4"
     with pytest.raises(UsageError, match=message):
         train()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
     with pytest.raises(UsageError, match="are free: it takes a smaller model"):
         report.check_memory(200_000, batch_size=1)
+
+
+def test_memory_is_rounded_up_and_what_is_free_down(monkeypatch, capsys):
+    monkeypatch.setattr(report, "free_memory", lambda: 1_999_999)
+    report.check_memory(200_000, batch_size=1)
+    assert capsys.readouterr().err == "training takes 1 MB of memory, of 1 MB that are free\n"
+
+
+def test_the_message_of_compilation_is_that_of_the_documentation(monkeypatch, capsys):
+    class Stopped:
+        def __init__(self, args):
+            raise InterruptedError
+
+    monkeypatch.setattr(loop, "Trainer", Stopped)
+    args = command.parse_args(["text", "--out", "m", *SETTINGS])
+    with pytest.raises(InterruptedError):
+        loop.Run(args, {}).compile()
+    said = capsys.readouterr().err
+    assert "Ctrl-C takes effect when it is" in said
+    assert said in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
 
 
 def test_the_memory_of_a_run_is_its_arrays_and_what_xla_plans_for_a_step(packages):
