@@ -63,7 +63,7 @@ from picogpt.bench.timing import (
 )
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import require_tensorflow, write_random_model
-from picogpt.files import new_file
+from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
 from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, log, number, read_text
 
@@ -280,6 +280,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument --all_sizes: it belongs to --plot")
     if args.plot and not args.plot.name.endswith(".png"):
         parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
+    if problem := overwritten({"--json": args.json, "--plot": args.plot}, [args.text] if args.text else []):
+        parser.error(problem)
     return args
 
 

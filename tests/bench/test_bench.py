@@ -454,3 +454,8 @@ def test_an_interruption_keeps_the_rows_that_are_there(little_work, tmp_path):
     assert lines[2].startswith("first row ")
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_an_output_is_no_other_output_and_no_input(tmp_path):
+    for words in (["--plot", "a.png", "--json", "./a.png"], ["--json", "text.txt", "--text", "text.txt", "--force"]):
+        assert_error(run_main("picogpt bench", *words), 2, "is also")
