@@ -80,6 +80,15 @@ def decoded(data: bytes) -> str:
     return data.decode("utf-8").replace(os.linesep, "\n")
 
 
+def read_to_the_end(terminal: int) -> bytes:
+    """Return all that was written to a pseudo-terminal whose other side is closed. One os.read may give only a part."""
+    data = b""
+    with contextlib.suppress(OSError):  # Linux says so at the end, instead of returning nothing
+        while part := os.read(terminal, 1 << 16):
+            data += part
+    return data
+
+
 def assert_error(result: Result, status: int, *words: str) -> None:
     """Assert that a command failed with one line on stderr that holds these words, and no traceback."""
     assert (result.status, result.out) == (status, ""), result

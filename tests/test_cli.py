@@ -31,6 +31,7 @@ from helpers import (
     command,
     decoded,
     model_options,
+    read_to_the_end,
     run_command,
     run_main,
 )
@@ -871,7 +872,7 @@ def test_control_characters_in_a_real_terminal(odd, sampled):
     words = command("gpt2.py", "abcd", *model_options(odd), *args)
     subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.DEVNULL, env=ENVIRONMENT, timeout=120, check=True)
     os.close(writer)
-    assert os.read(reader, 1 << 16).decode().replace("\r\n", "\n") == utils.visible(exact, keep="\n\t") + "\n"
+    assert read_to_the_end(reader).decode().replace("\r\n", "\n") == utils.visible(exact, keep="\n\t") + "\n"
     os.close(reader)
 
 
@@ -896,7 +897,7 @@ def test_an_escape_sequence_over_several_tokens(odd):
     reader, writer = pty.openpty()
     subprocess.run(words, stdout=writer, **settings)
     os.close(writer)
-    assert os.read(reader, 1 << 16) == rb"a\x1b[2Jb" + b"\r\n"
+    assert read_to_the_end(reader) == rb"a\x1b[2Jb" + b"\r\n"
     os.close(reader)
 
 

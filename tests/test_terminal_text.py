@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from helpers import read_to_the_end
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,7 +107,7 @@ def test_lines_fit_the_terminal(monkeypatch, columns, width):
         monkeypatch.setattr(sys, "stderr", stream)
         assert width_of_terminal() == width
         log_wrapped("word " * 40)
-    lines = os.read(controller, 1000).decode().splitlines()
+    lines = read_to_the_end(controller).decode().splitlines()
     os.close(controller)
     assert width - 5 < max(map(len, lines)) <= width
     assert " ".join(lines).split() == ["word"] * 40
