@@ -101,12 +101,7 @@ def recorded(ids: Sequence[int], params: Params, n_head: int, passes: Sequence[P
         yield {prefix + name: value for name, value in t.items()}
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m picogpt trace",
-        description="Write all intermediate values of a forward pass to an NPZ file, and print a table of them. Or "
-        "find the first value that differs in a file of another implementation; the exit status is then 1.",
-        epilog="""examples:
+EPILOG = """examples:
   python -m picogpt trace "Not all heroes wear capes." --out activations.npz
   python -m picogpt trace - --out romeo.npz --model_size tiny < prompt.txt
   python -m picogpt trace "Not all heroes wear capes." --against mine.npz
@@ -125,7 +120,15 @@ number of their array, as in compare. NaN differs from every number.
 
 The exit status of --against is 0 if all values agree; 1 if a value or an id
 differs, or if a file can't be opened; and 2 if the files or options can't be
-compared, for example because of a wrong shape.""",
+compared, for example because of a wrong shape."""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m picogpt trace",
+        description="Write all intermediate values of a forward pass to an NPZ file, and print a table of them. Or "
+        "find the first value that differs in a file of another implementation; the exit status is then 1.",
+        epilog=EPILOG,
     )
     whole = number(0, kind=int)
     add_prompt(parser)
