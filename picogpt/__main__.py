@@ -11,7 +11,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import importlib
 import textwrap
 
-from utils import log, run
+from picogpt.command_line import log, run
 
 TOOLS = {  # name: (module, purpose)
     "bench": ("picogpt.bench.command", "measure speed and memory, and compare them with the machine's limits"),

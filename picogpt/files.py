@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from utils import UsageError, lock
+from picogpt.command_line import UsageError
+from utils import lock
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from picogpt.command_line import Parser, UsageError
 from picogpt.options import add_model_options, require
-from utils import Parser, UsageError
 
 if TYPE_CHECKING:
     from lm_eval._cli import HarnessCLI

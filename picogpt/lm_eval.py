@@ -30,8 +30,9 @@ from tqdm import tqdm
 import gpt2
 from encoder import END_OF_TEXT
 from picogpt.checkpoints.writing import arrays_of
+from picogpt.command_line import UsageError, log
 from picogpt.scoring.windows import Scores, Window, rolling_windows, score_windows
-from utils import UsageError, load_encoder_hparams_and_params, log
+from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

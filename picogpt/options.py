@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
-from utils import UsageError, check_size, number
+from picogpt.command_line import UsageError, number
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Choose
@@ -42,7 +43,7 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the argument `prompt`. `utils.read_prompt` turns its value into the text."""
+    """Add the argument `prompt`. `command_line.read_prompt` turns its value into the text."""
     parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
 
 
@@ -104,6 +105,21 @@ def sampler(args: argparse.Namespace, rng: np.random.Generator | None = None) ->
     """
     rng = np.random.default_rng(args.seed) if rng is None else rng
     return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
+
+
+def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
+    """Raise UsageError if a prompt has too many bytes for a context of n_ctx tokens, however it is encoded.
+
+    Encoding 10 MB would take a minute. Up to 100 KB are quick to encode, and then a message can give the exact number.
+    """
+    if (n_bytes := len(prompt.encode("utf-8"))) <= 100_000:
+        return
+    n_tokens = math.ceil(n_bytes / max(map(len, encoder.encoder)))  # each character of a token stands for one byte
+    if n_tokens > n_ctx + 1:  # one more than n_ctx is allowed if none is generated
+        raise UsageError(
+            f"the prompt has {n_bytes:,} bytes, and therefore {n_tokens:,} tokens or more, "
+            f"but the model's context is n_ctx = {n_ctx}"
+        )
 
 
 def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:

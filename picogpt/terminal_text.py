@@ -9,7 +9,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable
 
-from utils import log
+from picogpt.command_line import log
 
 
 def width_of_terminal() -> int:

@@ -5,8 +5,9 @@ python -m picogpt tokens "Not all heroes wear capes."
 
 from __future__ import annotations
 
+from picogpt.command_line import Parser, read_prompt
 from picogpt.options import add_model_options, add_prompt
-from utils import TOKENIZER_FILES, Parser, ensure_downloaded, load_encoder, read_prompt
+from utils import TOKENIZER_FILES, ensure_downloaded, load_encoder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,9 +16,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import utils
 from encoder import Encoder
-from picogpt import score
+from picogpt import command_line, score
 from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.huggingface import config_settings, state_dict
 from utils import expected_shapes, nest
@@ -70,7 +69,7 @@ def run_main(name: str, *args: Any, stdin: bytes = b"") -> Result:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("error", RuntimeWarning)
-        status = utils.run(lambda: module.main([str(arg) for arg in args]))
+        status = command_line.run(lambda: module.main([str(arg) for arg in args]))
         out.flush()
         err.flush()
     return Result(status, out.buffer.getvalue().decode("utf-8"), err.buffer.getvalue().decode("utf-8"))

@@ -24,6 +24,7 @@ from tables import entry_of, field, mask, snappy_block, table_block, table_of, v
 
 import encoder
 import utils
+from picogpt import command_line
 from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint, write_random_model
 from picogpt.files import new_folder
 from utils import Entry, NeedsTensorFlow, crc32c, load_gpt2_params_from_tf_ckpt, load_hparams_and_params, read_index
@@ -738,7 +739,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(sys, "argv", ["picogpt random_weights"])
     try:
-        assert utils.run(write) == 1
+        assert command_line.run(write) == 1
     finally:
         signal.signal(signal.SIGXFSZ, handler)
     message = capfd.readouterr().err

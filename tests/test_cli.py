@@ -39,6 +39,7 @@ from helpers import (
 import encoder
 import gpt2
 import utils
+from picogpt import command_line, options
 from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.writing import write_random_model
 
@@ -228,8 +229,8 @@ class Endless(io.RawIOBase):
 def test_endless_stdin(monkeypatch):
     endless = Endless()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
-    with pytest.raises(utils.UsageError, match="standard input has more than 16,777,216 bytes"):
-        utils.read_prompt("-")
+    with pytest.raises(command_line.UsageError, match="standard input has more than 16,777,216 bytes"):
+        command_line.read_prompt("-")
     assert endless.n_read < 17 << 20
 
 
@@ -245,9 +246,9 @@ def test_prompt_with_too_many_bytes_is_not_encoded(script, odd, tmp_path, monkey
 def test_smallest_number_of_tokens(loaded):
     """The longest token of the small model is <|endoftext|>, and gpt2.py generates 0 tokens after n_ctx + 1."""
     prompt = "é" * (13 * 10_000)
-    utils.check_size(loaded[0], prompt, 19_999)
-    with pytest.raises(utils.UsageError, match="260,001 bytes, and therefore 20,001 tokens or more, .* n_ctx = 19999"):
-        utils.check_size(loaded[0], prompt + "a", 19_999)
+    options.check_size(loaded[0], prompt, 19_999)
+    with pytest.raises(command_line.UsageError, match="260,001 bytes, .* 20,001 tokens .* n_ctx = 19999"):
+        options.check_size(loaded[0], prompt + "a", 19_999)
 
 
 # ------------------------------------------------------------------------------------------------------ the lengths
@@ -820,18 +821,18 @@ HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\u
 
 
 def test_visible():
-    assert utils.visible(HOSTILE + "\n\t\0\udcff") == HARMLESS + r"\n\t\x00\udcff"
-    assert utils.visible("\x1b\n\t\r", keep="\n\t") == "\\x1b\n\t\\r"
+    assert command_line.visible(HOSTILE + "\n\t\0\udcff") == HARMLESS + r"\n\t\x00\udcff"
+    assert command_line.visible("\x1b\n\t\r", keep="\n\t") == "\\x1b\n\t\\r"
     for text in ("", "C:\\new", "é漢😀 a\u0301\u00a0", "\ue000", "\U0010fffe"):
-        assert utils.visible(text) == text
+        assert command_line.visible(text) == text
 
 
 def test_messages_are_visible_and_one_line(odd, capsys):
-    utils.log(f"a{HOSTILE}\nb")
+    command_line.log(f"a{HOSTILE}\nb")
     assert capsys.readouterr().err == f"a{HARMLESS}\\nb\n"
     assert_error(run_main("gpt2.py", "one", HOSTILE + "\ntwo"), 2, f"unrecognized arguments: {HARMLESS}\\ntwo")
     for error in (OSError(2, "missing", f"{HOSTILE}\n"), ValueError(f"{HOSTILE}\n"), MemoryError(f"{HOSTILE}\n")):
-        assert utils.run(mock.Mock(side_effect=error)) == 1
+        assert command_line.run(mock.Mock(side_effect=error)) == 1
         message = capsys.readouterr().err
         assert f"{HARMLESS}\\n" in message
         assert message.removesuffix("\n").isprintable()
@@ -867,12 +868,12 @@ def test_control_characters_in_a_real_terminal(odd, sampled):
 
     args = ["--temperature", 1, "--seed", 3, "--n_tokens_to_generate", 14]
     exact = sampled("--seed", 3)
-    assert exact != utils.visible(exact, keep="\n\t")
+    assert exact != command_line.visible(exact, keep="\n\t")
     reader, writer = pty.openpty()
     words = command("gpt2.py", "abcd", *model_options(odd), *args)
     subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.DEVNULL, env=ENVIRONMENT, timeout=120, check=True)
     os.close(writer)
-    assert read_to_the_end(reader).decode().replace("\r\n", "\n") == utils.visible(exact, keep="\n\t") + "\n"
+    assert read_to_the_end(reader).decode().replace("\r\n", "\n") == command_line.visible(exact, keep="\n\t") + "\n"
     os.close(reader)
 
 
@@ -882,7 +883,7 @@ import sys, gpt2, utils
 encode = utils.load_encoder(utils.Path(sys.argv.pop(1))).encode
 ids = iter([encode(char)[0] for char in "a\\x1b[2Jb"])
 gpt2.greedy = lambda logits, seen: next(ids)
-sys.exit(utils.run(gpt2.main))
+sys.exit(command_line.run(gpt2.main))
 """
 
 
@@ -904,15 +905,15 @@ def test_an_escape_sequence_over_several_tokens(odd):
 # -------------------------------------------------------------------------------------------------- the value "--"
 
 
-def parser_of(name: str) -> utils.Parser:
+def parser_of(name: str) -> command_line.Parser:
     """Return the parser of a script or a tool."""
-    parsers: list[utils.Parser] = []
+    parsers: list[command_line.Parser] = []
 
-    def keep(parser: utils.Parser, *args: Any) -> None:
+    def keep(parser: command_line.Parser, *args: Any) -> None:
         parsers.append(parser)
         raise SystemExit(0)
 
-    with mock.patch.multiple(utils.Parser, parse_args=keep, parse_known_args=keep):
+    with mock.patch.multiple(command_line.Parser, parse_args=keep, parse_known_args=keep):
         run_main(name)
     return parsers[0]
 
@@ -980,7 +981,7 @@ def test_run_takes_over_ctrl_c_and_gives_it_to_python():
     """IPython's %run would otherwise leave a shell that Ctrl-C ends."""
     old = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        assert utils.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
+        assert command_line.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, old)
@@ -1002,7 +1003,7 @@ def test_signal_in_a_destructor(number, status, capsys):
         return 0
 
     hook = sys.unraisablehook
-    assert utils.run(work) == status
+    assert command_line.run(work) == status
     assert sys.unraisablehook is hook
     assert capsys.readouterr().err == ""
 
@@ -1012,7 +1013,7 @@ def test_other_errors_in_a_destructor_are_still_reported(capsys):
         def __del__(self) -> None:
             raise KeyError("in a destructor")
 
-    assert utils.run(lambda: 0 if Bar() else 1) == 0
+    assert command_line.run(lambda: 0 if Bar() else 1) == 0
     assert "KeyError: 'in a destructor'" in capsys.readouterr().err
 
 
@@ -1021,7 +1022,7 @@ def test_encoding_that_is_not_meant_for_text(encoding, monkeypatch):
     """PYTHONIOENCODING may name any of Python's codecs."""
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n"))
-    assert utils.run(lambda: print("é", flush=True) or gpt2.main([])) == 2
+    assert command_line.run(lambda: print("é", flush=True) or gpt2.main([])) == 2
     assert sys.stdout.buffer.getvalue().decode() == "é\n"
     assert sys.stderr.buffer.getvalue().startswith(b"gpt2.py: the following arguments are required")
 
@@ -1029,7 +1030,7 @@ def test_encoding_that_is_not_meant_for_text(encoding, monkeypatch):
 def test_unknown_error_handler_of_stdin(monkeypatch, capsys):
     """Python finds out only when a byte is wrong, with PYTHONIOENCODING=:handler."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8", errors="handler"))
-    assert utils.run(lambda: len(sys.stdin.readline())) == 1
+    assert command_line.run(lambda: len(sys.stdin.readline())) == 1
     assert "can't decode byte 0xff" in capsys.readouterr().err
 
 
@@ -1147,7 +1148,7 @@ def test_run_in_a_notebook(odd, continued, monkeypatch):
     args = ["ab", "--n_tokens_to_generate", "3", *map(str, model_options(odd))]
     statuses: list[int] = []
     for arguments in (args, ["ab", "--model_size", "no-such-model"]):
-        statuses.append(utils.run(lambda arguments=arguments: gpt2.main(arguments)))
+        statuses.append(command_line.run(lambda arguments=arguments: gpt2.main(arguments)))
     assert statuses == [0, 1]
     assert out.text == continued("ab", 3) + "\n"
     assert "'no-such-model'" in err.text
@@ -1165,7 +1166,7 @@ def test_run_leaves_the_process_as_it_was(error, monkeypatch):
         inside.append(signal.getsignal(signal.SIGTERM))
         raise error
 
-    assert utils.run(fail) in (0, 1, 130, 141)
+    assert command_line.run(fail) in (0, 1, 130, 141)
     assert inside[0] not in handlers  # so that SIGTERM removes half-written files
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert sys.stdout is out
@@ -1177,13 +1178,13 @@ def test_run_redirects_no_file_of_a_notebook(monkeypatch):
     stream.flush = mock.Mock(side_effect=BrokenPipeError)
     monkeypatch.setattr(sys, "stdout", stream)
     with mock.patch("os.dup2") as dup2:
-        assert utils.run(lambda: 0) == 141
+        assert command_line.run(lambda: 0) == 141
     dup2.assert_not_called()
 
 
 def test_run_outside_of_the_main_thread():
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(utils.run(lambda: 5)))
+    thread = threading.Thread(target=lambda: statuses.append(command_line.run(lambda: 5)))
     thread.start()
     thread.join(60)
     assert statuses == [5]

@@ -28,6 +28,7 @@ from helpers import ENVIRONMENT, ODD, ROOT, assert_error, run_main
 
 import encoder
 import utils
+from picogpt import command_line
 from picogpt.checkpoints.writing import write_random_model
 from utils import DATA, FILES, INDEX, TOKENIZER_FILES, DownloadError, download_gpt2_files
 
@@ -275,7 +276,7 @@ def start(folder: Path, extra: str = "") -> subprocess.Popen[str]:
     driver = (
         f"import encoder, os, signal, sys, utils\nutils.SHA256 = {utils.SHA256!r}\nutils.PAUSES = {utils.PAUSES!r}\n"
         f"utils.SIZES = {utils.SIZES!r}\nencoder.OPENAI_MERGES = {encoder.OPENAI_MERGES!r}\n"
-        f"sys.argv[0] = 'utils.py'\n{extra}\nsys.exit(utils.run(utils.main))\n"
+        f"sys.argv[0] = 'utils.py'\n{extra}\nsys.exit(command_line.run(utils.main))\n"
     )
     command = [sys.executable, "-c", driver, folder.name, "--models_dir", str(folder.parent)]
     pipe = subprocess.PIPE
@@ -294,7 +295,7 @@ def test_seven_files(server: Server, folder: Path) -> None:
 
 
 def test_command_line(server: Server, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 0
+    assert command_line.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 0
     out = capsys.readouterr().out
     assert "OpenAI's files" in out
     assert "all checksums are right" in out
@@ -475,7 +476,7 @@ def test_nobody_there(
     assert "Max retries" not in text
     assert final(folder) == {}
     capsys.readouterr()
-    assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
+    assert command_line.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -1091,7 +1092,7 @@ def test_no_space_left(
     monkeypatch.setattr(sys, "argv", ["utils.py"])
     with monkeypatch.context() as patch:
         patch.setattr(utils, "open", open_full, raising=False)
-        assert utils.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
+        assert command_line.run(lambda: utils.main(["124M", "--models_dir", str(folder.parent)])) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("utils.py: ")
     assert os.strerror(errno.ENOSPC) in lines[-1]

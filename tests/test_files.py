@@ -15,8 +15,8 @@ import pytest
 from helpers import ROOT
 
 from picogpt import files
+from picogpt.command_line import UsageError
 from picogpt.files import new_file, new_folder
-from utils import UsageError
 
 ERRORS = [KeyboardInterrupt, SystemExit, OSError]
 

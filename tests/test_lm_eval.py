@@ -20,8 +20,8 @@ from helpers import ROOT, assert_error, run_command, run_main
 import gpt2
 from encoder import END_OF_TEXT
 from picogpt.checkpoints.convert import to_hf
+from picogpt.command_line import UsageError
 from picogpt.options import require
-from utils import UsageError
 
 needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="needs lm_eval")
 

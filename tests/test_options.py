@@ -12,8 +12,7 @@ from unittest import mock
 import pytest
 from helpers import ROOT, run_main
 
-import utils
-from picogpt import options
+from picogpt import command_line, options
 from picogpt.__main__ import TOOLS
 
 PROGRAMS = ["gpt2.py", "utils.py", *(f"picogpt {tool}" for tool in TOOLS)]
@@ -73,7 +72,7 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
     module = importlib.import_module(name)
     with (
-        mock.patch.multiple(utils.Parser, parse_args=found, parse_known_args=found),
+        mock.patch.multiple(command_line.Parser, parse_args=found, parse_known_args=found),
         pytest.raises(FoundError) as error,
     ):
         module.main([])
@@ -149,7 +148,7 @@ def test_older_spellings_go_on_working(program, older, now):
 
 
 def test_bos_has_two_names():
-    parser = utils.Parser()
+    parser = command_line.Parser()
     options.add_bos(parser, "put a token before each text", default=None)
     for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no-bos"], False)):
         assert parser.parse_args(words).bos is value

@@ -22,6 +22,7 @@ from helpers import ODD, ROOT, SMALL, Result, assert_error, model_options, rando
 import gpt2
 import utils
 from encoder import END_OF_TEXT, get_encoder
+from picogpt import command_line
 from picogpt.checkpoints.writing import write_random_model
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
@@ -302,25 +303,25 @@ def test_the_memory_of_samples_is_that_of_keys_values_and_the_logits_of_two_step
     row = 4 * (3 * 2 * 21 * 17 + 2 * 101)  # float32: 3 layers, 21 numbers for each of 17 positions; 101 tokens
     with mock.patch.object(utils, "free_memory", return_value=5 * row):
         assert gpt2.check_memory(5, random_params(SMALL), 3, 17) == 5 * row
-        with pytest.raises(utils.UsageError, match="--batch_size 5 fits$"):
+        with pytest.raises(command_line.UsageError, match="--batch_size 5 fits$"):
             gpt2.check_memory(6, random_params(SMALL), 3, 17)
-        with pytest.raises(utils.UsageError, match="--batch_size 2 fits$"):
+        with pytest.raises(command_line.UsageError, match="--batch_size 2 fits$"):
             gpt2.check_memory(5, random_params(SMALL, np.float64), 3, 17)
     with (
         mock.patch.object(utils, "free_memory", return_value=row - 1),
-        pytest.raises(utils.UsageError, match="not even"),
+        pytest.raises(command_line.UsageError, match="not even"),
     ):
         gpt2.check_memory(1, random_params(SMALL), 3, 17)
 
 
 def test_free_memory_knows_the_limit_of_a_container(tmp_path):
-    free = utils.free_memory()
+    free = command_line.free_memory()
     assert 1e6 < free < 1e15
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.stat").write_text("anon 1000\nfile 5000\nanon_thp 7\n")
-    assert abs(utils.free_memory(tmp_path) - free) < free / 2
+    assert abs(command_line.free_memory(tmp_path) - free) < free / 2
     (tmp_path / "memory.max").write_text("51000\n")
-    assert utils.free_memory(tmp_path) == 50_000
+    assert command_line.free_memory(tmp_path) == 50_000
 
 
 @pytest.mark.parametrize("option", ["--n_samples", "--batch_size"])

@@ -9,7 +9,7 @@ const PAGE = new URL("../", import.meta.url);
 const REPOSITORY = new URL("../../", import.meta.url);
 const SOURCES = [
   "gpt2.py", "encoder.py", "utils.py",
-  "picogpt/__init__.py", "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
+  "picogpt/__init__.py", "picogpt/command_line.py", "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
 ];
 const MODEL = [
   "checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta",

@@ -63,9 +63,10 @@ from picogpt.bench.timing import (
 )
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import require_tensorflow, write_random_model
+from picogpt.command_line import Parser, log, number, read_text
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
-from utils import SIZES, Parser, checkpoint_prefix, ensure_downloaded, load_hparams_and_params, log, number, read_text
+from utils import SIZES, checkpoint_prefix, ensure_downloaded, load_hparams_and_params
 
 N_LETTERS = 1_000_000  # letters of the longest word
 N_SAMPLES = (4, 16, 64)  # how many samples grow side by side

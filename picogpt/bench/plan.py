@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from picogpt.bench.timing import MAX_MATRIX, N_DECODED, SIDE, Work
+from picogpt.command_line import UsageError, free_memory
 from picogpt.terminal_text import log_wrapped, megabytes
-from utils import UsageError, expected_shapes, free_memory
+from utils import expected_shapes
 
 SHARE = 0.3  # of a limit that the work reaches, for the estimate of the time: docs/speed.md has 0.19 to 0.85
 TOKENIZER_SPEED = 2e6  # bytes in a second, with the limit and the way back

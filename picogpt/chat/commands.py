@@ -14,8 +14,8 @@ from picogpt import options
 from picogpt.chat.dialogue import Chat, exchanges, one_line
 from picogpt.chat.history import reason
 from picogpt.chat.screen import Screen, answer
+from picogpt.command_line import UsageError, log, number, read_text
 from picogpt.files import new_file
-from utils import UsageError, log, number, read_text
 
 HELP = '''/help, /?           show this list
 /exit, /quit, /bye  leave, as do Ctrl-D and the words exit and quit alone

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from utils import UsageError
+from picogpt.command_line import UsageError, timed
 
 if TYPE_CHECKING:
     from picogpt.typing.shaped_numpy import Vector
@@ -224,7 +224,7 @@ class Chat:
         turn = self.turns[-1]
         turn.reply, turn.reply_ids, self.n_read = "", [], 0
         self.times = [time.perf_counter()]
-        ids = gpt2.timed(self.generate_ids(), self.times)
+        ids = timed(self.generate_ids(), self.times)
         try:
             for piece in until_turn_ends(self.encoder.decode_stream(ids), self.format.stop):
                 turn.reply += piece

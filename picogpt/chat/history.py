@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from picogpt.command_line import log
 from picogpt.files import file_to_write, new_file
-from utils import lock, log
+from utils import lock
 
 LONGEST_HISTORY = 1 << 18  # bytes; a longer file is cut to the newest half of this
 

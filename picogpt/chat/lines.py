@@ -14,7 +14,7 @@ from collections.abc import Callable
 from picogpt.chat.dialogue import one_line
 from picogpt.chat.history import History
 from picogpt.chat.screen import GREEN, Screen, paint
-from utils import UsageError, log
+from picogpt.command_line import UsageError, log
 
 QUOTES, CONTINUED = '"""', "... "
 BARE_EXITS = ("exit", "quit")  # commands without a slash, in a terminal only

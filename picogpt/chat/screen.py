@@ -7,10 +7,9 @@ import shutil
 import sys
 from typing import NamedTuple
 
-import gpt2
 from picogpt.chat.dialogue import Chat
+from picogpt.command_line import log, log_speed, shown
 from picogpt.terminal_text import Wrapper, n_columns
-from utils import log, shown
 
 GREEN, CYAN = 32, 36  # ANSI colour codes
 
@@ -50,7 +49,7 @@ def answer(chat: Chat, screen: Screen) -> None:
         print(wrapper.finish(), flush=True)
         log_notes(chat)
         if screen.verbose:
-            gpt2.log_speed(chat.n_read, chat.times)
+            log_speed(chat.n_read, chat.times)
     chat.get_ready()
     log_notes(chat)
 

@@ -23,16 +23,9 @@ from picogpt.chat.dialogue import Chat, dialogpt, one_line, plain
 from picogpt.chat.history import History
 from picogpt.chat.lines import BARE_EXITS, next_line, prompter
 from picogpt.chat.screen import Screen
+from picogpt.command_line import Parser, UsageError, decode_utf8, log, read_text, visible
 from picogpt.files import state_folder
-from utils import (
-    Parser,
-    UsageError,
-    decode_utf8,
-    load_encoder_hparams_and_params,
-    log,
-    read_text,
-    visible,
-)
+from utils import load_encoder_hparams_and_params
 
 NAMES = ("Alice", "Bob")  # the user and the model
 PERSONA = """{user} talks with {model}, who is friendly and gives short answers.

@@ -20,9 +20,10 @@ from typing import Any
 from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
 from picogpt.checkpoints.writing import require_tensorflow, show_writing, write_checkpoint, write_merges
+from picogpt.command_line import Parser, UsageError
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_out, find_folder, require
-from utils import HPARAMS, DownloadError, Parser, UsageError, load_encoder, load_hparams_and_params
+from utils import HPARAMS, DownloadError, load_encoder, load_hparams_and_params
 
 
 def summary(params: Mapping[str, Any], n_vocab: int) -> str:

@@ -20,8 +20,9 @@ import numpy as np
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, read_merges
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import arrays_of
+from picogpt.command_line import log
 from picogpt.options import require
-from utils import expected_shapes, log, nest, read_json
+from utils import expected_shapes, nest, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

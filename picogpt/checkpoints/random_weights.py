@@ -10,9 +10,10 @@ from pathlib import Path
 
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import require_tensorflow, write_random_model
+from picogpt.command_line import Parser, number
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_out, find_folder
-from utils import SIZES, Parser, number
+from utils import SIZES
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

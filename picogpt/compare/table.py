@@ -25,11 +25,12 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
+from picogpt.command_line import Parser
 from picogpt.compare.cases import MADE_UP, Case, Cases, ModelCases, made_up_encoder, texts
 from picogpt.compare.references import REFERENCES, TOKENIZERS
 from picogpt.options import add_model_options
 from picogpt.tolerance import TOLERANCE, difference
-from utils import Parser, load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")

@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from picogpt.command_line import Parser, log, number
 from picogpt.evaluate import cbt, lambada, paper, texts, wikitext
 from picogpt.files import check_readable, new_file, overwritten
 from picogpt.options import add_force, add_model_options
 from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
-from utils import Parser, log, number
 
 TASKS = {
     "lambada": lambada.PROTOCOLS,

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from picogpt.command_line import UsageError, read_text
 from picogpt.scoring.windows import Scores, Window, windows
 from picogpt.scoring.work import Model, begin
-from utils import UsageError, read_text
 
 Score = Callable[[Sequence[Window]], list[Scores]]
 Protocol = Callable[[Path, Model, Score, argparse.Namespace], dict[str, float]]

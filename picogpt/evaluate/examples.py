@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from picogpt.command_line import UsageError, read_text
 from picogpt.scoring.reading import numbered_lines
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
-from utils import UsageError, read_text
 
 
 def read_lines(data: Path) -> list[tuple[int, str]]:

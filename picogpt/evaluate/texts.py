@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from encoder import BYTE_TO_CHAR
+from picogpt.command_line import UsageError, decode_utf8
 from picogpt.evaluate.corpora import (
     Protocol,
     Score,
@@ -30,7 +31,6 @@ from picogpt.evaluate.detokenize import ONE_BILLION_WORDS as BILLION_STYLE
 from picogpt.evaluate.detokenize import PENN_TREEBANK, detokenize
 from picogpt.evaluate.wikitext import WIKITEXT
 from picogpt.scoring.work import Model
-from utils import UsageError, decode_utf8
 
 PUBLISHED = 100_000_000  # bytes of text8 and of enwik8
 TEST_SET = 5_000_000  # the last of them

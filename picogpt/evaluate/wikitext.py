@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from encoder import END_OF_TEXT
+from picogpt.command_line import UsageError
 from picogpt.evaluate.corpora import (
     Protocol,
     Refused,
@@ -33,7 +34,6 @@ from picogpt.evaluate.detokenize import WIKITEXT as STYLE
 from picogpt.evaluate.detokenize import detokenize
 from picogpt.scoring.windows import Array, Window, check_sizes, rolling_windows
 from picogpt.scoring.work import Model
-from utils import UsageError
 
 
 def paper(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import IO
 
 from picogpt import options
+from picogpt.command_line import Parser, UsageError, log, number, read_prompt
 from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.plots import FIGURES, save
 from picogpt.explain.terminal import report, summary
 from picogpt.files import new_file
-from utils import Parser, UsageError, load_encoder_hparams_and_params, log, number, read_prompt
+from utils import load_encoder_hparams_and_params
 
 # ---------------------------------------------------------------------------------------------------------- the files
 

@@ -22,10 +22,11 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
+from picogpt.command_line import UsageError
 from picogpt.explain.text import decimals, in_context, one_line, visible
 from picogpt.options import prompt_ids
 from picogpt.tracing.recorder import trace
-from utils import UsageError, load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params

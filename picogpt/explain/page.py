@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from picogpt.command_line import visible
 from picogpt.explain.numbers import Array, Inside, layer_name, positions
 from picogpt.explain.text import one_line, visible_merges
-from utils import visible
 
 FOLDER = Path(__file__).parent
 MAX_ATTENTION = 12_000_000  # bytes of base64 for all layers; a larger page would open slowly on a phone

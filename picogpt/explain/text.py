@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-import utils
 from encoder import CHAR_TO_BYTE, Encoder, merge
+from picogpt import command_line
 from picogpt.terminal_text import n_columns
 
 
@@ -62,7 +62,7 @@ def in_context(tokens: Sequence[bytes]) -> list[str]:
 
 def one_line(text: str, width: int) -> str:
     """Put a text on one line of at most this many columns: its beginning, without characters that can't be seen."""
-    return fit(utils.visible(" ".join(text.split())), width).rstrip()
+    return fit(command_line.visible(" ".join(text.split())), width).rstrip()
 
 
 def decimals(x: float, digits: int) -> str:

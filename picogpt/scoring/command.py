@@ -18,13 +18,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from encoder import Encoder
+from picogpt.command_line import Parser, UsageError, visible
 from picogpt.files import check_readable, file_to_write, new_file, overwritten
 from picogpt.options import add_force, add_model_options
 from picogpt.scoring.reading import read_texts, shown_name
 from picogpt.scoring.results import HEADER, Summary, row
 from picogpt.scoring.windows import Array, Scores, windows
 from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
-from utils import Parser, UsageError, visible
 
 EXAMPLES = """examples:
   python -m picogpt score README.md docs/train.md --model_size tiny

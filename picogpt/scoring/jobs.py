@@ -22,10 +22,11 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from picogpt.command_line import log
 from picogpt.options import require
 from picogpt.scoring.shards import fingerprint
 from picogpt.scoring.windows import Scores, Window, score_windows
-from utils import checkpoint_prefix, load_gpt2_params_from_tf_ckpt, load_hparams, log
+from utils import checkpoint_prefix, load_gpt2_params_from_tf_ckpt, load_hparams
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params

@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from utils import UsageError, decode_utf8
+from picogpt.command_line import UsageError, decode_utf8
 
 LONGEST = 1 << 30  # bytes of one text: its token ids alone take about twice as much memory
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from picogpt.command_line import UsageError, log
 from picogpt.files import new_file
 from picogpt.scoring.windows import Scores, Window
-from utils import HPARAMS, UsageError, checkpoint_prefix, load_hparams, log, read_json
+from utils import HPARAMS, checkpoint_prefix, load_hparams, read_json
 
 LEAST, MOST, N_SHARDS = 1024, 4096, 64  # positions in a shard, so that a text of any length makes about 64 of them
 DESCRIPTION = "run.json"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import gpt2
-from utils import UsageError
+from picogpt.command_line import UsageError
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
+from picogpt.command_line import UsageError, number
 from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import Summary
 from picogpt.scoring.shards import Results, describe, fingerprint, shards_of
 from picogpt.scoring.windows import Scores, Window
-from utils import UsageError, ensure_downloaded, load_encoder_hparams_and_params, number
+from utils import ensure_downloaded, load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params

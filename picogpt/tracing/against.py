@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gpt2
+from picogpt.command_line import UsageError
 from picogpt.tolerance import TOLERANCE, difference
 from picogpt.tracing.file import TABLES
 from picogpt.tracing.names import meaning, shortened
-from utils import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

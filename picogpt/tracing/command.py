@@ -18,23 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import gpt2
+from picogpt.command_line import Parser, UsageError, free_memory, number, read_prompt
 from picogpt.files import new_file
 from picogpt.options import add_force, add_model_options, add_prompt, prompt_ids
 from picogpt.tracing.against import Comparison, Dump, opened, other_text
 from picogpt.tracing.file import Writer, writing
 from picogpt.tracing.names import joined, meanings, shape_of, table
 from picogpt.tracing.recorder import trace
-from utils import (
-    HPARAMS,
-    Parser,
-    UsageError,
-    ensure_downloaded,
-    free_memory,
-    load_encoder,
-    load_hparams_and_params,
-    number,
-    read_prompt,
-)
+from utils import HPARAMS, ensure_downloaded, load_encoder, load_hparams_and_params
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params

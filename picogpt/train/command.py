@@ -15,21 +15,14 @@ from typing import Any
 
 from encoder import END_OF_TEXT
 from picogpt.checkpoints.writing import initial_params, require_tensorflow, write_checkpoint
+from picogpt.command_line import Parser, UsageError, number, read_text
 from picogpt.files import file_to_write, folder_to_make, new_folder
 from picogpt.options import add_force, add_models_dir, require
 from picogpt.train.loop import Run
 from picogpt.train.report import log_interrupted, plot
 from picogpt.train.text import split
 from picogpt.train.work import HISTORY_FILE, best_of, copy_tokenizer, is_saved, prepare, work_folder
-from utils import (
-    HPARAMS,
-    Parser,
-    UsageError,
-    ensure_downloaded,
-    load_encoder_hparams_and_params,
-    number,
-    read_text,
-)
+from utils import HPARAMS, ensure_downloaded, load_encoder_hparams_and_params
 
 WHOLE, WHOLE_OR_0 = number(1, kind=int), number(0, kind=int)
 NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option: default, parser, metavar, help

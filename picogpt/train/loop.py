@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from picogpt.command_line import log
 from picogpt.jax_model import Trainer, signals_held_back
 from picogpt.terminal_text import log_wrapped
 from picogpt.train import report
 from picogpt.train.text import batch, encode_texts
 from picogpt.train.work import History, best_of, is_saved, load_state, save_state, work_folder, write_history
-from utils import log
 
 
 class Run:

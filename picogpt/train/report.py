@@ -18,11 +18,11 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.checkpoints.writing import arrays_of
+from picogpt.command_line import UsageError, free_memory, log, visible
 from picogpt.files import new_file
 from picogpt.terminal_text import log_wrapped, megabytes, n_columns, width_of_terminal
 from picogpt.train.text import Array, Part
 from picogpt.train.work import LOSSES, History, is_saved, work_folder
-from utils import UsageError, free_memory, log, visible
 
 N_PROMPT = 8  # tokens of the held-out text that begin each sample
 TEMPERATURE = 0.8  # of the samples: the likeliest tokens alone soon repeat themselves

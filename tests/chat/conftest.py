@@ -44,7 +44,7 @@ SCRIPTED = """
 import json, sys, time, gpt2
 from encoder import get_encoder
 from picogpt.chat.terminal import Chat, main
-from utils import run
+from picogpt.command_line import run
 encoder = get_encoder("tiny", "models")
 replies = iter(json.loads(sys.argv.pop(1)))
 generate_ids = Chat.generate_ids

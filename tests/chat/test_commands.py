@@ -13,7 +13,7 @@ from encoder import END_OF_TEXT
 from picogpt.chat.commands import HELP, SAME, SETTINGS, WITH_ARGUMENT, WITHOUT_ARGUMENT
 from picogpt.chat.dialogue import exchanges
 from picogpt.chat.terminal import PERSONA, parse_args
-from utils import UsageError
+from picogpt.command_line import UsageError
 
 # ---------------------------------------------------------------------------------------------------------- leaving
 

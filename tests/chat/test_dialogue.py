@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
 from picogpt.chat.dialogue import Chat, dialogpt, one_line, trim_reply, until_turn_ends
-from utils import UsageError
+from picogpt.command_line import UsageError
 
 FORMATS = ["plain", "dialogpt"]
 

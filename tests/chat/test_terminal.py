@@ -16,8 +16,8 @@ from picogpt.chat import terminal as module
 from picogpt.chat.commands import try_line
 from picogpt.chat.history import History
 from picogpt.chat.terminal import NAMES, PERSONA, main
+from picogpt.command_line import UsageError
 from picogpt.options import sampling_settings
-from utils import UsageError
 
 RUN = "import sys; from picogpt.chat.terminal import main; from utils import run; sys.exit(run(main))"
 

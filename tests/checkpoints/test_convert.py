@@ -17,8 +17,8 @@ import pytest
 import tqdm
 from helpers import ODD, ROOT, random_params
 
-import utils
 from encoder import END_OF_TEXT, get_encoder
+from picogpt import command_line
 from picogpt.checkpoints.huggingface import state_dict
 from picogpt.checkpoints.writing import show_writing, write_random_model
 from utils import load_encoder_hparams_and_params
@@ -185,7 +185,7 @@ def command(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["python -m picogpt convert"])
         capsys.readouterr()
-        status = utils.run(lambda: convert.main([str(arg) for arg in args]))
+        status = command_line.run(lambda: convert.main([str(arg) for arg in args]))
         return status, *capsys.readouterr()
 
     return run
@@ -280,7 +280,7 @@ def test_an_interruption_leaves_nothing(command, source, tmp_path, monkeypatch, 
 LIMITED = """
 import resource, signal, sys
 from picogpt.checkpoints.convert import main
-from utils import run
+from picogpt.command_line import run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 sys.exit(run(main))
@@ -302,7 +302,7 @@ TERMINATED = """
 import os, signal, sys
 import safetensors.numpy
 from picogpt.checkpoints.convert import main
-from utils import run
+from picogpt.command_line import run
 safetensors.numpy.save_file = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(run(main))
 """

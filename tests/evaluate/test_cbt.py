@@ -7,10 +7,10 @@ import doctest
 import numpy as np
 import pytest
 
+from picogpt.command_line import UsageError
 from picogpt.evaluate import cbt
 from picogpt.evaluate.cbt import PROTOCOLS, detokenize
 from picogpt.scoring.windows import Scores
-from utils import UsageError
 
 SENTENCES = ["`` Go ! ''", "I do n't .", "The king -LRB- so -RRB- !"]
 QUERIES = [

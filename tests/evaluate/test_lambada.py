@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder import get_encoder
+from picogpt.command_line import UsageError
 from picogpt.evaluate.lambada import PROTOCOLS, STOP_WORDS, stop_word_ids
 from picogpt.scoring.windows import Scores
-from utils import UsageError
 
 DATA = Path(__file__).parent / "passages.jsonl"
 TEXTS = [json.loads(line)["text"] for line in DATA.read_text(encoding="utf-8").splitlines()]

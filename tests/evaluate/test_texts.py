@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder import END_OF_TEXT, get_encoder
+from picogpt.command_line import UsageError
 from picogpt.evaluate import detokenize, texts, wikitext
 from picogpt.evaluate.texts import ENWIK8, ONE_BILLION_WORDS, PTB, TEXT8, WIKITEXT
 from picogpt.evaluate.wikitext import harness_text, overlapping_windows, pages
 from picogpt.scoring.windows import Scores, score_windows
 from picogpt.scoring.work import Model
-from utils import UsageError
 
 HPARAMS = {"n_vocab": 1024, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}
 N_CTX = HPARAMS["n_ctx"]

@@ -14,8 +14,8 @@ import picogpt
 from encoder import get_encoder
 from explain import MODELS, PROMPT
 from picogpt import Settings, files, look_inside
+from picogpt.command_line import UsageError
 from picogpt.explain import command
-from utils import UsageError
 
 PICTURES = ["attention.png", "lens.png", "probabilities.png", "residual.png"]
 

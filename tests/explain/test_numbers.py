@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import gpt2
 from explain import MODELS, PROMPT
+from picogpt.command_line import UsageError
 from picogpt.explain.numbers import (
     Settings,
     examine,
@@ -20,7 +21,7 @@ from picogpt.explain.numbers import (
     look_inside,
     positions,
 )
-from utils import UsageError, load_hparams_and_params
+from utils import load_hparams_and_params
 
 
 @pytest.mark.slow  # imports PyTorch and transformers

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from encoder import get_encoder
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Inside, Settings, look_inside, page
+from picogpt.command_line import visible
 from picogpt.explain import page as page_module
 from picogpt.explain.page import as_json, layers_that_fit, packed
-from utils import visible
 
 
 def embedded(html: str) -> dict:

@@ -7,8 +7,8 @@ import dataclasses
 
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Settings, look_inside
+from picogpt.command_line import visible
 from picogpt.explain.text import one_line
-from utils import visible
 
 
 def test_a_token_under_the_pointer_shows_its_alternatives(reader, inside):

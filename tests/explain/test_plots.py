@@ -10,10 +10,10 @@ import pytest
 
 import picogpt
 from explain import MODELS, PROMPT
+from picogpt.command_line import UsageError
 from picogpt.explain import plots
 from picogpt.explain.numbers import Settings, examine, look_inside
 from picogpt.explain.plots import height_of, label, save
-from utils import UsageError
 
 
 @pytest.fixture

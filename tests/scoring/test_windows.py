@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import gpt2
 from picogpt import score
+from picogpt.command_line import UsageError
 from picogpt.scoring import windows as scoring
 from picogpt.scoring.windows import Window, rolling_windows, score_windows, target_scores, windows
-from utils import UsageError
 
 N_CTX, N_HEAD = SMALL["n_ctx"], SMALL["n_head"]
 

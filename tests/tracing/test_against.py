@@ -12,10 +12,11 @@ import pytest
 from helpers import ROOT, assert_error, random_params, transformers_model
 
 import gpt2
+from picogpt.command_line import UsageError
 from picogpt.tracing import against
 from picogpt.tracing.names import meanings
 from picogpt.tracing.recorder import trace
-from utils import UsageError, load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params
 
 PROMPT = "ROMEO:\nWhat light"
 N_ALL = len(meanings(4))

@@ -14,8 +14,8 @@ from helpers import ROOT
 from runs import SETTINGS
 
 from picogpt import options
+from picogpt.command_line import UsageError, read_text
 from picogpt.train import command
-from utils import UsageError, read_text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")

@@ -12,9 +12,10 @@ from helpers import ROOT, run_main
 from runs import SETTINGS
 
 from picogpt.checkpoints.writing import arrays_of, initial_params
+from picogpt.command_line import UsageError
 from picogpt.train import command, loop, report
 from picogpt.train.text import encode_texts, split
-from utils import UsageError, load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params
 
 HPARAMS = {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
 EVALUATION = r"step (\d+)/4: training (\d\.\d{4}), held out (\d\.\d{4})( \(best\))?, \d\d:\d\d left"

@@ -1,0 +1,284 @@
+"""What every command line needs: options, prompts and texts, messages, streams and signals.
+
+`run` turns a function into a well-behaved command. This module imports nothing else of picogpt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import math
+import os
+import re
+import signal
+import stat
+import sys
+import textwrap
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(ValueError):
+    """Raised when the user asked for something impossible. The exit status is 2; for other errors it is 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse a command line whose errors are one line each. A prompt may begin with -h, so only -h alone asks for help.
+
+    `prog` is the command as a user types it, such as "python -m picogpt train".
+    """
+
+    def __init__(self, prog: str | None = None, **settings: Any):
+        prog = prog or f"python {Path(sys.argv[0]).name}"
+        settings["description"] = textwrap.fill(settings.get("description", ""), 78, break_on_hyphens=False)
+        super().__init__(prog, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+        self.add_argument("--help", action="help", help="show this text and exit")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        args = sys.argv[1:] if args is None else args
+        parsed: argparse.Namespace = super().parse_args(["--help"] if args == ["-h"] else args, namespace)
+        return parsed
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Take the value of --option=-- as any other. Before Python 3.13, argparse removes the first "--" in a list."""
+        is_value = bool(action.option_strings) and arg_strings == ["--"]
+        values = super()._get_values(action, arg_strings)
+        return super()._get_values(action, ["--", "--"]) if is_value and not values else values
+
+    def _get_option_tuples(self, option_string: str) -> Any:
+        """Find the options that a word may mean. Take --to-hf as --to_hf, since other programs write names so."""
+        name, *value = option_string.split("=", 1)
+        if name.startswith("--"):
+            option_string = "=".join(["--" + name[2:].replace("-", "_"), *value])
+        return super()._get_option_tuples(option_string)
+
+    def error(self, message: str) -> Any:
+        name = self.prog.removeprefix("python ").removeprefix("-m ")
+        log(f"{name}: {message} (try --help)")
+        self.exit(2)
+
+
+def number(
+    low: float, high: float = math.inf, kind: type[float] = float, open_low: bool = False
+) -> Callable[[str], float]:
+    """Return a function for `type=` of an option. It parses a number and refuses one that is not from low to high.
+
+    >>> number(0, 1)("0.5")
+    0.5
+    >>> number(0, kind=int)("-1")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: '-1' is not a whole number at least 0
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high or value == math.inf:
+            name = "a whole number" if kind is int else "a number"
+            limits = f"{'above' if open_low else 'at least'} {low:g}"
+            if high < math.inf:
+                limits += f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
+        return value
+
+    return parse
+
+
+def read_prompt(text: str, longest: int = 1 << 24) -> str:
+    """Return the prompt from the command line. "-" reads it from standard input, without its last line end.
+
+    Raises UsageError when it is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
+    """
+    if text == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed")
+        if len(data := sys.stdin.buffer.read(longest + 1)) > longest:
+            raise UsageError(f"standard input has more than {longest:,} bytes")
+        return re.sub(r"\r?\n\Z", "", decode_utf8(data, "standard input"))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
+    return text
+
+
+def read_text(path: Path, megabytes: int = 1000) -> str:
+    """Return the text of a file, with line ends as \\n. Raises OSError, or UsageError if it is too long or not UTF-8.
+
+    The file may be a pipe, such as <(cat TEXT). A device may have no end, so that at most 1 MB is read from it.
+    """
+    with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            megabytes = 1
+        data = b"".join(itertools.islice(iter(lambda: file.read(1 << 20), b""), megabytes + 1))
+    if len(data) > megabytes << 20:
+        raise UsageError(f"{path} has more than {megabytes:,} MB, the most that is read of such a file")
+    return re.sub(r"\r\n?", "\n", decode_utf8(data, str(path)))
+
+
+def decode_utf8(data: bytes, source: str) -> str:
+    """Decode UTF-8. Raises UsageError naming the source and its first wrong byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text without characters that could steer or deceive a terminal: they become escapes such as \x1b.
+
+    These are control characters, formats such as "from right to left" or a space of no width, line and paragraph
+    separators, and lone surrogates. Those in `keep`, such as "\n\t", stay.
+
+    >>> print(visible("\x1b[2J two\nlines \u202e漢"))
+    \x1b[2J two\nlines \u202e漢
+    """
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's general categories of these characters
+    return "".join(
+        repr(char)[1:-1] if unicodedata.category(char) in hidden and char not in keep else char for char in text
+    )
+
+
+def shown(text: str) -> str:
+    """Return what to print of a model's text: all of it, unchanged, but `visible` if stdout is a terminal.
+
+    The two joiners stay in both cases, since they belong to words in Persian and Hindi, and to many emoji.
+    """
+    return visible(text, keep="\n\t\u200c\u200d") if sys.stdout.isatty() else text
+
+
+def log(message: str, keep: str = "") -> None:
+    """Print a message for the user to stderr, because stdout is for results only.
+
+    It becomes `visible`, and therefore one line, whatever names and values are in it, except for characters in `keep`.
+    """
+    print(visible(message, keep), file=sys.stderr, flush=True)
+
+
+def timed(ids: Iterable[int], times: list[float]) -> Iterator[int]:
+    """Pass on the ids, and append the time to times when the text of each has been printed."""
+    for id in ids:
+        yield id
+        times.append(time.perf_counter())  # whoever prints the text comes back for the next id
+
+
+def log_speed(n_prompt: int, times: list[float]) -> None:
+    """Print the speed to stderr. `times` holds the clock at the start and after each new token, in seconds."""
+    if len(times) > 1:
+        rate = f", then {(len(times) - 2) / (times[-1] - times[1]):.1f} tokens/s" if len(times) > 2 else ""
+        log(f"[{n_prompt} prompt token{'s' * (n_prompt != 1)} in {times[1] - times[0]:.2f} s{rate}]")
+
+
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many bytes of memory this process can take before the system has to swap or to kill.
+
+    On macOS, which has no simple way to ask, this is all the memory of the machine.
+    """
+    if sys.platform == "win32":
+        import ctypes
+
+        status = (ctypes.c_uint64 * 8)(64)  # a MEMORYSTATUSEX: its own size, the total and the available bytes, ...
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status[2])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):
+        limits += [1024 * int(kb) for kb in re.findall(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, which is "max" where there is none
+        limit, used = int((group / "memory.max").read_text()), (group / "memory.stat").read_text()
+        limits += [limit - int(anonymous) for anonymous in re.findall(r"^anon (\d+)$", used, re.MULTILINE)]
+    return min(limits)
+
+
+def run(main: Callable[[], int]) -> int:
+    """Call `main` and return the exit status. An error is one line on stderr; Ctrl-C and a closed pipe are silent."""
+    prepare_streams()
+    try:
+        with signals_as_exceptions():
+            return flushed(main)
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        status = 141
+    except MemoryError as error:
+        log(f"{Path(sys.argv[0]).name}: not enough memory" + (f": {error}" if str(error) else ""))
+        status = 1
+    except (OSError, ValueError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        log(f"{Path(sys.argv[0]).name}: {text}")
+        status = 2 if isinstance(error, UsageError) else 1
+    try:
+        sys.stdout.flush()
+    except OSError:
+        if sys.__stdout__ and sys.stdout is sys.__stdout__:  # Python would try once more at exit, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    return status
+
+
+def prepare_streams() -> None:
+    """Make sure that printing works: where a stream is closed, and whatever encoding PYTHONIOENCODING asks for."""
+    for name, errors in {"stdin": "strict", "stdout": "replace", "stderr": "backslashreplace"}.items():
+        stream = getattr(sys, name)
+        if stream is None and name != "stdin":  # print would fail, or send errors to stdout
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
+            with contextlib.suppress(io.UnsupportedOperation):  # something was read from stdin already
+                stream.reconfigure(errors=errors)
+            try:
+                "a".encode(stream.encoding, errors)
+            except UnicodeError:  # an encoding that is not meant for text, such as idna
+                stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+@contextlib.contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Turn Ctrl-C into KeyboardInterrupt, and SIGTERM and SIGHUP into SystemExit, so that no half-written file stays.
+
+    A handler is set where there is none. Afterwards, Python's own is in place again for Ctrl-C, which would otherwise
+    end a notebook's kernel in which a command has run.
+    """
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
+    hook, sys.unraisablehook = sys.unraisablehook, signal_again
+    with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
+        for number in handled:
+            signal.signal(number, raise_for_signal)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        with contextlib.suppress(ValueError):
+            for number in handled:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def raise_for_signal(number: int, frame: Any) -> None:
+    """Raise the exception of a signal."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def signal_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Send a signal once more if Python ignored its exception, as it does in a progress bar's `__del__`."""
+    error = ignored.exc_value
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(error.code or 0) - 128
+        threading.Timer(0.05, signal.raise_signal, [number]).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
+def flushed(main: Callable[[], int]) -> int:
+    """Call `main` and return its exit status, after everything that it printed was really written."""
+    try:
+        status = main()
+    except SystemExit as error:  # argparse and the signals above
+        status = int(error.code or 0)
+    sys.stdout.flush()
+    return status
