@@ -216,6 +216,8 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     try:
         tensors = read_plain(prefix)
     except NeedsTensorFlow as reason:
+        from picogpt.checkpoints.tensorflow_reader import read_by_tensorflow
+
         tensors = read_by_tensorflow(prefix, reason)
     found = {name[len("model/") :]: tensor for name, tensor in tensors.items() if name.startswith("model/")}
     check_tensors(found, hparams, f"{prefix}.index")
@@ -358,45 +360,6 @@ def view(entry: Entry, maps: list[mmap.mmap | bytes]) -> Array:
 
 class NeedsTensorFlow(ValueError):
     """Raised for a checkpoint that TensorFlow can read but this file can't."""
-
-
-def read_by_tensorflow(prefix: Path, reason: NeedsTensorFlow) -> dict[str, Array]:
-    """Return the model's tensors of any checkpoint by name, read by TensorFlow. `reason` says why that is necessary.
-
-    TensorFlow ends its whole process at some damaged files, and writes lines about itself to stderr. For both reasons
-    it runs in a process of its own, which writes a plain checkpoint to a temporary folder.
-    """
-    import importlib.util
-    import subprocess
-    import tempfile
-
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ValueError(f"{reason}. Reading it takes TensorFlow, which is not installed: pip install tensorflow")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a mapped file
-        plain = Path(folder) / prefix.name
-        done = subprocess.run([sys.executable, "-c", REWRITE, prefix, plain], capture_output=True, check=False)
-        if done.returncode:
-            lines = ["it crashes", *done.stderr.decode("utf-8", "replace").splitlines()]
-            message = lines[-1] if done.returncode == 1 else lines[0]
-            raise ValueError(f"{reason}, and TensorFlow can't read it: {message}")
-        try:
-            return {name: tensor.copy() for name, tensor in read_plain(plain).items()}
-        except ValueError as error:
-            raise ValueError(str(error).replace(folder, str(prefix.parent))) from None
-
-
-REWRITE = """
-import sys
-sys.path = [place for place in sys.path if place]  # without the current folder, which may be a stranger's
-try:
-    import tensorflow as tf
-    reader = tf.train.load_checkpoint(sys.argv[1])
-    names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith("model/"))
-    tensors = [reader.get_tensor(name) for name in names]
-    tf.raw_ops.SaveV2(prefix=sys.argv[2], tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-except Exception as error:
-    sys.exit((str(error) or type(error).__name__).splitlines()[0])
-"""
 
 
 class Entry(NamedTuple):
@@ -646,7 +609,7 @@ def crc32c(data: Any, progress: Callable[[int], Any] = lambda n: None) -> int:
 
 
 def shortened(message: Array) -> Array:
-    """Return at most 5685 bytes that have the same CRC as a message, if it begins with the state 0. Changes the message.
+    """Return at most 5685 bytes with the same CRC as a message, if it begins with the state 0. Changes the message.
 
     Such a CRC is the remainder of a division by a polynomial. This one divides x^5685 + x^1362 + x^426 + 1, and also
     the same with all exponents times 8, 64 or 512. Therefore the remainder stays when the first byte is taken away and
