@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 from check_shapes import watch
 from helpers import ODD, SHARED
+from tables import graph_of
 
 import gpt2
 from picogpt import jax_model
 from picogpt.checkpoints.writing import write_random_model
-from utils import SIZES
+from utils import META, SIZES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,6 +81,9 @@ def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that copies the small model, for tests that break something in it, and returns the folder."""
 
     def copy(name: str = "odd") -> Path:
-        return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))
+        folder = shutil.copytree(models_dir / "odd", tmp_path / "models" / name)
+        if name in SIZES:  # otherwise the missing file would be downloaded
+            (folder / META).write_bytes(graph_of(ODD))
+        return folder
 
     return copy

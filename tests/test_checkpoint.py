@@ -20,7 +20,7 @@ import tensorflow_oracle
 from helpers import ODD, assert_error, model_options, run_command, run_main, run_tensorflow, shared
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tables import entry_of, field, mask, snappy_block, table_block, table_of, varint
+from tables import entry_of, field, graph_of, mask, snappy_block, table_block, table_of, varint
 
 import encoder
 import utils
@@ -456,9 +456,10 @@ def test_every_small_file_of_a_published_size_is_checked(published, damaged, nam
         "checkpoint": b'model_checkpoint_path: "model-20"\n',
         "vocab.bpe": (folder / "vocab.bpe").read_bytes() + b"\n",
         "hparams.json": json.dumps(ODD | {"n_head": 7}).encode(),
+        utils.META: graph_of(ODD | {"n_layer": 1}),
     }
     utils.check_file(folder / name, name, folder)
-    (folder / name).write_bytes(changes.get(name, (other / name).read_bytes()))
+    (folder / name).write_bytes(changes[name] if name in changes else (other / name).read_bytes())
     with pytest.raises(ValueError, match=re.escape(str(folder / name))):
         utils.check_file(folder / name, name, folder)
     utils.check_file(folder / name, name, folder.with_name("of-mine"))  # a model of one's own may have another

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ENVIRONMENT, ODD, ROOT, assert_error, run_main
-from tables import field
+from tables import graph_of
 
 import encoder
 import utils
@@ -204,8 +204,7 @@ def model(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("wide")
     write_random_model(folder, ODD | {"n_embd": 96}, seed=3)
     files = {name: (folder / name).read_bytes() for name in FILES if name != META}
-    names = " ".join(f"model/{name}" for name in utils.expected_shapes(ODD))
-    files[META] = field(1, b"") + field(2, names.encode()) + field(3, bytes(2 * CHUNK))  # looks like a graph
+    files[META] = graph_of(ODD)
     assert len(files[DATA]) > 10 * CHUNK
     assert len(files[META]) > CHUNK
     return files
