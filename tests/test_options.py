@@ -132,7 +132,6 @@ def test_names_have_underscores_between_words(everywhere):
     [
         ("picogpt convert", ["a", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
         ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
-        ("picogpt random_weights", ["124M", "--out", "x"], ["--shape", "124M", "--out", "x"]),
         ("picogpt score", ["x", "--no-bos"], ["x", "--no_bos"]),
         ("gpt2.py", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "--model_size", "tiny", "--top_k=3"]),
     ],
