@@ -12,9 +12,8 @@ import numpy as np
 
 from picogpt import options
 from picogpt.chat.dialogue import Chat, exchanges, one_line
-from picogpt.chat.history import reason
 from picogpt.chat.screen import Screen, answer
-from picogpt.command_line import UsageError, log, number, read_text
+from picogpt.command_line import UsageError, log, number, read_text, reason
 from picogpt.files import new_file
 
 HELP = '''/help, /?           show this list
