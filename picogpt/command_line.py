@@ -125,9 +125,9 @@ def read_text(path: Path, megabytes: int = 1000) -> str:
 
 
 def decode_utf8(data: bytes, source: str) -> str:
-    """Decode UTF-8. Raises UsageError naming the source and its first wrong byte."""
+    """Decode UTF-8, without a byte order mark in front. Raises UsageError naming the source and its first wrong byte."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 

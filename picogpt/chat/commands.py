@@ -53,7 +53,7 @@ class Session:
 
 def file_named(command: str, name: str) -> Path:
     """Return the path that a command names; ~ is the home folder. Raises UsageError if there is no name."""
-    if not name or "\0" in name:
+    if not name:
         raise UsageError(f"{command} needs the name of a file")
     return Path(os.path.expanduser(name))
 

@@ -6,6 +6,7 @@ line gets into it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -22,7 +23,9 @@ Result = TypeVar("Result")
 
 def newest_lines(path: Path) -> list[str]:
     """Return the lines of the history, oldest first, and cut its file if it is too long. Raises OSError."""
-    data = path.read_bytes() if path.exists() else b""
+    data = b""
+    with contextlib.suppress(FileNotFoundError):
+        data = path.read_bytes()
     lines = data.split(b"\n")
     if len(data) > LONGEST_HISTORY:
         lines = data[-LONGEST_HISTORY // 2 :].split(b"\n")[1:]  # the first of a part is only the end of a line
