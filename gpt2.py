@@ -282,6 +282,14 @@ def greedy(logits, ids):
 # ------------------------------------------------------------------------------------------------------ generating
 
 
+def check_finite(logits):
+    # type: (Array) -> Array
+    """Return the logits. Raise FloatingPointError if one is not finite: no token can be chosen by NaN."""
+    if not np.isfinite([logits.min(), logits.max()]).all():
+        raise FloatingPointError("the logits are not finite: the weights are damaged, or too large for their dtype")
+    return logits
+
+
 def empty_cache(params, n_head, n_ctx, batch=()):
     # type: (Params, int, int, tuple[int, ...]) -> Cache
     """Allocate a cache for the keys and values of n_ctx positions: [n_layer, 2, *batch, n_head, n_ctx, d_head].

@@ -125,7 +125,7 @@ def read_text(path: Path, megabytes: int = 1000) -> str:
 
 
 def decode_utf8(data: bytes, source: str) -> str:
-    """Decode UTF-8, without a byte order mark in front. Raises UsageError naming the source and its first wrong byte."""
+    """Decode UTF-8 without a byte order mark in front. Raises UsageError naming the source and its first wrong byte."""
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
