@@ -205,11 +205,6 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     return min(limits)
 
 
-def reason(error: Exception) -> str:
-    """Return the text of an error, with the name of its file but without its number."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-
-
 class Logged(logging.Handler):
     """Shows the warnings of the library, which go to the logger `picogpt`, as `log` does."""
 
@@ -306,3 +301,23 @@ def flushed(main: Callable[[], int]) -> int:
         status = int(error.code or 0)
     sys.stdout.flush()
     return status
+
+
+def reason(error: Exception) -> str:
+    """Return why something failed, and with which file. An exception without a message gives its name."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def check_memory(what: str, n_bytes: float, advice: str = "") -> str:
+    """Return a sentence that says how much memory some work takes and how much is free. `what` names the work.
+
+    Raises UsageError, which ends with the advice, if too little is free. What the work takes is rounded up, and what
+    is free is rounded down.
+    """
+    free = free_memory()
+    takes, are_free = f"{math.ceil(n_bytes / 1e6):,} MB of memory", f"{math.floor(free / 1e6):,} MB are free"
+    if n_bytes > free:
+        raise UsageError(f"{what} takes {takes}, but only {are_free}" + (f": {advice}" if advice else ""))
+    return f"{what} takes {takes}; {are_free}"
