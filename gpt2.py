@@ -402,8 +402,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=example, epilog=more)
     add = parser.add_argument
     add("prompt", help='the text, - to read it from standard input, "" to begin a new document')
-    add("--n_tokens_to_generate", type=int, default=40, metavar="N", help="tokens to add (default: 40)")
-    add("--model_size", default="124M", help="124M (default), 355M, 774M, 1558M, or a folder")
+    add("-n", "--n_tokens_to_generate", type=int, default=40, metavar="N", help="tokens to add (default: 40)")
+    add("-m", "--model", "--model_size", dest="model_size", default="124M", help="a size (124M to 1558M) or a folder")
     add("--models_dir", default="models", help="the folder with the models (default: models)")
     add("--temperature", type=float, default=0.0, help="0: the likeliest token (default), above 0: draw one")
     add("--top_k", type=int, default=0, help="draw from the K likeliest tokens only")
