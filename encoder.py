@@ -29,22 +29,23 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, pairwise
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-# A piece is the end of an English contraction such as 'll, or white space, or a run of letters, of digits or of other
-# signs with at most one space before it. Of several spaces, the last belongs to the word that follows. Merges join only
-# symbols of the same piece.
-PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# A piece is a run of letters, of digits or of other signs with at most one space before it, or the end of an English
+# contraction such as 'll, or white space. Of several spaces, the last belongs to the word that follows.
+PIECES = r" ?\p{L}+|'(?:s|t|re|ve|m|ll|d)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"  # it stood between the documents that GPT-2 learned from
 
 # The sha256 of the 50,000 merges in OpenAI's vocab.bpe. With this list, merging the bytes of any token gives that one
 # token (a test checks them all), so a piece that is a token needs no merging. Other lists do not promise that.
 OPENAI_MERGES = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
 
-Pair = tuple[int, str, str]  # the rank of a merge, which is its place in the list, and its left and right symbol
+# The ids of pieces with at most CACHED_CHARS characters are kept, CACHED_PIECES of them at most. From LONG_WORD bytes
+# on, `merge_long` is faster than `merge` (measured on random letters).
+CACHED_CHARS, CACHED_PIECES, LONG_WORD = 32, 1 << 17, 12
 
 
 def bytes_to_unicode() -> dict[int, str]:
@@ -61,115 +62,85 @@ def bytes_to_unicode() -> dict[int, str]:
 BYTE_TO_CHAR = bytes_to_unicode()
 CHAR_TO_BYTE = {ord(char): byte for byte, char in BYTE_TO_CHAR.items()}
 
-# The ids of pieces with at most CACHED_CHARS characters are kept, CACHED_PIECES of them at most. For a piece of
-# LONG_SYMBOLS bytes or more, `merge_long` is faster than `merge` (measured on random letters: both are equal at 128).
-CACHED_CHARS, CACHED_PIECES, LONG_SYMBOLS = 32, 1 << 17, 128
+
+def byte_chars(text: str) -> str:
+    """Write each byte of a text, in UTF-8, as its visible character. Example: byte_chars(" é") = "ĠÃ©" """
+    return text.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)
 
 
-def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
+def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
     """Join neighbouring symbols in the order of the merges. `ranks` maps "left right" to its place in the list.
 
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    none = len(ranks)  # the rank of a pair that may not be joined: behind all others
-    pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
-    while pairs and (rank := min(pairs)) != none:
-        while rank in pairs:  # join every occurrence, from the left, before looking for the next best pair
-            i = pairs.index(rank)
-            joined = symbols[i] = symbols[i] + symbols.pop(i + 1)
-            del pairs[i]
-            if i > 0:
-                pairs[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", none)
-            if i < len(pairs):
-                pairs[i] = ranks.get(f"{joined} {symbols[i + 1]}", none)
-    return symbols
+    while pairs := [pair for pair in map(" ".join, pairwise(symbols)) if pair in ranks]:
+        left, right = min(pairs, key=lambda pair: ranks[pair]).split()
+        # Join this pair wherever it stands. With a space on both sides of each symbol, only whole symbols are replaced.
+        spaced = "".join(f" {symbol} " for symbol in symbols)
+        symbols = spaced.replace(f" {left}  {right} ", f" {left}{right} ").split()
+    return list(symbols)
 
 
-def push_pair(
-    i: int, a: str, b: str, ranks: dict[str, int], positions_by_rank: dict[int, list[int]], heap: list[Pair]
-) -> None:
-    """Record that the pair a, b stands at position i. A pair that is not in the list of merges is left out.
+def merge_long(word: str, ranks: dict[str, int]) -> list[str]:
+    """Do what `merge` does in O(n log n) instead of O(n²) time, because a word may have a million letters.
 
-    `positions_by_rank` holds the positions of each pair, and `heap` gives the pairs in the order of their ranks.
+    A reader can skip this function: it changes the time, not the result. It looks for new pairs only beside a symbol
+    that was just joined. `places` maps each pair to the positions where it was seen, and `heap` gives the pairs in the
+    order of their ranks. The positions need no sorting: their order matters only between equal symbols that follow each
+    other, as in "aa aa aa", and these arise from the same merges, which go from left to right.
     """
-    rank = ranks.get(f"{a} {b}")
-    if rank in positions_by_rank:
-        positions_by_rank[rank].append(i)
-    elif rank is not None:
-        positions_by_rank[rank] = [i]
-        heapq.heappush(heap, (rank, a, b))
+    begins, ends = [*word, ""], [*word, ""]  # the symbol that begins, or ends, at each position; "" outside the word
+    places, heap = dict[str, list[int]](), list[tuple[int, str, str]]()
 
+    def add(left: str, right: str, i: int) -> None:
+        pair = f"{left} {right}"
+        if pair in places:
+            places[pair].append(i)
+        elif pair in ranks:
+            places[pair] = [i]
+            heapq.heappush(heap, (ranks[pair], left, right))
 
-def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Do what `merge` does, in O(n log n) instead of O(n²) time, because a word may have a million letters.
-
-    `left` and `right` hold the position of each symbol's neighbours. A reader can skip this function: it changes the
-    time, not the result. The positions of a pair need no sorting. Their order matters only between equal symbols that
-    follow each other, as in "aa aa aa", and these arise from the same merges, which go from left to right.
-    """
-    n, heap = len(symbols), list[Pair]()
-    left, right, positions_by_rank = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
-    for i, (a, b) in enumerate(pairwise(symbols)):
-        push_pair(i, a, b, ranks, positions_by_rank, heap)
+    for i, (left, right) in enumerate(pairwise(word)):
+        add(left, right, i)
     while heap:
-        rank, a, b = heapq.heappop(heap)
-        for i in positions_by_rank.pop(rank):
-            j = right[i]
-            if j == n or symbols[i] != a or symbols[j] != b:
-                continue  # one of the two symbols has already been joined to its other neighbour
-            symbols[i], symbols[j] = a + b, ""
-            k = right[i] = right[j]
-            left[k] = i
-            if left[i] >= 0:
-                push_pair(left[i], symbols[left[i]], a + b, ranks, positions_by_rank, heap)
-            if k < n:
-                push_pair(i, a + b, symbols[k], ranks, positions_by_rank, heap)
-    return [symbol for symbol in symbols if symbol]
-
-
-class PieceCache(dict[str, list[int]]):
-    """A dictionary from each piece that occurred to its ids. Looking up a new piece computes its ids.
-
-    The cache is emptied when it is full, so that its memory stays bounded.
-    """
-
-    def __init__(self, encoder: dict[str, int], ranks: dict[str, int]):
-        super().__init__()
-        self.encoder, self.ranks = encoder, ranks
-        digest = hashlib.sha256("\n".join(ranks).encode("utf-8")).hexdigest()
-        known = digest == OPENAI_MERGES and len(encoder) == len(ranks) + 257 and END_OF_TEXT in encoder
-        self.known_tokens: Collection[str] = encoder if known else ()
-
-    def __missing__(self, piece: str) -> list[int]:
-        symbols = piece.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)
-        if symbols in self.known_tokens:
-            merged = [symbols]
-        else:
-            merged = (merge if len(symbols) < LONG_SYMBOLS else merge_long)(list(symbols), self.ranks)
-        ids = [self.encoder[symbol] for symbol in merged]
-        if len(piece) <= CACHED_CHARS:
-            if len(self) >= CACHED_PIECES:
-                self.clear()
-            self[piece] = ids
-        return ids
+        _, left, right = heapq.heappop(heap)
+        joined = left + right
+        for i in places.pop(f"{left} {right}"):
+            middle, end = i + len(left), i + len(joined)
+            if begins[i] == left and begins[middle] == right:  # else one was joined to its other neighbour before
+                begins[middle] = ""
+                begins[i] = ends[end - 1] = joined
+                before, after = ends[i - 1], begins[end]
+                add(before, joined, i - len(before))
+                add(joined, after, i)
+    return [symbol for symbol in begins if symbol]
 
 
 class Encoder:
     """Encode text as token ids and decode ids as text.
 
-    It takes a vocabulary {token: id} and the merges ["left right", …] in their order. Raises ValueError when the two
-    can't belong together.
+    It takes a vocabulary {token: id}, the merges ["left right", …] in their order, and, if there are any, tokens such as
+    "<|user|>" that are added to the vocabulary {text: id}. Raises ValueError when these can't belong together.
+    `special_tokens` holds the added tokens and those that no merge makes, such as "<|endoftext|>".
     """
 
-    def __init__(self, encoder: dict[str, int], bpe_merges: list[str]):
+    def __init__(self, encoder: dict[str, int], bpe_merges: list[str], added: dict[str, int] | None = None):
         import regex  # the standard library's re does not know \p{L}, "any letter"
 
-        check_vocabulary(encoder, bpe_merges)
-        self.encoder = encoder
-        self.decoder = dict(zip(encoder.values(), encoder))
+        added = added or {}
+        check_vocabulary(encoder, bpe_merges, added)
         self.pieces = regex.compile(PIECES)
-        self.cache = PieceCache(encoder, dict(zip(bpe_merges, range(len(bpe_merges)))))
+        self.ranks = {pair: rank for rank, pair in enumerate(dict.fromkeys(bpe_merges))}  # the first of equal merges
+        self.encoder = encoder | added
+        self.decoder = {id: token for token, id in encoder.items()} | {
+            id: byte_chars(text) for text, id in added.items()
+        }
+        made = {*BYTE_TO_CHAR.values(), *(pair.replace(" ", "") for pair in self.ranks)}
+        self.special_tokens = {self.decode([id]): id for token, id in encoder.items() if token not in made} | added
+        self.is_openai = hashlib.sha256("\n".join(self.ranks).encode("utf-8")).hexdigest() == OPENAI_MERGES
+        self.known_tokens = made if self.is_openai else set()
+        self.cache = dict[str, list[int]]()
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Return the ids of any text.
@@ -180,20 +151,41 @@ class Encoder:
         if isinstance(allowed_special, str):
             raise ValueError(f"allowed_special must be a set of tokens, not the text {allowed_special!r}")
         for special in allowed_special:
-            if special not in self.encoder:
-                raise ValueError(f"{special!r} is not a token of this vocabulary")
-        if allowed_special:
-            parts = re.split("(" + "|".join(map(re.escape, allowed_special)) + ")", text)
-            return [
-                id for part in parts for id in ([self.encoder[part]] if part in allowed_special else self.encode(part))
-            ]
+            if special not in self.special_tokens:
+                raise ValueError(f"{special!r} is not a special token of this vocabulary")
         try:
-            return list(chain.from_iterable(map(self.cache.__getitem__, self.pieces.findall(text))))
-        except UnicodeEncodeError:
-            at = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            at = error.start
             raise ValueError(
                 f"character {at} of the text is a lone surrogate, {text[at]!r}: not valid Unicode"
             ) from None
+        ids: list[int] = []
+        longest_first = sorted(allowed_special, key=len, reverse=True)
+        for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if longest_first else [text]:
+            if part in allowed_special:
+                ids.append(self.special_tokens[part])
+            else:
+                for piece in self.pieces.findall(part):
+                    ids += self.cache.get(piece) or self.piece_ids(piece)
+        return ids
+
+    def piece_ids(self, piece: str) -> list[int]:
+        """Return the ids of a piece. Keep them if it is short, since most words of a text occur again.
+
+        The cache is emptied when it is full, so that its memory stays bounded.
+        """
+        word = byte_chars(piece)
+        if word in self.known_tokens:
+            tokens = [word]
+        else:
+            tokens = merge(word, self.ranks) if len(word) < LONG_WORD else merge_long(word, self.ranks)
+        ids = [self.encoder[token] for token in tokens]
+        if len(piece) <= CACHED_CHARS:
+            if len(self.cache) >= CACHED_PIECES:
+                self.cache.clear()
+            self.cache[piece] = ids
+        return ids
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes that one token stands for. They may be only a part of a character."""
@@ -218,12 +210,13 @@ class Encoder:
         yield utf8.decode(b"", final=True)
 
 
-def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
+def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str], added: dict[str, int] | None = None) -> None:
     """Raise ValueError unless every text has ids, every id has a text, and every merge makes a token."""
     if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
         raise ValueError("encoder.json is not a JSON object that maps each token to its id")
-    if sorted(encoder.values()) != list(range(len(encoder))):
-        raise ValueError(f"encoder.json: the ids must be 0 to {len(encoder) - 1}, each used exactly once")
+    ids = (encoder | (added or {})).values()
+    if sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"encoder.json: the ids must be 0 to {len(ids) - 1}, each used exactly once")
     alphabet = set(BYTE_TO_CHAR.values())
     if missing := alphabet - encoder.keys():
         raise ValueError(f"encoder.json has no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
@@ -246,13 +239,13 @@ def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
 
     Raises OSError when a file can't be read, and ValueError naming the file when its contents are wrong.
     """
-    folder = Path(models_dir) / model_name
-    path = folder / "encoder.json"
+    path = folder = Path(models_dir) / model_name
     try:
+        path = folder / "encoder.json"
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
         path = folder / "vocab.bpe"
         merges = read_merges(path)
         path = folder  # from here on, an error is about both files
         return Encoder(vocabulary, merges)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -57,7 +57,7 @@ examples:
     if not rest:
         parser.error("--tasks is missing")
     args.rest = rest
-    return args
+    return args  # type: ignore[no-any-return]
 
 
 def main(argv: list[str] | None = None) -> int:

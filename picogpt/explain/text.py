@@ -103,4 +103,4 @@ def visible_merges(encoder: Encoder, id: int) -> list[str]:
     def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
 
-    return [f"{shown(left)}+{shown(right)}" for left, right in merges_of(encoder.decoder[id], encoder.cache.ranks)]
+    return [f"{shown(left)}+{shown(right)}" for left, right in merges_of(encoder.decoder[id], encoder.ranks)]

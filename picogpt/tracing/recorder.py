@@ -35,7 +35,7 @@ RESULTS = {
     "gelu": ("mlp/gelu",),
     "merge_heads": ("attn/merged",),
 }
-TRACED = ("gpt2", "transformer_block", "blockwise_attention", "softmax", *RESULTS)
+TRACED = ("gpt2", "transformer_block", "causal_attention", "softmax", *RESULTS)
 
 BY_NAME = "trace sees only forward passes that are called as gpt2.gpt2(…), after `import gpt2`"
 EMPTY = f"no forward pass has been traced: {BY_NAME}. Copies of gpt2.py, for example in a notebook, are not recorded"
@@ -178,7 +178,7 @@ class Trace(Mapping[str, Array]):
             x = self.record("embedding", x)
         return self.record(result_name, function(x, *args, **kwargs))
 
-    def blockwise_attention(self, function: Any, q: Array, k: Array, v: Array, **kwargs: Any) -> Any:
+    def causal_attention(self, function: Any, q: Array, k: Array, v: Array, **kwargs: Any) -> Any:
         """Record the arguments and the result, and the scores and probabilities of all queries together.
 
         gpt2.py computes blocks of queries one after another. A replacement of scores or probs gets all queries at once.
