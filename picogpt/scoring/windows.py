@@ -125,6 +125,7 @@ def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -
     return Scores(log_probs, ranks)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `check_finite` finds what comes of it
 def score_windows(
     windows: Sequence[Window], params: Params, n_head: int, progress: Callable[[int], Any] = lambda n: None
 ) -> list[Scores]:
