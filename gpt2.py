@@ -98,7 +98,7 @@ def attention(
     mask,  # type: Matrix[n_seq, n_keys] | float
 ):
     # type: (...) -> Heads[n_seq, d_head]
-    """For each query in q, average the values v, weighted by how well their keys k match it.
+    """Average the values v for each query in q, weighted by how well their keys k match it.
 
     The query of a position says what it looks for, the key what it offers, and the value what it
     passes on. A score is the product of a query and a key, divided by √d_head, since long vectors
@@ -184,7 +184,7 @@ def transformer_block(
     n_past=0,  # type: int
 ):
     # type: (...) -> Matrix[n_seq, n_embd]
-    """Attention, then the feed-forward network (mlp). Each reads a normalized x and adds to x."""
+    """Attention, then the feed-forward network. Each reads a normalized x and adds to x."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
@@ -204,9 +204,9 @@ def gpt2(
     """The forward pass, from ids to logits: row i scores the tokens that may follow inputs[:i + 1].
 
     wte holds a vector for each token; its transpose turns the last layer's output into logits (tied
-    weights). wpe holds a vector for each position, because attention compares vectors, not places.
-    With a cache (see `empty_cache`), the inputs follow n_past positions whose keys and values are
-    in it. n_logits=1 scores only the last position, which skips most of the largest product.
+    weights). wpe holds a vector for each position, because attention does not see positions. With
+    a cache (see `empty_cache`), the inputs follow n_past positions whose keys and values are in it.
+    n_logits=1 scores only the last position, which skips most of the largest matrix product.
     """
     inputs = np.asarray(inputs)
     n_seq = inputs.shape[-1]
@@ -237,7 +237,7 @@ def penalize(logits, ids, repetition_penalty):
 
 def keep_largest(logits, n):
     # type: (Vector[n_vocab], Ids[Any]) -> Vector[n_vocab]
-    """Set all but the n largest logits to -inf. Ties keep the lower id. n is [..., 1]."""
+    """Set all but the n largest logits to -inf. Ties keep the lower id. n has shape [..., 1]."""
     smallest = np.take_along_axis(np.sort(logits), -n, axis=-1)  # the n-th largest logit
     larger, tied = logits > smallest, logits == smallest
     n_tied = n - np.count_nonzero(larger, axis=-1, keepdims=True)  # how many of the tied are kept
@@ -270,23 +270,22 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float, int, float, float) -> Vector[n_vocab]
     """Compute the probabilities, in float64, from which the token after ids is drawn.
 
-    Temperature 0 gives probability 1 to the likeliest. If logits have leading axes, ids have them.
+    Temperature 0 gives all to the likeliest token. For rows of logits, ids has the same rows.
     """
     if not (temperature >= 0 and top_k >= 0 and 0 <= top_p <= 1 and repetition_penalty > 0):
         raise ValueError(f"out of range: {temperature=}, {top_k=}, {top_p=}, {repetition_penalty=}")
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
-    logits = logits - logits.max(axis=-1, keepdims=True)  # so that no division gives +inf
+    logits = logits - logits.max(axis=-1, keepdims=True)  # the largest logit becomes 0
     if temperature == 0:
         likeliest = np.argmax(logits, axis=-1, keepdims=True)
         return np.where(np.arange(logits.shape[-1]) == likeliest, 1.0, 0.0)
-    with np.errstate(over="ignore"):
-        logits = logits / temperature
+    logits = logits / max(temperature, 1e-99)  # without an overflow
     return softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
 
 
 def greedy(logits, ids):
     # type: (Vector[n_vocab], Sequence[int]) -> int
-    """Choose the likeliest id, of equal ones the lowest. ids is unused here."""
+    """Choose the likeliest id, or the lowest of equal ones. ids is not used, as it is in `sample`."""
     return int(np.argmax(logits))
 
 
@@ -306,7 +305,7 @@ def sample(logits, ids, rng, temperature=1.0, top_k=0, top_p=1.0, repetition_pen
 
 def empty_cache(params, n_head, n_ctx, batch=()):
     # type: (Params, int, int, tuple[int, ...]) -> Cache
-    """Allocate room for the keys and values of n_ctx positions, which later ones do not change."""
+    """Make room for the keys and values of n_ctx positions, which stay the same as a text grows."""
     wpe, n_layer = params["wpe"], len(params["blocks"])
     return np.empty((n_layer, 2, *batch, n_head, n_ctx, wpe.shape[1] // n_head), wpe.dtype)
 
@@ -403,8 +402,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=example, epilog=more)
     add = parser.add_argument
     add("prompt", help='the text, - to read it from standard input, "" to begin a new document')
-    add("--n_tokens_to_generate", type=int, default=40, metavar="N", help="tokens to add (default: 40)")
-    add("--model_size", default="124M", help="124M (default), 355M, 774M, 1558M, or a folder")
+    add("-n", "--n_tokens_to_generate", type=int, default=40, metavar="N", help="tokens to add (default: 40)")
+    add("-m", "--model", "--model_size", dest="model_size", default="124M", help="a size (124M to 1558M) or a folder")
     add("--models_dir", default="models", help="the folder with the models (default: models)")
     add("--temperature", type=float, default=0.0, help="0: the likeliest token (default), above 0: draw one")
     add("--top_k", type=int, default=0, help="draw from the K likeliest tokens only")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+HPARAMS: tuple[str, ...] = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 SHAPES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}
 SIZES = {size: dict(zip(HPARAMS, (50257, 1024, *shape))) for size, shape in SHAPES.items()}  # what OpenAI published
 NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # their other names
@@ -280,11 +280,12 @@ def parse_entry(message: dict[int, Any], stem: str, n_files: int) -> Entry:
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yield the number and the value of each field of a protocol buffer message. A value is an integer or bytes."""
-    at, value = 0, None  # type: tuple[int, Any]
+    at = 0
     while at < len(message):
         tag, at = varint(message, at)
         if tag & 7 == 5:  # four bytes
-            value, at = int.from_bytes(message[at : at + 4], "little"), at + 4
+            value: Any = int.from_bytes(message[at : at + 4], "little")
+            at += 4
         else:
             value, at = varint(message, at)
         if tag & 7 == 2:  # this was the length of bytes

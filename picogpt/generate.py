@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="python -m picogpt generate", description=purpose, epilog=EXAMPLES)
     whole, several, add = number(0, kind=int), number(1, 10**5, kind=int), parser.add_argument
     add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
-    add("--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
+    add("-n", "--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add_model_options(parser)
     add_sampling_options(parser, temperature=0.0)
     add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")

@@ -10,7 +10,6 @@ from types import EllipsisType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from numpy import dtype as dtype
-from numpy import errstate as errstate
 from numpy import float64 as float64
 from numpy import intp as intp
 from numpy import ndarray
