@@ -413,7 +413,8 @@ def test_an_interruption_keeps_the_rows_that_are_there(little_work, tmp_path):
     """Each row is printed when it is measured. The file of --json is written whole, at the end, or not at all."""
     words = [*little_work, "--rounds", "1000", "--json", str(tmp_path / "figures.json")]
     code = "import sys; from picogpt.bench import command, timing; from picogpt.command_line import run; "
-    code += "timing.SIDE = 64; command.measure_command = lambda *args: [timing.summary('first row', [1.0], 's')]; sys.exit(run(command.main))"
+    code += "timing.SIDE = 64; command.measure_command = lambda *args: [timing.summary('first row', [1.0], 's')]; "
+    code += "sys.exit(run(command.main))"
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
