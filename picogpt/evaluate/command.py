@@ -100,33 +100,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def problem_of(args: argparse.Namespace) -> str:
     """Return what is wrong with a combination of options, or ""."""
     if args.paper:
-        return problem_of_table(args)
+        if names := [*(["task"] if args.task else []), *(["--explain"] if args.explain else []), *given(args)]:
+            return f"--paper takes no {names[0]}, because each row of the table has its own"
+        if args.model_size.count(",") >= MOST_MODELS:
+            return f"the table has room for {MOST_MODELS} models"
+        return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
     if args.task not in TASKS:
         return f"{args.task!r} is not a task: {', '.join(TASKS)}" if args.task else "name a task, or --paper FOLDER"
-    if args.protocol is not None and args.protocol not in TASKS[args.task]:
-        return f"{args.protocol!r} is not a protocol of {args.task}: {', '.join(TASKS[args.task])}"
-    variants = [*paper.VARIANTS.get(args.task, {})]
+    protocols, variants = TASKS[args.task], paper.VARIANTS.get(args.task, {})
+    if args.protocol is not None and args.protocol not in protocols:
+        return f"{args.protocol!r} is not a protocol of {args.task}: {', '.join(protocols)}"
     if args.variant is not None and args.variant not in variants:
         return f"{args.variant!r} is not a variant of {args.task}: {', '.join(variants) or 'it has none'}"
-    refused = REFUSED.get((args.task, args.protocol or next(iter(TASKS[args.task]))), {})
-    for option in given(args):
-        if option in refused:
-            return f"{option} is not possible: {refused[option]}"
+    refused = REFUSED.get((args.task, args.protocol or next(iter(protocols))), {})
+    if names := [option for option in given(args) if option in refused]:
+        return f"{names[0]} is not possible: {refused[names[0]]}"
     if not args.data:
         return "" if args.explain else "name the file with the data: --data FILE"
     return overwritten({"--json": args.json}, [args.data])
-
-
-def problem_of_table(args: argparse.Namespace) -> str:
-    """Return what is wrong with the options beside --paper, or ""."""
-    if args.explain:
-        return "--explain takes no --paper: name the task whose protocols it should print"
-    if args.task is not None or (names := given(args)):
-        what = "task" if args.task is not None else names[0]
-        return f"--paper takes no {what}, because each row of the table has its own"
-    if args.model_size.count(",") >= MOST_MODELS:
-        return f"the table has room for {MOST_MODELS} models"
-    return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
 
 
 def given(args: argparse.Namespace) -> list[str]:

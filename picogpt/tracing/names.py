@@ -39,6 +39,7 @@ AFTER = {
     "ln_f": "layer norm of the last layer's output, only the rows that n_logits keeps [n_logits, n_embd]",
     "logits": "ln_f @ wte^T [n_logits, n_vocab]",
 }
+TABLES = ("contents", "contents.json")  # the arrays of a file that are no values
 
 
 def meanings(n_layer: int) -> dict[str, str]:
