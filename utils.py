@@ -108,14 +108,14 @@ def load_encoder(folder: Path) -> Encoder:
     for name in TOKENIZER_FILES:
         regular_file(folder / name)
     encoder = get_encoder(folder.name, folder.parent)
-    if encoder.cache.known_tokens:  # the tokenizer has compared the sha256 of its merges with OpenAI's
+    if encoder.is_openai:  # the tokenizer has compared the sha256 of its merges with OpenAI's
         return encoder
     if folder.name in SIZES:
         raise ValueError(
             f"{folder}: encoder.json and vocab.bpe are not OpenAI's of {folder.name}: one of them is damaged. "
             "Delete both, and they are downloaded again, or give a model of your own another name"
         )
-    merged = {pair.replace(" ", "") for pair in encoder.cache.ranks}
+    merged = {pair.replace(" ", "") for pair in encoder.ranks}
     unmade = [token for token in encoder.encoder if len(token) > 1 and token not in merged]
     if lost := [token for token in unmade if not re.fullmatch(r"<.*>|\[.*\]", token)]:  # <|endoftext|> has no merge
         text = f"no merge makes {len(lost):,} tokens of encoder.json, such as {lost[0]!r}"

@@ -130,7 +130,7 @@ def compared_tokenizer(name: str, against: str, encoder: Encoder) -> Row:
     """Return one line of the table. It counts the texts whose ids differ, or whose ids do not decode to the text."""
     if not installed(against):
         return Row(name, against, "ids", 0, 0, 0, 0, "not installed")
-    merges, cases = list(encoder.cache.ranks), texts()
+    merges, cases = list(encoder.ranks), texts()
     ours = Encoder(encoder.encoder, merges)  # a copy, whose cache of words is still empty
     try:
         theirs = TOKENIZERS[against](encoder, merges)
