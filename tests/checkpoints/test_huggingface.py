@@ -519,5 +519,5 @@ def test_hundreds_of_broken_configs_and_tokenizers(small, tmp_path):
         convert.write_json(small / "ours" / "encoder.json", vocab)
         write_merges(small / "ours" / "vocab.bpe", merges)
         encoder = get_encoder("ours", small)
-        assert (encoder.encoder, list(encoder.cache.ranks)) == (vocab, list(dict.fromkeys(merges)))
+        assert (encoder.encoder, list(encoder.ranks)) == (vocab, list(dict.fromkeys(merges)))
     assert 300 < n_refused < 600
