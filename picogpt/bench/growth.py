@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from picogpt.bench.plan import Shape, expected_seconds
+from picogpt.bench.plan import Shape
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
 from picogpt.checkpoints.sizes import hparams_of
 from utils import SIZES, expected_shapes, nest
@@ -39,15 +39,6 @@ def other_sizes(model: Shape, all_sizes: bool) -> list[Shape]:
 def n_measurements(n_ctx: int, sizes: list[Shape]) -> int:
     """Return how many measurements `draw` makes."""
     return 3 * len(lengths(n_ctx)) + len(sizes) + 1
-
-
-def picture_seconds(workload: Workload, sizes: list[Shape], rounds: int) -> float:
-    """Return about how long `draw` takes."""
-    counts, limits = lengths(workload.n_ctx), workload.limits
-    prompts = expected_seconds(map(workload.prompt, counts), rounds + 1)  # one more: the measurement of the memory
-    decoding = expected_seconds((workload.decode(n - N_DECODED) for n in counts), 2 * rounds)
-    building = sum(shape.n_bytes for shape in sizes) / 4e8
-    return prompts + decoding + building + 3 * N_DECODED * (rounds + 1) * sum(limits.read(s.n_bytes) for s in sizes)
 
 
 def made_up(hparams: dict[str, int]) -> Any:
