@@ -340,7 +340,6 @@ def test_without_a_stop_text_nothing_is_held_back():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two small models, of which only one has <|endoftext|>."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     for name in ("documents", "lines"):
         (folder / name).mkdir()

@@ -15,7 +15,6 @@ import numpy as np
 import gpt2
 from picogpt.bench.plan import Shape
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
-from picogpt.checkpoints.sizes import hparams_of
 from utils import SIZES, expected_shapes, nest
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def lengths(n_ctx: int) -> list[int]:
 
 def other_sizes(model: Shape, all_sizes: bool) -> list[Shape]:
     """Return the sizes of OpenAI's to draw beside the model: the smaller ones, or all."""
-    shapes = [Shape(size, hparams_of(size)) for size in SIZES]
+    shapes = [Shape(size, SIZES[size]) for size in SIZES]
     return [shape for shape in shapes if shape.n_bytes < model.n_bytes or (all_sizes and shape.n_bytes > model.n_bytes)]
 
 
