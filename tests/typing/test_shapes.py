@@ -32,8 +32,8 @@ SOURCE = (ROOT / "gpt2.py").read_text(encoding="utf-8")
 BATCH = (ROOT / "picogpt" / "batch.py").read_text(encoding="utf-8")
 VOCABULARY = (ROOT / "picogpt" / "typing" / "shapes.py").read_text(encoding="utf-8")
 
-# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other. If a mistake shows
-# in other lines than its own, these follow.
+# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other. If a mistake is
+# seen in other lines than its own, these follow.
 MISTAKES = {
     "c_fc and c_proj swapped": (
         "linear(gelu(linear(x, **c_fc)), **c_proj)",
