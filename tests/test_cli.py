@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import functools
-import io
+import importlib
 import json
 import logging
 import os
@@ -29,15 +29,13 @@ from helpers import (
     Result,
     assert_error,
     command,
-    decoded,
     model_options,
     run_command,
     run_main,
 )
 
-import gpt2
 import utils
-from picogpt import command_line
+from picogpt import command_line, generate
 from picogpt.__main__ import TOOLS, version
 from picogpt.checkpoints.writing import write_random_model
 
@@ -146,7 +144,7 @@ def test_a_command_line_that_gpt2_py_can_not_read(args, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["abcd", "-n", 300], ["4 prompt tokens + 300 to generate exceed the context of 256: 25[0-9] new ones fit"]),
+        (["ROMEO:", "-n", 300], ["2 prompt tokens [+] 300 to generate exceed the context of 256: 255 new ones fit"]),
         (["a" * 1000], ["prompt tokens [+] 40 .* of 256: 0 new ones fit"]),
         (["x", "--temperature", "nan"], ["temperature=nan"]),
         (["x", "--temperature", "1", "--top_p", "1.5"], ["top_p=1.5"]),
@@ -240,7 +238,7 @@ def page(_: bytes) -> bytes:
     [
         *((name, page) for name in NEEDED),
         *((name, lambda data: b"") for name in NEEDED),
-        *((name, lambda data: data[: len(data) // 2]) for name in NEEDED),
+        *((name, lambda data: data[: len(data) // 2]) for name in NEEDED if name != "vocab.bpe"),
         (utils.DATA, lambda data: data + b"\0"),
         ("hparams.json", lambda data: json.dumps(ODD | {"n_layer": 3}).encode()),
         ("hparams.json", lambda data: json.dumps(ODD | {"n_head": "a\nb"}).encode()),
@@ -519,10 +517,9 @@ def test_run_in_a_notebook(odd, continued, monkeypatch):
     out, err = NotebookStream(), NotebookStream()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    tool = functools.partial(__import__("picogpt.generate").generate.main)
     args = ["ab", "--n_tokens_to_generate", "3", *map(str, model_options(odd))]
-    assert command_line.run(lambda: tool(args)) == 0
-    assert command_line.run(lambda: tool(["ab", "--model_size", "no-such-model"])) == 1
+    assert command_line.run(lambda: generate.main(args)) == 0
+    assert command_line.run(lambda: generate.main(["ab", "--model_size", "no-such-model"])) == 1
     assert out.text == continued("ab", 3) + "\n"
     assert "'no-such-model'" in err.text
 
@@ -583,7 +580,9 @@ def test_unknown_model(script, odd):
 def test_unknown_model_like_a_known_one(name, odd, tmp_path):
     result = run_main("gpt2.py", "a", "--models_dir", odd.parent, f"--model_size={name}")
     assert_error(result, 1, repr(name), "only odd;")
-    assert_error(run_main("gpt2.py", "a", "--models_dir", tmp_path / "none", f"--model_size={name}"), 1, "only nothing;")
+    assert_error(
+        run_main("gpt2.py", "a", "--models_dir", tmp_path / "none", f"--model_size={name}"), 1, "only nothing;"
+    )
     assert not (tmp_path / "none").exists()
 
 
@@ -676,8 +675,6 @@ def test_generating_loads_only_what_it_needs(odd):
     assert not loaded_modules & HEAVY
 
 
-def test_examples_in_docstrings():
-    for module, n in ((gpt2, 3), (command_line, 4), (__import__("picogpt.generate").generate, 1)):
-        results = doctest.testmod(module)
-        assert results.attempted >= n
-        assert results.failed == 0
+@pytest.mark.parametrize("name", ["gpt2", "utils", "picogpt.command_line", "picogpt.generate"])
+def test_examples_in_docstrings(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0

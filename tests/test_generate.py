@@ -25,7 +25,6 @@ from helpers import (
     decoded,
     model_options,
     read_to_the_end,
-    run_command,
     run_main,
 )
 
