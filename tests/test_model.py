@@ -12,9 +12,8 @@ from helpers import SMALL, as_dtype, random_params, relative, their_gpt2, their_
 
 import gpt2
 from picogpt import generate_batch
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
-from utils import DATA, load_hparams_and_params
+from utils import DATA, SIZES, load_hparams_and_params
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
@@ -457,6 +456,6 @@ def test_the_real_124m_weights_say_what_they_are_known_to_say():
 
 
 def test_initial_params_have_the_checkpoint_s_shapes():
-    params = initial_params(hparams_of("124M") | {"n_layer": 1}, seed=0)
+    params = initial_params(SIZES["124M"] | {"n_layer": 1}, seed=0)
     assert params["blocks"][0]["attn"]["c_attn"]["w"].shape == (768, 2304)
     assert params["wte"].std() == pytest.approx(0.02, rel=0.01)

@@ -22,9 +22,9 @@ from helpers import ODD, ROOT
 
 import gpt2
 from picogpt import batch
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
 from picogpt.typing import shapes
+from utils import SIZES
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
@@ -413,7 +413,7 @@ DIMENSIONS = re.findall(r'^(\w+) = NewType\("\1", int\)  # (?:(\d+)(?: = ([^:]+)
 
 
 def test_the_values_of_the_vocabulary_are_those_of_124m():
-    hparams = hparams_of("124M")
+    hparams = SIZES["124M"]
     n_embd = hparams["n_embd"]
     derived = {"n_hidden": ("4 n_embd", 4 * n_embd), "n_qkv": ("3 n_embd", 3 * n_embd)}
     derived["d_head"] = "n_embd / n_head", n_embd // hparams["n_head"]
