@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ODD, run_command
+import tensorflow_oracle
+from helpers import ODD, run_command, run_tensorflow
 from tables import snappy_block, table_of, write_model
 
 import utils
-from picogpt import command_line
-from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint, write_random_model
-from picogpt.files import new_folder
+from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint
 from utils import NeedsTensorFlow, load_gpt2_params_from_tf_ckpt, load_hparams_and_params
-
-tf = pytest.importorskip("tensorflow")
 
 
 def assert_same_as_tensorflow(prefix: Path, params: dict) -> None:
-    reader = tf.train.load_checkpoint(str(prefix))
-    ours = flatten(params)
-    assert set(ours) == {name for name in reader.get_variable_to_shape_map() if name.startswith("model/")}
+    ours, all_theirs = flatten(params), run_tensorflow(tensorflow_oracle.tensors, str(prefix))
+    assert set(ours) == set(all_theirs)
     for name, array in ours.items():
-        theirs = reader.get_tensor(name)
+        theirs = all_theirs[name]
         assert array.shape == theirs.shape, name
         assert array.dtype == (np.float32 if theirs.dtype == np.float16 else theirs.dtype), name
         assert array.tobytes() == theirs.astype(array.dtype).tobytes(), name
 
 
 def save(prefix: Path, tensors: dict, slices: list[str] | None = None) -> None:
-    """Write a checkpoint. `slices` says of which part of which whole each tensor is, such as "4 3 0,2:-"."""
-    names = [name.partition("@")[0] for name in tensors]
-    specs = slices or [""] * len(names)
-    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=specs, tensors=list(tensors.values()))
+    run_tensorflow(tensorflow_oracle.save, str(prefix), tensors, slices)
 
 
 def params_of(dtype: str = "float32") -> dict:
@@ -86,8 +76,7 @@ def test_several_shards(tmp_path):
     names = sorted(tensors)
     for part, some in (("a", names[:7]), ("b", names[7:20]), ("c", names[20:])):
         save(tmp_path / part, {name: tensors[name] for name in some})
-    prefixes = [str(tmp_path / part) for part in "abc"]
-    tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=prefixes, destination_prefix=str(tmp_path / "model.ckpt"))
+    run_tensorflow(tensorflow_oracle.merge, [str(tmp_path / part) for part in "abc"], str(tmp_path / "model.ckpt"))
     assert len(list(tmp_path.glob("model.ckpt.data-*-of-00003"))) == 3
     assert_same_as_tensorflow(tmp_path / "model.ckpt", load_gpt2_params_from_tf_ckpt(tmp_path / "model.ckpt", ODD))
 
@@ -111,18 +100,13 @@ def test_a_fine_tuned_model_loads_by_its_folder_s_name(damaged, capsys):
 # ------------------------------------------------------------------------------------ what TensorFlow has to read
 
 
-def write_version_1(prefix: Path, tensors: dict) -> None:
-    """Write a checkpoint of the first version."""
-    tf.raw_ops.Save(filename=str(prefix), tensor_names=list(tensors), data=list(tensors.values()))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["version 1", "compressed", "slices"])
 def test_what_only_tensorflow_reads_goes_through_it(tmp_path, kind):
     tensors = flatten(params_of())
     wte = tensors["model/wte"]
     if kind == "version 1":
-        write_version_1(tmp_path / "model.ckpt", tensors)
+        run_tensorflow(tensorflow_oracle.save_version_1, str(tmp_path / "model.ckpt"), tensors)
     elif kind == "compressed":
         pairs = write_model(tmp_path, ODD, tensors)
         (tmp_path / "model.ckpt.index").write_bytes(table_of(snappy_block(sorted(pairs.items()))))
@@ -137,14 +121,8 @@ def test_what_only_tensorflow_reads_goes_through_it(tmp_path, kind):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_need_tensorflow(tmp_path, n, axis):
     """The keys of slices are numbers that are not UTF-8."""
-    tensor = np.arange(9 * 8 * 7, dtype=np.float32).reshape(9, 8, 7)
-    pieces, slices, start = {}, [], 0
-    for i, piece in enumerate(np.array_split(tensor, n, axis)):
-        spans = ["-", "-", "-"]
-        spans[axis], start = f"{start},{piece.shape[axis]}", start + piece.shape[axis]
-        pieces[f"model/w@{i}"] = piece
-        slices.append(f"9 8 7 {':'.join(spans)}")
-    save(tmp_path / "model.ckpt", pieces, slices)
+    tensors = {"model/w": np.arange(9 * 8 * 7, dtype=np.float32).reshape(9, 8, 7)}
+    run_tensorflow(tensorflow_oracle.save_partitioned, str(tmp_path / "model.ckpt"), tensors, n, axis)
     with pytest.raises(NeedsTensorFlow, match="has tensors in slices"):
         utils.read_tensors(tmp_path / "model.ckpt")
 
@@ -157,45 +135,8 @@ def test_tensorflow_is_not_imported_for_a_plain_one(models_dir):
     assert run_command("-c", code, models_dir / "odd") == (0, "[]\n", "")
 
 
-# ------------------------------------------------------------------------------------------------------------ writing
-
-
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capfd):
-    """A limit on the size of files stands in for a full disk: TensorFlow's own writer fails."""
-    resource = pytest.importorskip("resource", reason="limits on files are POSIX's")
-    hparams = {"n_vocab": 300, "n_ctx": 16, "n_embd": 32, "n_head": 2, "n_layer": 2}
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def write() -> int:
-        with new_folder(tmp_path / "new" / "model") as folder:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-            try:
-                write_random_model(folder, hparams, 0)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        return 0
-
-    monkeypatch.setattr(sys, "argv", ["picogpt random_weights"])
-    try:
-        assert command_line.run(write) == 1
-    finally:
-        signal.signal(signal.SIGXFSZ, handler)
-    message = capfd.readouterr().err
-    assert re.fullmatch(r"picogpt random_weights: TensorFlow can't write \S+; File too large\n", message), message
-    assert not list((tmp_path / "new").iterdir())
-
-
 def test_writing_a_read_model_gives_the_same_bytes(models_dir, tmp_path):
     hparams, params = load_hparams_and_params(models_dir / "odd")
     write_checkpoint(tmp_path, hparams, params)
     for name in (utils.DATA, utils.INDEX, "hparams.json", "checkpoint"):
         assert (tmp_path / name).read_bytes() == (models_dir / "odd" / name).read_bytes()
-
-
-def test_the_graph_can_be_imported(models_dir):
-    folder = models_dir / "odd"
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        saver = tf.compat.v1.train.import_meta_graph(str(folder / "model.ckpt.meta"))
-        saver.restore(session, str(folder / "model.ckpt"))
-        wte = session.run("model/wte:0")
-    np.testing.assert_array_equal(wte, load_hparams_and_params(folder)[1]["wte"])
