@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread for each program: most models here are small, and threads that wait for each other take longer than the
 # work itself, on a busy machine many times as long. The libraries read this when they are first imported.
@@ -23,9 +24,10 @@ from check_shapes import watch
 from helpers import ODD, SHARED
 
 import gpt2
+from encoder import Encoder
 from picogpt import batch, jax_model
 from picogpt.checkpoints.writing import write_random_model
-from utils import SIZES
+from utils import SIZES, load_encoder_hparams_and_params
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,3 +86,26 @@ def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def odd(models_dir: Path) -> Path:
+    """Return the folder of the small model."""
+    return models_dir / "odd"
+
+
+@pytest.fixture(scope="session")
+def loaded(odd: Path) -> tuple[Encoder, dict[str, int], Any]:
+    """Return the small model's tokenizer, hyperparameters and parameters."""
+    return load_encoder_hparams_and_params(odd.name, odd.parent)
+
+
+@pytest.fixture(scope="session")
+def continued(loaded: tuple[Encoder, dict[str, int], Any]) -> Callable[[str, int], str]:
+    """Return a function that continues a prompt with the small model, without any command line."""
+    encoder, hparams, params = loaded
+
+    def text(prompt: str, n: int) -> str:
+        return encoder.decode(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n))
+
+    return text
