@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow_oracle
 from helpers import ODD, run_command, run_tensorflow
-from tables import snappy_block, table_of, write_model
 
 import utils
 from picogpt.checkpoints.writing import flatten, initial_params, write_checkpoint
@@ -25,8 +24,8 @@ def assert_same_as_tensorflow(prefix: Path, params: dict) -> None:
         assert array.tobytes() == theirs.astype(array.dtype).tobytes(), name
 
 
-def save(prefix: Path, tensors: dict, slices: list[str] | None = None) -> None:
-    run_tensorflow(tensorflow_oracle.save, str(prefix), tensors, slices)
+def save(prefix: Path, tensors: dict) -> None:
+    run_tensorflow(tensorflow_oracle.save, str(prefix), tensors)
 
 
 def params_of(dtype: str = "float32") -> dict:
@@ -101,19 +100,11 @@ def test_a_fine_tuned_model_loads_by_its_folder_s_name(damaged, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["version 1", "compressed", "slices"])
-def test_what_only_tensorflow_reads_goes_through_it(tmp_path, kind):
+def test_slices_go_through_tensorflow(tmp_path):
     tensors = flatten(params_of())
-    wte = tensors["model/wte"]
-    if kind == "version 1":
-        run_tensorflow(tensorflow_oracle.save_version_1, str(tmp_path / "model.ckpt"), tensors)
-    elif kind == "compressed":
-        pairs = write_model(tmp_path, ODD, tensors)
-        (tmp_path / "model.ckpt.index").write_bytes(table_of(snappy_block(sorted(pairs.items()))))
-    else:
-        others = {name: tensor for name, tensor in tensors.items() if name != "model/wte"}
-        slices = ["300 21 0,100:-", "300 21 100,200:-", *[""] * len(others)]
-        save(tmp_path / "model.ckpt", {"model/wte@0": wte[:100], "model/wte@1": wte[100:]} | others, slices)
+    wte = tensors.pop("model/wte")
+    slices = {"300 21 0,100:-": wte[:100], "300 21 100,200:-": wte[100:]}
+    run_tensorflow(tensorflow_oracle.save_slices, str(tmp_path / "model.ckpt"), "model/wte", slices, tensors)
     assert_same_as_tensorflow(tmp_path / "model.ckpt", load_gpt2_params_from_tf_ckpt(tmp_path / "model.ckpt", ODD))
 
 
