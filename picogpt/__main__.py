@@ -14,6 +14,7 @@ import textwrap
 from picogpt.command_line import log, run
 
 TOOLS = {  # name: (module, purpose)
+    "generate": ("picogpt.generate", "continue a text as gpt2.py does, with more options: many samples, speed, …"),
     "bench": ("picogpt.bench.command", "measure speed and memory, and compare them with the machine's limits"),
     "chat": ("picogpt.chat.terminal", "talk with a model in the terminal"),
     "compare": ("picogpt.compare.table", "check every part of the model against other implementations"),

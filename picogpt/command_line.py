@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import logging
 import math
 import os
 import re
@@ -31,8 +32,11 @@ class UsageError(ValueError):
 class Parser(argparse.ArgumentParser):
     """Parse a command line whose errors are one line each. A prompt may begin with -h, so only -h alone asks for help.
 
-    `prog` is the command as a user types it, such as "python -m picogpt train".
+    `prog` is the command as a user types it, such as "python -m picogpt train". `Parser.model` is the model that the
+    last command line named, for messages.
     """
+
+    model = "the model"
 
     def __init__(self, prog: str | None = None, **settings: Any):
         prog = prog or f"python {Path(sys.argv[0]).name}"
@@ -40,10 +44,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.add_argument("--help", action="help", help="show this text and exit")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        parsed: argparse.Namespace = super().parse_args(["--help"] if args == ["-h"] else args, namespace)
-        return parsed
+        parsed, unknown = super().parse_known_args(["--help"] if args == ["-h"] else args, namespace)
+        Parser.model = getattr(parsed, "model_size", Parser.model)
+        return parsed, unknown
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """Take the value of --option=-- as any other. Before Python 3.13, argparse removes the first "--" in a list."""
@@ -59,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         return super()._get_option_tuples(option_string)
 
     def error(self, message: str) -> Any:
+        if message.startswith("unrecognized arguments") and "prompt" in (action.dest for action in self._actions):
+            message += "; put a text of several words into quotes"
         name = self.prog.removeprefix("python ").removeprefix("-m ")
         log(f"{name}: {message} (try --help)")
         self.exit(2)
@@ -95,19 +102,20 @@ def number(
 def read_prompt(text: str, longest: int = 1 << 24) -> str:
     """Return the prompt from the command line. "-" reads it from standard input, without its last line end.
 
-    Raises UsageError when it is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
+    Line ends become \\n, and a byte order mark at the start is left out, as in files. Raises UsageError when the text
+    is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
     """
     if text == "-":
         if sys.stdin is None:
             raise UsageError("standard input is closed")
         if len(data := sys.stdin.buffer.read(longest + 1)) > longest:
             raise UsageError(f"standard input has more than {longest:,} bytes")
-        return re.sub(r"\r?\n\Z", "", decode_utf8(data, "standard input"))
+        return decode_utf8(data, "standard input").replace("\r\n", "\n").removesuffix("\n")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(f"the prompt is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def read_text(path: Path, megabytes: int = 1000) -> str:
@@ -125,9 +133,9 @@ def read_text(path: Path, megabytes: int = 1000) -> str:
 
 
 def decode_utf8(data: bytes, source: str) -> str:
-    """Decode UTF-8. Raises UsageError naming the source and its first wrong byte."""
+    """Decode UTF-8 without a byte order mark. Raises UsageError naming the source and its first wrong byte."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 
@@ -197,9 +205,18 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     return min(limits)
 
 
+class Logged(logging.Handler):
+    """Shows the warnings of the library, which go to the logger `picogpt`, as `log` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit status. An error is one line on stderr; Ctrl-C and a closed pipe are silent."""
     prepare_streams()
+    if not (logger := logging.getLogger("picogpt")).handlers:
+        logger.addHandler(Logged())
     try:
         with signals_as_exceptions():
             return flushed(main)
@@ -210,9 +227,11 @@ def run(main: Callable[[], int]) -> int:
     except MemoryError as error:
         log(f"{Path(sys.argv[0]).name}: not enough memory" + (f": {error}" if str(error) else ""))
         status = 1
+    except FloatingPointError as error:
+        log(f"{Path(sys.argv[0]).name}: {Parser.model}: {error}")
+        status = 1
     except (OSError, ValueError) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        log(f"{Path(sys.argv[0]).name}: {text}")
+        log(f"{Path(sys.argv[0]).name}: {reason(error)}")
         status = 2 if isinstance(error, UsageError) else 1
     try:
         sys.stdout.flush()
@@ -282,3 +301,23 @@ def flushed(main: Callable[[], int]) -> int:
         status = int(error.code or 0)
     sys.stdout.flush()
     return status
+
+
+def reason(error: Exception) -> str:
+    """Return why something failed, and with which file. An exception without a message gives its name."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def check_memory(what: str, n_bytes: float, advice: str = "") -> str:
+    """Return a sentence that says how much memory some work takes and how much is free. `what` names the work.
+
+    Raises UsageError, which ends with the advice, if too little is free. What the work takes is rounded up, and what
+    is free is rounded down.
+    """
+    free = free_memory()
+    takes, are_free = f"{math.ceil(n_bytes / 1e6):,} MB of memory", f"{math.floor(free / 1e6):,} MB are free"
+    if n_bytes > free:
+        raise UsageError(f"{what} takes {takes}, but only {are_free}" + (f": {advice}" if advice else ""))
+    return f"{what} takes {takes}; {are_free}"

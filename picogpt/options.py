@@ -30,9 +30,10 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
-    """Add --model_size and --models_dir."""
+    """Add --model, which is also called --model_size and -m, and --models_dir."""
     sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
-    parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
+    names = ("-m", "--model", "--model_size")
+    parser.add_argument(*names, dest="model_size", default=default, metavar="NAME", help=sizes)
     add_models_dir(parser)
 
 

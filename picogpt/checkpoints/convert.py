@@ -23,7 +23,7 @@ from picogpt.checkpoints.writing import require_tensorflow, show_writing, write_
 from picogpt.command_line import Parser, UsageError
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_out, find_folder, require
-from utils import HPARAMS, DownloadError, load_encoder, load_hparams_and_params
+from utils import HPARAMS, load_encoder, load_hparams_and_params
 
 
 def summary(params: Mapping[str, Any], n_vocab: int) -> str:
@@ -74,7 +74,7 @@ def find_source(source: str, revision: str | None) -> Path:
 
 
 def download(name: str, revision: str | None) -> Path:
-    """Download the files of a model that a conversion needs, and return their folder. Raises DownloadError."""
+    """Download the files of a model that a conversion needs, and return their folder. Raises OSError."""
     require("huggingface_hub", purpose="to download from the Hugging Face hub")
     import huggingface_hub
 
@@ -82,7 +82,7 @@ def download(name: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=hf.WANTED))
     except Exception as error:  # the hub raises its own kinds, and those of several libraries under it
         text = " ".join(str(error.__cause__ or error).split())[:300]
-        raise DownloadError(f"no folder {name!r}, and can't get it from the Hugging Face hub: {text}") from None
+        raise OSError(f"no folder {name!r}, and can't get it from the Hugging Face hub: {text}") from None
 
 
 # -------------------------------------------------------------------------------------------- to Hugging Face's layout

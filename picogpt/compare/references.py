@@ -340,7 +340,6 @@ REFERENCES: dict[str, dict[str, Callable[..., Any]]] = {
     "ffn": {"torch": torch_ffn, "transformers": hf_ffn, "tensorflow": tf_ffn},
     "attention": ATTENTION,
     "causal_attention": ATTENTION,
-    "blockwise_attention": ATTENTION,
     "mha": {"torch": torch_mha, "transformers": hf_mha, "tensorflow": tf_mha},
     "transformer_block": {"torch": torch_block, "transformers": hf_block, "tensorflow": tf_block},
     "gpt2": {"transformers": hf_gpt2, "tensorflow": tf_gpt2},

@@ -96,7 +96,6 @@ OURS: dict[str, Callable[..., Any]] = {
     "ffn": lambda x, c_fc, c_proj: gpt2.ffn(x, c_fc, c_proj),
     "attention": our_attention,
     "causal_attention": lambda q, k, v, mask: gpt2.causal_attention(q, k, v),
-    "blockwise_attention": lambda q, k, v, mask: gpt2.blockwise_attention(q, k, v),
     "mha": lambda x, attn, n_head: gpt2.mha(x, **attn, n_head=n_head),
     "transformer_block": lambda x, block, n_head: gpt2.transformer_block(x, **block, n_head=n_head),
     "gpt2": lambda ids, params, n_head: gpt2.gpt2(ids, **params, n_head=n_head),
