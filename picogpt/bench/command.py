@@ -53,8 +53,7 @@ from picogpt.bench.timing import (
     seconds,
     summary,
 )
-from picogpt.checkpoints.sizes import hparams_of
-from picogpt.checkpoints.writing import require_tensorflow, write_random_model
+from picogpt.checkpoints.writing import write_random_model
 from picogpt.command_line import Parser, check_memory, number, read_text
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
@@ -243,9 +242,8 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
 
     A relative `models_dir` is searched for beside gpt2.py, too. Raises UsageError if too little memory is free.
     """
-    shape, folder = Shape(size, hparams_of(size)), parent / f"random-{size}"
-    # TensorFlow, which writes them, has a copy of the weights.
-    check_memory(f"writing random weights to a temporary folder, {shape},", 2 * shape.n_bytes + 500 * 10**6)
+    shape, folder = Shape(size, SIZES[size]), parent / f"random-{size}"
+    check_memory(f"writing random weights to a temporary folder, {shape},", shape.n_bytes + 200 * 10**6)
     places = [place / size for place in (models_dir, ROOT / models_dir)]
     tokenizer = next((place for place in places if (place / "encoder.json").exists()), None)
     folder.mkdir()
@@ -254,13 +252,9 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
 
 
 def check_packages(args: argparse.Namespace) -> None:
-    """Raise OSError for the first package that the options need and that is not installed."""
-    if args.plot:
-        require("matplotlib", purpose="for --plot")
-    if args.peers:
-        require("torch", "transformers", "safetensors", purpose="for --peers")
-    if args.shape:
-        require_tensorflow()
+    """Raise OSError for the packages that the options need and that are not installed."""
+    peers = ["torch", "transformers", "safetensors"] if args.peers else []
+    require(*(["matplotlib"] if args.plot else []), *peers)
 
 
 def main(argv: list[str] | None = None) -> int:

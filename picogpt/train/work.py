@@ -24,7 +24,7 @@ from utils import TOKENIZER_FILES, read_json
 History = list[dict[str, float]]  # one row for each evaluation: step, training, held_out, seconds
 LOSSES = {"training": "training text", "held_out": "held-out text"}  # both in nats per character
 HISTORY_FILE = "history.json"
-NOT_SETTINGS = ("text", "out", "resume", "force", "plot", "patience", "source", "models_dir")
+NOT_SETTINGS = ("text", "out", "resume", "force", "meta", "plot", "patience", "source", "models_dir")
 
 
 def work_folder(args: argparse.Namespace) -> Path:

@@ -18,8 +18,8 @@ from helpers import ROOT, assert_error, run_main
 import gpt2
 from picogpt import command_line
 from picogpt.bench import command, growth, output, peers, plan, timing
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
+from utils import SIZES
 
 TINY = ["--model_size", "tiny", "--models_dir", str(ROOT / "models"), "--rounds", "1"]
 SMALLEST = {"n_vocab": 300, "n_ctx": 20, "n_embd": 8, "n_head": 2, "n_layer": 3}
@@ -27,7 +27,7 @@ SMALLEST = {"n_vocab": 300, "n_ctx": 20, "n_embd": 8, "n_head": 2, "n_layer": 3}
 
 @pytest.mark.parametrize(("size", "megabytes"), [("124M", 494), ("1558M", 6219)])
 def test_a_token_reads_every_matrix_once(size, megabytes):
-    hparams = hparams_of(size)
+    hparams = SIZES[size]
     n_embd, n_vocab = hparams["n_embd"], hparams["n_vocab"]
     per_layer = (3 + 1 + 4 + 4) * n_embd**2  # c_attn, its c_proj, c_fc, its c_proj
     assert (hparams["n_layer"] * per_layer + n_vocab * n_embd) * 4 // 10**6 == megabytes
@@ -331,7 +331,6 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monke
     out = tmp_path / "figures.json"
     message = "of memory, but only 50 MB are free"
     assert_error(run_main("picogpt bench", *TINY, "--json", out), 2, "measuring tiny (n_layer 4, ", message)
-    pytest.importorskip("tensorflow", reason="--shape needs TensorFlow")
     words = ["--shape", "124M", "--json", out]
     assert_error(run_main("picogpt bench", *words), 2, "writing random weights to a temporary folder, 124M (", message)
     assert not list(tmp_path.iterdir())
