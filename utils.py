@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import importlib
 import json
@@ -60,6 +59,8 @@ def load_encoder_hparams_and_params(
     ValueError (contents of files) with a message of one line.
     """
     folder = ensure_downloaded(model_size, models_dir)
+    if reader := foreign(folder):
+        return reader.open_model(folder, models_dir)  # type: ignore[no-any-return]
     encoder = load_encoder(folder)
     hparams, params = load_hparams_and_params(folder)
     if len(encoder.encoder) != hparams["n_vocab"]:
@@ -69,7 +70,9 @@ def load_encoder_hparams_and_params(
 
 def load_encoder(folder: Path) -> Encoder:
     """Return the tokenizer of the model in a folder. If the folder is named as one of SIZES, it must be OpenAI's."""
-    encoder: Encoder = reader().load_encoder(folder) if is_foreign(folder) else get_encoder(folder.name, folder.parent)
+    if reader := foreign(folder):
+        return reader.open_encoder(folder, folder.parent)  # type: ignore[no-any-return]
+    encoder = get_encoder(folder.name, folder.parent)
     if folder.name in SIZES and not encoder.is_openai:
         raise ValueError(f"{folder}: encoder.json and vocab.bpe are not OpenAI's. {ADVICE}")
     return encoder
@@ -77,22 +80,18 @@ def load_encoder(folder: Path) -> Encoder:
 
 def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
     """Return the hyperparameters and the parameters of the model in a folder."""
-    if is_foreign(folder):
-        return reader().load_hparams_and_params(folder)  # type: ignore[no-any-return]
+    if reader := foreign(folder):
+        return reader.open_model(folder, folder.parent)[1:]  # type: ignore[no-any-return]
     hparams = load_hparams(folder / "hparams.json")
     if hparams != SIZES.get(folder.name, hparams):
         raise ValueError(f"{folder / 'hparams.json'} is not OpenAI's: {hparams}. {ADVICE}")
     return hparams, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams)
 
 
-def is_foreign(folder: Path) -> bool:
-    """Return whether a folder has another layout than OpenAI's, such as Hugging Face's."""
-    return (folder / "config.json").exists() and not (folder / "hparams.json").exists()
-
-
-def reader() -> Any:
-    """Import what reads other layouts, and checkpoints that only TensorFlow can read."""
-    return importlib.import_module("picogpt.checkpoints.foreign")
+def foreign(folder: Path) -> Any:
+    """Return the module that opens a folder in another layout than OpenAI's, such as Hugging Face's, or else None."""
+    is_foreign = (folder / "config.json").exists() and not (folder / "hparams.json").exists()
+    return importlib.import_module("picogpt.checkpoints.foreign") if is_foreign else None
 
 
 def load_hparams(path: Path) -> dict[str, int]:
@@ -137,7 +136,8 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     try:
         tensors = read_tensors(prefix)
     except NeedsTensorFlow as reason:
-        tensors = reader().read_by_tensorflow(prefix, reason)
+        reader = importlib.import_module("picogpt.checkpoints.tensorflow_reader")
+        tensors = {name.removeprefix("model/"): t for name, t in reader.read_by_tensorflow(prefix, reason).items()}
     if n_layer > len(tensors) or f"h{n_layer}/ln_1/g" in tensors:
         raise ValueError(f"{prefix}.index has {len(tensors)} tensors, which do not fit n_layer = {n_layer}")
     for name, shape in expected_shapes(hparams).items():
@@ -201,18 +201,16 @@ def read_tensors(prefix: Path) -> dict[str, Array]:
     index = prefix.with_name(prefix.name + ".index")
     if not index.exists() and prefix.exists():
         raise NeedsTensorFlow(f"{prefix} is a V1 checkpoint")
-    entries = read_index(index)
+    entries, tensors = read_index(index), {}
     maps = {file: map_file(prefix.with_name(file), entries) for file in {entry.file for entry in entries.values()}}
-    tensors = {}
     for name, entry in entries.items():
         if name.startswith("model/") and entry.dtype in DTYPES:
             dtype = np.dtype(DTYPES[entry.dtype])
             if entry.size != math.prod(entry.shape) * dtype.itemsize:
                 raise ValueError(f"{index}: {name} has {entry.size} bytes, which do not fit its shape {entry.shape}")
             tensor: Array = np.ndarray(entry.shape, dtype, maps[entry.file], entry.offset)
-            if dtype == np.float16:  # layer_norm would overflow
-                tensor = tensor.astype(np.float32)
-            tensors[name.removeprefix("model/")] = tensor
+            wide = tensor.astype(np.float32) if dtype == np.float16 else tensor  # in float16, layer_norm overflows
+            tensors[name.removeprefix("model/")] = wide
     return tensors
 
 
@@ -245,9 +243,8 @@ def read_index(path: Path) -> dict[str, Entry]:
         header = messages.pop(b"", {})
         if header.get(2) or any(7 in message for message in messages.values()):
             raise NeedsTensorFlow("is big-endian, or has tensors in slices")
-        name = path.name.removesuffix(".partial").removesuffix(".index")
-        file = f"{name}.data-%05d-of-{header.get(1, 1):05d}"
-        return {key.decode("utf-8", "replace"): parse_entry(message, file) for key, message in messages.items()}
+        stem, n_files = path.name.removesuffix(".partial").removesuffix(".index"), header.get(1, 1)
+        return {key.decode("utf-8", "replace"): parse_entry(m, stem, n_files) for key, m in messages.items()}
     except IndexError:
         raise ValueError(f"{path} is damaged") from None
     except ValueError as error:
@@ -274,11 +271,11 @@ def block(table: bytes, place: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield key, content[at - length : at]
 
 
-def parse_entry(message: dict[int, Any], file: str) -> Entry:
+def parse_entry(message: dict[int, Any], stem: str, n_files: int) -> Entry:
     """Return the entry that the fields of a BundleEntryProto describe."""
     shape = tuple(dict(fields(dim)).get(1, 0) for number, dim in fields(message.get(2, b"")) if number == 2)
     dtype, shard, offset, size, crc = (message.get(number, 0) for number in (1, 3, 4, 5, 6))
-    return Entry(dtype, shape, file % shard, offset, size, unmask(crc))
+    return Entry(dtype, shape, f"{stem}.data-{shard:05d}-of-{n_files:05d}", offset, size, unmask(crc))
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Any]]:
@@ -312,9 +309,9 @@ SHA256 = {  # of OpenAI's files: the tokenizer is the same for all sizes
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "124M/hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
     f"124M/{INDEX}": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
-    f"124M/{META}": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
     f"124M/{DATA}": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
 }
+MARKS = {"checkpoint": b'model_checkpoint_path: "model.ckpt"\n', META: b"model/wte"}  # error pages don't hold these
 
 
 def check_file(path: Path, name: str, folder: Path) -> None:
@@ -322,7 +319,7 @@ def check_file(path: Path, name: str, folder: Path) -> None:
     size, known = folder.name, SHA256.get(name, SHA256.get(f"{folder.name}/{name}"))
     index = read_index(path if name == INDEX else folder / INDEX) if name in (INDEX, DATA) else {}
     data: Any = map_file(path, index) if name == DATA else path.read_bytes()
-    is_right = known in (None, hashlib.sha256(data).hexdigest())
+    is_right = known is None or hashlib.sha256(data).hexdigest() == known
     if name == DATA:
         verify_data(path, index)
     elif name == INDEX:
@@ -331,9 +328,9 @@ def check_file(path: Path, name: str, folder: Path) -> None:
     elif name == "hparams.json":
         is_right = load_hparams(path) == SIZES[size]  # some copies lack the line feed at the end
     elif name not in TOKENIZER_FILES:
-        is_right = is_right and data.startswith(b"\n" if name == META else b'model_checkpoint_path: "model.ckpt"\n')
+        is_right = is_right and name in MARKS and MARKS[name] in data
     if not is_right:
-        raise ValueError(f"{folder / name} is not OpenAI's file of {size}. {ADVICE}")
+        raise ValueError(f"{path} is not OpenAI's of {size}" + (f". {ADVICE}" if path.name == name else ""))
 
 
 def verify_data(path: Path, entries: dict[str, Entry]) -> None:
@@ -355,7 +352,9 @@ def crc32c(data: Any) -> int:
     message = np.frombuffer(b"Td\x1fd", np.uint8)  # turns a state of 0 into 0xFFFFFFFF, with which the CRC begins
     for start in range(0, len(data), 1 << 20):
         message = shortened(np.concatenate([message, data[start : start + (1 << 20)]]))
-    state, table = 0, crc_table()
+    state, table = 0, list(range(256))  # the state to which the byte 0 moves each state of 8 bits
+    for _ in range(8):
+        table = [number >> 1 ^ (number & 1) * 0x82F63B78 for number in table]
     for byte in message.tolist():
         state = state >> 8 ^ table[(state ^ byte) & 0xFF]
     return state ^ 0xFFFFFFFF
@@ -376,15 +375,6 @@ def shortened(message: Array) -> Array:
             at += size
         message = message[at:]
     return message
-
-
-@functools.cache
-def crc_table() -> list[int]:
-    """Return the 256 states to which the byte 0 moves a state of 8 bits."""
-    table = list(range(256))
-    for _ in range(8):
-        table = [state >> 1 ^ (state & 1) * 0x82F63B78 for state in table]
-    return table
 
 
 def unmask(masked: int) -> int:
@@ -411,11 +401,12 @@ def ensure_downloaded(model_size: str, models_dir: str | Path = "models", files:
     is_path = Path(model_size).name not in (model_size, "", "..")
     for parent in (*parents, here, beside) if is_path else parents:
         for folder in (parent / model_size, parent / size):
-            is_complete = size not in SIZES or all((folder / name).exists() for name in files if name != META)
-            if folder.is_dir() and folder != parent and (is_complete or is_foreign(folder)):
+            is_own = size not in SIZES or folder.name not in SIZES or foreign(folder)
+            is_complete = is_own or all((folder / name).exists() for name in files if name != META)
+            if folder.is_dir() and folder != parent and is_complete:
                 return folder
     if size in SIZES:
-        download_gpt2_files(size, parents[0] / size, files)
+        download_gpt2_files(parents[0] / size, files)
         return parents[0] / size
     there = sorted({path.parent.name for parent in parents for path in parent.glob("*/*.json")})
     places = " or ".join(dict.fromkeys(str(parent.absolute()) for parent in parents))
@@ -423,21 +414,23 @@ def ensure_downloaded(model_size: str, models_dir: str | Path = "models", files:
     raise FileNotFoundError(f"there is no model {model_size!r} in {places}, {known}")
 
 
-def download_gpt2_files(model_size: str, model_dir: str | Path, files: tuple[str, ...] = FILES) -> None:
-    """Download OpenAI's files of a size into a folder, one process at a time. Raises OSError, or ValueError.
+def download_gpt2_files(folder: Path, files: tuple[str, ...] = FILES) -> None:
+    """Download OpenAI's model of the size that a folder is named after. Raises OSError, or ValueError.
 
     Files that exist stay as they are. If one of them is not OpenAI's, nothing is downloaded.
     """
-    folder, address = Path(model_dir), os.environ.get("PICOGPT_MIRROR", "").strip().rstrip("/") or ADDRESS
-    for name in FILES[:-1]:
-        if (folder / name).exists():  # a model of the user's own must not be mixed with OpenAI's
-            check_file(folder / name, name, folder)
+    address = os.environ.get("PICOGPT_MIRROR", "").strip().rstrip("/") or ADDRESS
+    if not re.fullmatch(r"https?://([^/?#@]*@[^@?#]+|(?!.*:.*@)[^?#]+)", address):  # don't print it: is it a password?
+        example = "https://name:password@example.org/gpt-2, with / ? # and @ in a password as %2F %3F %23 and %40"
+        raise ValueError(f"PICOGPT_MIRROR is not an address such as {example}")
+    for path in sorted(folder.glob("*")):  # a model of the user's own must not be mixed with OpenAI's
+        if path.name in FILES[:-1] or path.suffix == ".index":
+            check_file(path, path.name, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(lock(folder)):
+    with locked(folder):
         for name in files:
             if not (folder / name).exists():  # another process may have downloaded it while this one waited
-                download(f"{address}/{model_size}/{name}", folder / name)
-    (folder / ".lock").unlink(missing_ok=True)
+                download(f"{address}/{folder.name}/{name}", folder / name)
 
 
 def download(url: str, path: Path) -> None:
@@ -451,10 +444,13 @@ def download(url: str, path: Path) -> None:
             check_file(partial, path.name, path.parent)
             return os.replace(partial, path)
         except requests.RequestException as caught:
-            error = one_line(caught)
+            error, is_wrong = one_line(caught), False
             pause = None if isinstance(caught, requests.exceptions.InvalidURL) else pause
-        except ValueError as caught:  # the contents are wrong
-            error = str(caught)
+        except ValueError as caught:
+            error, is_wrong = str(caught), True
+        except OSError as caught:  # a full disk does not say which file it means
+            raise OSError(f"{partial}: {caught.strerror or caught}") from None
+        if is_wrong:  # after the exception is gone: its traceback maps the file, which Windows can't remove then
             partial.unlink()
         if pause is None:
             ways = "use --model_size tiny, or set PICOGPT_MIRROR, or save a model by `hf download openai-community/gpt2"
@@ -472,45 +468,60 @@ def receive(url: str, partial: Path) -> None:
     have = partial.stat().st_size if total and partial.exists() else 0
     if have and have == total:
         return  # only the check was interrupted
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        answer = f"the server answers {response.status_code} {response.reason}"
-        if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have < total else {})
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except ValueError:
+        raise requests.exceptions.InvalidURL("the address, or where the server redirects to, is none") from None
+    with response:
+        code, length = response.status_code, response.headers.get("Content-Length", "")
+        answer = f"the server answers {code} {response.reason}"
+        if 400 <= code < 500 and code not in (408, 416, 429):
             raise requests.exceptions.InvalidURL(answer)
-        have = have if response.status_code == 206 else 0
-        length = have + int(response.headers.get("Content-Length", total - have))
-        if response.status_code not in (200, 206) or (total and length != total):
-            raise requests.HTTPError(f"{answer}, with {length:,} bytes")
-        bar = tqdm(desc=partial.stem, total=length or None, initial=have, unit="B", unit_scale=True)
+        have = have if code == 206 else 0
+        expected = have + int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else total
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        if code not in (200, 206) or is_page or (total and expected != total):
+            raise requests.HTTPError(f"{answer}, with {'a web page of ' * is_page}{length or 'many'} bytes")
+        bar = tqdm(desc=partial.stem, total=expected or None, initial=have, unit="B", unit_scale=True)
         with bar, open(partial, "ab" if have else "wb") as file:
             for chunk in response.iter_content(1 << 16):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if length not in (0, partial.stat().st_size):
-        raise requests.ConnectionError(f"broke off at {partial.stat().st_size:,} of {length:,} bytes")
+    if expected not in (0, partial.stat().st_size):
+        raise requests.ConnectionError(f"broke off at {partial.stat().st_size:,} of {expected:,} bytes")
 
 
 def one_line(error: Exception | str) -> str:
     """Return an error or an address in one line, without passwords and the names of urllib3's objects."""
-    text = re.sub(r"(?<=//)[^/\s]*@", "", " ".join(str(error).split()))
-    cause = re.search(r"Caused by \w+\([\"'](?:<.*>: |HTTPS?Connection\w*\(.*?\): )?(.*)[\"'][,)]", text)
-    return cause[1] if cause else text
+    text = " ".join(str(error).split())
+    text = re.sub(r"<[^<>]* at 0x\w+>[:,] |HTTPS?Connection(Pool)?\(.*?\): |(?<=//)[^/]*@", "", text)
+    cause = re.search(r"Caused by \w+\((.*)\)\)$", text)
+    return cause[1].strip("\"'") if cause else text
 
 
-def lock(folder: Path) -> Any:
-    """Wait until no other process is downloading to a folder. SQLite's lock ends with its process, on every system."""
-    import sqlite3
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time work in a folder. The system frees the lock when the process ends, even if killed."""
+    with open(folder / ".lock", "ab") as file:  # it stays there: two processes could lock two files of this name
+        if not lock(file):
+            log.warning("waiting for another process that is downloading to %s", folder)
+            while not lock(file):
+                time.sleep(0.2)
+        yield
 
-    connection, n_tries = sqlite3.connect(folder / ".lock", timeout=0), 0
-    while True:
-        try:
-            connection.execute("BEGIN EXCLUSIVE")
-            return connection
-        except sqlite3.OperationalError:
-            if n_tries == 0:
-                log.warning("waiting for another process that is downloading to %s", folder)
-            n_tries += 1
-            time.sleep(0.2)
+
+def lock(file: Any) -> bool:
+    """Lock an open file against other processes, where the file system has locks. Return whether it was free."""
+    system = importlib.import_module("msvcrt" if sys.platform == "win32" else "fcntl")
+    try:
+        if sys.platform == "win32":
+            system.locking(file.fileno(), system.LK_NBLCK, 1)
+        else:
+            system.flock(file, system.LOCK_EX | system.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, (BlockingIOError, PermissionError))  # the second is Windows'
+    return True
 
 
 # -------------------------------------------------------------------------------------------------- the command line
@@ -524,12 +535,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     folder = ensure_downloaded(args.model_size, args.models_dir)
     encoder, hparams, params = load_encoder_hparams_and_params(folder.name, folder.parent)
-    for name in FILES[:-1] if folder.name in SIZES and not is_foreign(folder) else ():
+    for name in FILES[:-1] if folder.name in SIZES and not foreign(folder) else ():
         if (folder / name).exists():
             check_file(folder / name, name, folder)
-    weights = "without checksums, or read by TensorFlow, which checks them"
+    prefix, weights = checkpoint_prefix(folder), "read by TensorFlow, which verifies them, or without checksums"
     with contextlib.suppress(FileNotFoundError, NeedsTensorFlow):
-        entries = read_index((prefix := checkpoint_prefix(folder)).with_name(f"{prefix.name}.index"))
+        entries = read_index(prefix.with_name(f"{prefix.name}.index"))
         for file in {entry.file for entry in entries.values()}:
             verify_data(prefix.with_name(file), entries)
         count = sum(math.prod(entry.shape) for entry in entries.values())

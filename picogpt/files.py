@@ -99,13 +99,6 @@ def file_to_write(path: Path, replace: bool = False) -> Path:
     return target
 
 
-def check_readable(path: str | Path) -> None:
-    """Raise OSError if there is no file at a path, or a folder. It may be a pipe, so it is not opened."""
-    os.stat(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path} is a folder, not a file to read")
-
-
 def overwritten(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path]) -> str:
     """Return what is wrong if an output is also an input, or the file of two options, and "" otherwise.
 

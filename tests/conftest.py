@@ -24,7 +24,7 @@ from helpers import ODD, SHARED
 
 import gpt2
 from encoder import Encoder
-from picogpt import jax_model
+from picogpt import batch, jax_model
 from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
 from utils import load_encoder_hparams_and_params
@@ -32,15 +32,16 @@ from utils import load_encoder_hparams_and_params
 
 @pytest.fixture
 def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check every call of gpt2.py's functions, and of their copies in JAX, against the shapes in their signatures.
+    """Check every call of the model's functions, and of their copies in JAX, against the shapes in their signatures.
 
     Not under mutation, where each function has dozens of copies: wrapping them takes longer than the tests.
     """
     if "MUTANT_UNDER_TEST" in os.environ:
         return
-    for name, function in list(vars(gpt2).items()):
-        monkeypatch.setattr(gpt2, name, function)  # put back what `watch` replaces
-    watch(gpt2)
+    for module in (gpt2, batch):
+        for name, function in list(vars(module).items()):
+            monkeypatch.setattr(module, name, function)  # put back what `watch` replaces
+        watch(module)
     load = jax_model.gpt2_in_jax
     monkeypatch.setattr(jax_model, "gpt2_in_jax", lambda: watch(load()))
 

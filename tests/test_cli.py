@@ -286,7 +286,7 @@ def test_folder_that_is_not_readable(damaged):
     assert_error(result, 1, str(folder), "Permission denied")
 
 
-# ------------------------------------------------------------------------------------------- numbers that are not finite
+# ------------------------------------------------------------------------------------------ numbers that are not finite
 
 
 @pytest.fixture(scope="module", params=[np.nan, np.inf])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 import gpt2
 from picogpt.command_line import UsageError
+from picogpt.scoring.reading import at, json_object
 from picogpt.tolerance import TOLERANCE, difference
 from picogpt.tracing.file import TABLES
 from picogpt.tracing.names import meaning, shortened
@@ -47,13 +47,8 @@ class Dump:
         """What contents.json says about the file, or {} if it has no such text. Raises UsageError if it is damaged."""
         if "contents.json" not in self.file.files:
             return {}
-        try:
-            about = json.loads(self.array("contents.json").tobytes())
-        except (ValueError, RecursionError):
-            about = None
-        if not isinstance(about, dict):
-            raise UsageError(f"{self.path}: contents.json is not a JSON object in UTF-8, as an array of uint8")
-        return about
+        with at(f"{self.path}: contents.json"):
+            return json_object(self.array("contents.json").tobytes())
 
     def ids(self) -> list[Any] | None:
         """Return the prompt's ids, or None if the file does not say."""

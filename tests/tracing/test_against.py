@@ -215,9 +215,9 @@ def test_a_file_made_with_n_past_needs_it_here_too(tmp_path, traced):
         ({"ln_1": np.zeros(3), "other": np.zeros(3)}, "has no value of this trace, such as logits: it has ln_1, other"),
         ({}, "has no value of this trace, such as logits: it has no arrays"),
         ({"logits": np.array([{}, []], dtype=object)}, "logits can't be read: it holds pickled objects"),
-        ({"contents.json": np.frombuffer(b"[1]", np.uint8)}, "contents.json is not a JSON object"),
-        ({"contents.json": np.frombuffer(b"[" * 10**5, np.uint8)}, "contents.json is not a JSON object"),
-        ({"contents.json": np.frombuffer(b'{"\xff"', np.uint8)}, "contents.json is not a JSON object"),
+        ({"contents.json": np.frombuffer(b"[1]", np.uint8)}, "contents.json: not a JSON object"),
+        ({"contents.json": np.frombuffer(b"[" * 10**5, np.uint8)}, "contents.json: not JSON"),
+        ({"contents.json": np.frombuffer(b'{"\xff"', np.uint8)}, "contents.json: not JSON"),
     ],
 )
 def test_arrays_that_can_not_be_compared(compare, changes, message):
