@@ -6,20 +6,15 @@
     >>> encoder.decode([39, 414, 78, 885])
     'Hello world'
 
-Encoding takes three steps:
-
 1. A regular expression cuts the text into pieces: a word with the space before it, a number, punctuation, white space.
 2. Each piece is turned into UTF-8 bytes, and each byte is written as one visible character: a space becomes Ġ, a line
    feed Ċ. The vocabulary files can then be plain text, and every text can be encoded, because all 256 bytes are tokens.
 3. Within a piece, two neighbouring symbols are joined into one, again and again. The list of merges says which pairs
-   may be joined, and the pair that stands first in the list goes first. The symbols that remain are the tokens. The
-   vocabulary gives each of them an id.
+   may be joined, and the pair that stands first in the list goes first. The symbols that remain are the tokens.
 
-`python -m picogpt tokens "Hello world"` prints the tokens of a text.
-
+A model's folder holds the vocabulary, encoder.json, which gives each token its id, and the list of merges, vocab.bpe.
 Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units" (BPE); Radford et al. 2019,
-"Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes). A model's folder holds two files for
-the tokenizer: `encoder.json` maps each token to its id, and `vocab.bpe` lists the merges in order.
+"Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes).
 """
 
 from __future__ import annotations
@@ -36,36 +31,25 @@ from pathlib import Path
 # A piece is a run of letters, of digits or of other signs with at most one space before it, or the end of an English
 # contraction such as 'll, or white space. Of several spaces, the last belongs to the word that follows.
 PIECES = r" ?\p{L}+|'(?:s|t|re|ve|m|ll|d)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+END_OF_TEXT = "<|endoftext|>"  # stood between the documents that GPT-2 learned from
 
-END_OF_TEXT = "<|endoftext|>"  # it stood between the documents that GPT-2 learned from
-
-# The sha256 of the 50,000 merges in OpenAI's vocab.bpe. With this list, merging the bytes of any token gives that one
-# token (a test checks them all), so a piece that is a token needs no merging. Other lists do not promise that.
+# The sha256 of OpenAI's 50,000 merges. With them, merging the bytes of any token gives that one token (a test checks
+# them all), so a piece that is a token needs no merging. Other lists of merges do not promise that.
 OPENAI_MERGES = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
 
-# The ids of pieces with at most CACHED_CHARS characters are kept, CACHED_PIECES of them at most. From LONG_WORD bytes
-# on, `merge_long` is faster than `merge` (measured on random letters).
-CACHED_CHARS, CACHED_PIECES, LONG_WORD = 32, 1 << 17, 12
+LONG_WORD = 64  # bytes: from here on, `merge_long` is faster than `merge`, and the ids are not kept
+CACHED_PIECES = 1 << 17  # the ids of this many pieces are kept at most, which bounds the memory
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """Return the visible character that stands for each byte: its own if it has one, else the next from U+0100 on.
-
-    >>> [bytes_to_unicode()[byte] for byte in b"a b"]
-    ['a', 'Ġ', 'b']
-    """
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """Return the visible character of each byte: its own, or the next one from U+0100 on, such as "Ġ" for a space."""
+    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "}
     hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return visible | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
 BYTE_TO_CHAR = bytes_to_unicode()
 CHAR_TO_BYTE = {ord(char): byte for byte, char in BYTE_TO_CHAR.items()}
-
-
-def byte_chars(text: str) -> str:
-    """Write each byte of a text, in UTF-8, as its visible character. Example: byte_chars(" é") = "ĠÃ©" """
-    return text.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)
 
 
 def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
@@ -74,23 +58,26 @@ def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    while pairs := [pair for pair in map(" ".join, pairwise(symbols)) if pair in ranks]:
-        left, right = min(pairs, key=lambda pair: ranks[pair]).split()
-        # Join this pair wherever it stands. With a space on both sides of each symbol, only whole symbols are replaced.
-        spaced = "".join(f" {symbol} " for symbol in symbols)
-        symbols = spaced.replace(f" {left}  {right} ", f" {left}{right} ").split()
-    return list(symbols)
+    none = float("inf")  # the rank of a pair that may not be joined: behind all others
+    symbols = ["", *symbols, ""]  # an empty symbol joins with nothing; so each symbol has two neighbours
+    pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
+    while (best := min(pairs)) < none:
+        while best in pairs:  # join every occurrence, from the left, before looking for the next best pair
+            i = pairs.index(best)
+            joined = symbols[i] = symbols[i] + symbols.pop(i + 1)
+            del pairs[i]
+            pairs[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", none)
+            pairs[i] = ranks.get(f"{joined} {symbols[i + 1]}", none)
+    return symbols[1:-1]
 
 
-def merge_long(word: str, ranks: dict[str, int]) -> list[str]:
-    """Do what `merge` does in O(n log n) instead of O(n²) time, because a word may have a million letters.
+def merge_long(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
+    """Do what `merge` does, from single characters, in O(n log n) instead of O(n²) time: a word may have a million.
 
-    A reader can skip this function: it changes the time, not the result. It looks for new pairs only beside a symbol
-    that was just joined. `places` maps each pair to the positions where it was seen, and `heap` gives the pairs in the
-    order of their ranks. The positions need no sorting: their order matters only between equal symbols that follow each
-    other, as in "aa aa aa", and these arise from the same merges, which go from left to right.
+    A reader can skip this function. `places` holds the positions of each pair, and `heap` gives the pairs in the order
+    of their ranks. The positions are not sorted, which matters only in runs such as "aa aa aa": they arise in order.
     """
-    begins, ends = [*word, ""], [*word, ""]  # the symbol that begins, or ends, at each position; "" outside the word
+    begins, ends = [*symbols, ""], [*symbols, ""]  # the symbol that begins, or ends, at each position; "" if none
     places, heap = dict[str, list[int]](), list[tuple[int, str, str]]()
 
     def add(left: str, right: str, i: int) -> None:
@@ -101,7 +88,7 @@ def merge_long(word: str, ranks: dict[str, int]) -> list[str]:
             places[pair] = [i]
             heapq.heappush(heap, (ranks[pair], left, right))
 
-    for i, (left, right) in enumerate(pairwise(word)):
+    for i, (left, right) in enumerate(pairwise(symbols)):
         add(left, right, i)
     while heap:
         _, left, right = heapq.heappop(heap)
@@ -111,58 +98,36 @@ def merge_long(word: str, ranks: dict[str, int]) -> list[str]:
             if begins[i] == left and begins[middle] == right:  # else one was joined to its other neighbour before
                 begins[middle] = ""
                 begins[i] = ends[end - 1] = joined
-                before, after = ends[i - 1], begins[end]
-                add(before, joined, i - len(before))
-                add(joined, after, i)
+                add(ends[i - 1], joined, i - len(ends[i - 1]))
+                add(joined, begins[end], i)
     return [symbol for symbol in begins if symbol]
 
 
 class Encoder:
     """Encode text as token ids and decode ids as text.
 
-    It takes a vocabulary {token: id}, the merges ["left right", …] in their order, and, if there are any, tokens such as
-    "<|user|>" that are added to the vocabulary {text: id}. Raises ValueError when these can't belong together.
-    `special_tokens` holds the added tokens and those that no merge makes, such as "<|endoftext|>".
+    It takes the vocabulary {token: id} and the merges ["left right", …] in their order. Raises ValueError if they can't
+    belong together. Tokens that no merge makes, such as "<|endoftext|>", are `special_tokens`.
     """
 
-    def __init__(self, encoder: dict[str, int], bpe_merges: list[str], added: dict[str, int] | None = None):
+    def __init__(self, encoder: dict[str, int], bpe_merges: list[str]):
         import regex  # the standard library's re does not know \p{L}, "any letter"
 
-        added = added or {}
-        check_vocabulary(encoder, bpe_merges, added)
-        self.pieces = regex.compile(PIECES)
+        self.special_tokens = check_vocabulary(encoder, bpe_merges)
+        self.encoder, self.decoder = encoder, dict(zip(encoder.values(), encoder))
         self.ranks = {pair: rank for rank, pair in enumerate(dict.fromkeys(bpe_merges))}  # the first of equal merges
-        self.encoder = encoder | added
-        self.decoder = {id: token for token, id in encoder.items()} | {
-            id: byte_chars(text) for text, id in added.items()
-        }
-        made = {*BYTE_TO_CHAR.values(), *(pair.replace(" ", "") for pair in self.ranks)}
-        self.special_tokens = {self.decode([id]): id for token, id in encoder.items() if token not in made} | added
         self.is_openai = hashlib.sha256("\n".join(self.ranks).encode("utf-8")).hexdigest() == OPENAI_MERGES
-        self.known_tokens = made if self.is_openai else set()
-        self.cache = dict[str, list[int]]()
+        self.pieces, self.cache = regex.compile(PIECES), dict[str, list[int]]()
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
-        """Return the ids of any text.
-
-        "<|endoftext|>" in the text is encoded like any other text, unless `allowed_special` holds it. Raises ValueError
-        for a lone surrogate, which is half of a UTF-16 pair and can't be written in UTF-8.
-        """
-        if isinstance(allowed_special, str):
-            raise ValueError(f"allowed_special must be a set of tokens, not the text {allowed_special!r}")
-        for special in allowed_special:
-            if special not in self.special_tokens:
-                raise ValueError(f"{special!r} is not a special token of this vocabulary")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            at = error.start
-            raise ValueError(
-                f"character {at} of the text is a lone surrogate, {text[at]!r}: not valid Unicode"
-            ) from None
-        ids: list[int] = []
-        longest_first = sorted(allowed_special, key=len, reverse=True)
-        for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if longest_first else [text]:
+        """Return the ids of any text. A special token in it is ordinary text, unless `allowed_special` holds it."""
+        if unknown := set(allowed_special) - self.special_tokens.keys():
+            raise ValueError(f"{min(unknown)!r} is not a special token of this vocabulary")
+        if lone := re.search(r"[\ud800-\udfff]", text):  # half of a UTF-16 pair, which UTF-8 can't hold
+            raise ValueError(f"character {lone.start()} of the text is a lone surrogate: {lone[0]!r}, not Unicode")
+        ids = list[int]()
+        longest_first = "|".join(map(re.escape, sorted(allowed_special, key=len, reverse=True)))
+        for part in re.split(f"({longest_first})", text) if allowed_special else [text]:
             if part in allowed_special:
                 ids.append(self.special_tokens[part])
             else:
@@ -171,17 +136,12 @@ class Encoder:
         return ids
 
     def piece_ids(self, piece: str) -> list[int]:
-        """Return the ids of a piece. Keep them if it is short, since most words of a text occur again.
-
-        The cache is emptied when it is full, so that its memory stays bounded.
-        """
-        word = byte_chars(piece)
-        if word in self.known_tokens:
-            tokens = [word]
-        else:
-            tokens = merge(word, self.ranks) if len(word) < LONG_WORD else merge_long(word, self.ranks)
-        ids = [self.encoder[token] for token in tokens]
-        if len(piece) <= CACHED_CHARS:
+        """Return the ids of one piece. Keep them unless it is long, since most words of a text occur again."""
+        word = piece.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)  # one visible character for each byte
+        is_token = self.is_openai and word in self.encoder and word not in self.special_tokens
+        symbols = [word] if is_token else (merge if len(word) < LONG_WORD else merge_long)(word, self.ranks)
+        ids = [self.encoder[symbol] for symbol in symbols]
+        if len(word) < LONG_WORD:
             if len(self.cache) >= CACHED_PIECES:
                 self.cache.clear()
             self.cache[piece] = ids
@@ -189,18 +149,15 @@ class Encoder:
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes that one token stands for. They may be only a part of a character."""
-        return self._bytes([id])
-
-    def _bytes(self, ids: Iterable[int]) -> bytes:
-        try:
-            tokens = "".join(map(self.decoder.__getitem__, ids))
-        except KeyError as error:
-            raise ValueError(f"{error} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}") from None
-        return tokens.translate(CHAR_TO_BYTE).encode("latin-1")
+        if (token := self.decoder.get(id)) is None:
+            raise ValueError(f"{id!r} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}")
+        if token in self.special_tokens:
+            return token.encode("utf-8")
+        return token.translate(CHAR_TO_BYTE).encode("latin-1")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
-        return self._bytes(ids).decode("utf-8", errors="replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of the ids piece by piece as they come. The bytes of a character wait until it is complete."""
@@ -210,22 +167,17 @@ class Encoder:
         yield utf8.decode(b"", final=True)
 
 
-def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str], added: dict[str, int] | None = None) -> None:
-    """Raise ValueError unless every text has ids, every id has a text, and every merge makes a token."""
-    if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
-        raise ValueError("encoder.json is not a JSON object that maps each token to its id")
-    ids = (encoder | (added or {})).values()
-    if sorted(ids) != list(range(len(ids))):
-        raise ValueError(f"encoder.json: the ids must be 0 to {len(ids) - 1}, each used exactly once")
-    alphabet = set(BYTE_TO_CHAR.values())
-    if missing := alphabet - encoder.keys():
-        raise ValueError(f"encoder.json has no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
-    if unknown := set("".join(encoder)) - alphabet:
-        raise ValueError(f"encoder.json has a token with the character {min(unknown)!r}, which stands for no byte")
-    if malformed := [line for line in bpe_merges if line.count(" ") != 1 or line[0] == " " or line[-1] == " "]:
+def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> dict[str, int]:
+    """Return the tokens that no merge makes. Raise ValueError unless every text has ids and every id has a text."""
+    if not isinstance(encoder, dict) or set(encoder.values()) != set(range(len(encoder))):
+        raise ValueError("encoder.json is not a JSON object that gives its n tokens the ids 0 to n - 1, each once")
+    merges = "\n".join(bpe_merges)
+    if malformed := re.search(r"^(?!\S+ \S+$).+", merges, re.MULTILINE):
         raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with one space between them")
-    if strange := set("\n".join(bpe_merges).replace(" ", "").split("\n")) - encoder.keys() - {""}:
-        raise ValueError(f"vocab.bpe: a merge makes the token {min(strange)!r}, which is not in the vocabulary")
+    made = {*BYTE_TO_CHAR.values(), *merges.replace(" ", "").split()}
+    if missing := made - encoder.keys():
+        raise ValueError(f"encoder.json has no token {min(missing)!r}, which is a byte or made by a merge of vocab.bpe")
+    return {token: id for token, id in encoder.items() if token not in made}
 
 
 def read_merges(path: Path) -> list[str]:
@@ -235,17 +187,12 @@ def read_merges(path: Path) -> list[str]:
 
 
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
-    """Return the tokenizer in the folder models_dir/model_name.
-
-    Raises OSError when a file can't be read, and ValueError naming the file when its contents are wrong.
-    """
-    path = folder = Path(models_dir) / model_name
+    """Return the tokenizer in the folder models_dir/model_name. Raises OSError, or ValueError that names the file."""
+    folder = path = Path(models_dir) / model_name
     try:
-        path = folder / "encoder.json"
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-        path = folder / "vocab.bpe"
-        merges = read_merges(path)
+        vocabulary = json.loads((path := folder / "encoder.json").read_text(encoding="utf-8"))
+        merges = read_merges(path := folder / "vocab.bpe")
         path = folder  # from here on, an error is about both files
         return Encoder(vocabulary, merges)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

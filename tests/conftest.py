@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ from helpers import ODD, SHARED
 import gpt2
 from encoder import Encoder
 from picogpt import batch, jax_model
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
-from utils import load_encoder_hparams_and_params
+from utils import SIZES, load_encoder_hparams_and_params
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tensorflow_here() -> Iterator[None]:
+    """Check that nothing imported TensorFlow: with triton, which PyTorch brings on Linux, it ends the process."""
+    yield
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture
@@ -49,7 +56,6 @@ def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of models with a small one in it, named odd. Tests must not write to it."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     (folder / "odd").mkdir()
     write_random_model(folder / "odd", ODD, seed=1)
@@ -59,11 +65,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with the shape of 124M, random weights, and OpenAI's tokenizer if it is there."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("full") / "random-124M"
     folder.mkdir()
     tokenizer = SHARED / "openai-117M"
-    write_random_model(folder, hparams_of("124M"), seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
+    write_random_model(folder, SIZES["124M"], seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
     return folder
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import runpy
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -21,6 +23,7 @@ from encoder import Encoder
 from picogpt import command_line, score
 from picogpt.__main__ import TOOLS
 from picogpt.checkpoints.huggingface import config_settings, state_dict
+from picogpt.tensorflow_process import shared_process
 from utils import expected_shapes, nest
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +127,19 @@ def shared(name: str) -> Path:
     if not (SHARED / name).exists():
         pytest.skip(f"needs ../shared/{name}")
     return SHARED / name
+
+
+def skip_without(*modules: str) -> None:
+    """Skip the test if a module is not installed. `pytest.importorskip` would import TensorFlow beside PyTorch."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}: requirements-dev.txt")
+
+
+def run_tensorflow(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of tensorflow_oracle.py in TensorFlow's own process. Skip the test if it is not installed."""
+    skip_without("tensorflow")
+    return shared_process().call(function, *args)
 
 
 def random_params(

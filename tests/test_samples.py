@@ -1,15 +1,15 @@
-"""Many continuations of one prompt: batches in the library, and --n_samples of `picogpt generate`."""
+"""Many continuations of one prompt: `generate_batch` in the library, and --n_samples of `picogpt generate`."""
 
 from __future__ import annotations
 
 import contextlib
+import doctest
 import functools
 import itertools
 import os
 import re
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +19,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import ODD, ROOT, SMALL, Result, assert_error, model_options, random_params, run_command, run_main
+from helpers import (
+    ODD,
+    ROOT,
+    SMALL,
+    Result,
+    assert_error,
+    command,
+    model_options,
+    random_params,
+    run_command,
+    run_main,
+)
 
 import gpt2
 import utils
@@ -224,8 +235,8 @@ def parts(result: Result) -> list[str]:
     return re.split(rf"^--- \d+ of {n}\n", result.out, flags=re.MULTILINE)[1:]
 
 
-def tiny(*args: Any) -> Result:
-    return run_main("picogpt generate", "ROMEO:", *TINY, "--temperature", 0.9, "--seed", 3, *args)
+def tiny(*args: Any, name: str = "picogpt generate") -> Result:
+    return run_main(name, "ROMEO:", *TINY, "--temperature", 0.9, "--seed", 3, *args)
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are():
@@ -234,7 +245,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     groups = parts(tiny("--n_tokens_to_generate", 30, "--n_samples", 9, "--batch_size", 2))
     assert nine[:4] == four
     assert groups == nine
-    assert four[0] == one.out
+    assert four[0] == one.out == tiny("--n_tokens_to_generate", 30, name="gpt2.py").out
     encoder, hparams, params = utils.load_encoder_hparams_and_params("tiny", ROOT / "models")
     choose = functools.partial(gpt2.sample, rng=np.random.default_rng(3), temperature=0.9)
     assert (
@@ -273,6 +284,10 @@ def test_the_lines_on_stderr():
     greedy = run_main("picogpt generate", "ROMEO:", *TINY, "--n_samples", 2, "-n", 3)
     assert "warning: --n_samples gives the same text each time without a --temperature above 0" in greedy.err
     assert len(set(parts(greedy))) == 1
+
+
+def test_the_example_runs():
+    assert doctest.testmod(generate) == (0, 1)
 
 
 def test_no_tokens_are_samples_without_text():
@@ -347,7 +362,6 @@ def test_without_a_stop_text_nothing_is_held_back():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two small models, of which only one has <|endoftext|>."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     for name in ("documents", "lines"):
         (folder / name).mkdir()
@@ -374,9 +388,8 @@ def test_an_empty_prompt_begins_a_document(models):
 def test_a_vocabulary_without_the_end_says_so(models):
     options = model_options(models / "lines")
     assert_error(run_command("picogpt generate", "", *options), 2, "the prompt is empty", "no token <|endoftext|>")
-    assert_error(
-        run_main("picogpt generate", "a", *options, "--end_of_text"), 2, "--end_of_text", "no token <|endoftext|>"
-    )
+    refused = run_main("picogpt generate", "a", *options, "--end_of_text")
+    assert_error(refused, 2, "--end_of_text", "no token <|endoftext|>")
     assert run_main("picogpt generate", "a", *options, "--stop", END_OF_TEXT, "--n_tokens_to_generate", 3).status == 0
 
 
@@ -416,19 +429,9 @@ def test_ctrl_c_keeps_the_samples_that_are_complete(monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pipe that closes")
 def test_head_gets_the_first_sample(models):
-    command = [
-        sys.executable,
-        "-m",
-        "picogpt",
-        "generate",
-        "a",
-        *map(str, model_options(models / "documents")),
-        "--n_samples",
-        "40",
-    ]
-    process = subprocess.Popen(
-        [*command, "--batch_size", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    options = [*model_options(models / "documents"), "--n_samples", 40, "--batch_size", 1]
+    words = command("picogpt generate", "a", *options)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"--- 1 of 40\n"
     process.stdout.close()
     error = process.stderr.read().decode()
