@@ -98,7 +98,7 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
-    """List the merges that build a token, as visible text: "t+h", "th+e", "·+the" for " the". Special ones have none."""
+    """List the merges that build a token, as visible text: "t+h", "th+e", "·+the" for " the". Special ones: none."""
 
     def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
