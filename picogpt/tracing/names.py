@@ -13,10 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # All names in the order of computation. Those of LAYER come once for each layer, after h0/, h1/ and so on.
-BEFORE = {
-    "inputs": "token ids [n_seq]",
-    "embedding": "token embeddings + position embeddings [n_seq, n_embd]",
-}
+BEFORE = {"inputs": "token ids [n_seq]", "embedding": "token embeddings + position embeddings [n_seq, n_embd]"}
 LAYER = {
     "ln_1": "layer norm of the layer's input [n_seq, n_embd]",
     "attn/c_attn": "queries, keys and values of all heads side by side [n_seq, 3 n_embd]",
