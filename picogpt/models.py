@@ -33,7 +33,7 @@ def folders(models_dir: str) -> Iterator[Path]:
     places = dict.fromkeys((Path(models_dir).absolute(), Path(utils.__file__).parent.absolute() / models_dir))
     for place in places:
         for folder in sorted(place.glob("*/")):
-            if (folder / "hparams.json").exists() or utils.is_foreign(folder):
+            if (folder / "hparams.json").exists() or utils.foreign(folder):
                 yield folder
 
 
@@ -51,7 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     print(HEADER)
     for folder in found:
         try:
-            hparams = utils.load_any_hparams(folder)
+            reader = utils.foreign(folder)
+            hparams = (
+                reader.read_config(folder / "config.json") if reader else utils.load_hparams(folder / "hparams.json")
+            )
         except (OSError, ValueError) as error:
             print(f"{visible(folder.name):20} {visible(str(error))}")
             continue
