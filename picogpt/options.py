@@ -49,6 +49,20 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
 
 
+def add_allow_special(parser: argparse.ArgumentParser) -> None:
+    """Add --allow_special, which `allow_special` applies to a tokenizer."""
+    text = "special tokens in the text, such as <|endoftext|>, are tokens (default: ordinary text)"
+    parser.add_argument("--allow_special", action="store_true", help=text)
+
+
+def allow_special(encoder: Encoder, args: argparse.Namespace) -> Encoder:
+    """Return the tokenizer. With --allow_special, it takes the special tokens in every text as tokens."""
+    if args.allow_special:
+        encode = functools.partial(encoder.encode, allowed_special=encoder.special_tokens)
+        encoder.encode = encode  # type: ignore[method-assign]
+    return encoder
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add --force, without which no existing file is replaced."""
     parser.add_argument("--force", action="store_true", help="replace output files or folders that exist already")

@@ -20,7 +20,7 @@ import numpy as np
 from encoder import Encoder
 from picogpt.command_line import Parser, UsageError, visible
 from picogpt.files import new_file, overwritten
-from picogpt.options import add_force, add_model_options
+from picogpt.options import add_allow_special, add_force, add_model_options, allow_special
 from picogpt.scoring.reading import at, read_texts, shown_name
 from picogpt.scoring.results import HEADER, Summary, finite, row
 from picogpt.scoring.windows import Array, Scores, joined, windows
@@ -129,6 +129,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_window_options(
         parser, "put <|endoftext|> before each text, so that its first token is scored, too (the default)"
     )
+    add_allow_special(parser)
     add("--jsonl", metavar="FIELD", help="the files are JSON Lines: score this field of every line")
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
@@ -183,6 +184,7 @@ def score_texts(
     model = open_model(args)
     if args.results and several:
         args.results = args.results / model.folder.name
+    allow_special(model.encoder, args)
     all_texts = list(encoded(texts, model, args.bos))
     cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
     scored = iter(score_all([window for parts in cut for window in parts], model, args))
