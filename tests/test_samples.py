@@ -441,7 +441,7 @@ def test_head_gets_the_first_sample(models):
     assert "Traceback" not in error
 
 
-# ------------------------------------------------------------------------------------- beyond the context, special tokens
+# ---------------------------------------------------------------------------- beyond the context, special tokens
 
 
 def test_slide_goes_on_with_the_newest_half_of_the_context():
