@@ -100,7 +100,10 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
-    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the"; none for one byte, or a special one."""
+    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the".
+
+    There are none for a single byte or a special token.
+    """
 
     def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
