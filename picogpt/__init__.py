@@ -7,8 +7,8 @@ so that no tool waits for the modules of another.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # not from `typing`, which takes long enough to import that Ctrl-C may come in between
 if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them that a name is exported
     from typing import Any
 

@@ -14,10 +14,8 @@ import math
 import os
 import re
 import signal
-import stat
 import sys
 import textwrap
-import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     model = "the model"
 
-    def __init__(self, prog: str | None = None, **settings: Any):
-        prog = prog or f"python {Path(sys.argv[0]).name}"
+    def __init__(self, prog: str, **settings: Any):
         settings["description"] = textwrap.fill(settings.get("description", ""), 78, break_on_hyphens=False)
         super().__init__(prog, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.add_argument("--help", action="help", help="show this text and exit")
@@ -50,12 +47,6 @@ class Parser(argparse.ArgumentParser):
         Parser.model = getattr(parsed, "model_size", Parser.model)
         return parsed, unknown
 
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """Take the value of --option=-- as any other. Before Python 3.13, argparse removes the first "--" in a list."""
-        is_value = bool(action.option_strings) and arg_strings == ["--"]
-        values = super()._get_values(action, arg_strings)
-        return super()._get_values(action, ["--", "--"]) if is_value and not values else values
-
     def _get_option_tuples(self, option_string: str) -> Any:
         """Find the options that a word may mean. Take --to-hf as --to_hf, since other programs write names so."""
         name, *value = option_string.split("=", 1)
@@ -64,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         return super()._get_option_tuples(option_string)
 
     def error(self, message: str) -> Any:
-        if message.startswith("unrecognized arguments") and "prompt" in (action.dest for action in self._actions):
+        if re.match("unrecognized arguments: [^-]", message) and "prompt" in (action.dest for action in self._actions):
             message += "; put a text of several words into quotes"
         name = self.prog.removeprefix("python ").removeprefix("-m ")
         log(f"{name}: {message} (try --help)")
@@ -121,11 +112,9 @@ def read_prompt(text: str, longest: int = 1 << 24) -> str:
 def read_text(path: Path, megabytes: int = 1000) -> str:
     """Return the text of a file, with line ends as \\n. Raises OSError, or UsageError if it is too long or not UTF-8.
 
-    The file may be a pipe, such as <(cat TEXT). A device may have no end, so that at most 1 MB is read from it.
+    The file may be a pipe, such as <(cat TEXT), or a device, which may have no end.
     """
     with open(path, "rb") as file:
-        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
-            megabytes = 1
         data = b"".join(itertools.islice(iter(lambda: file.read(1 << 20), b""), megabytes + 1))
     if len(data) > megabytes << 20:
         raise UsageError(f"{path} has more than {megabytes:,} MB, the most that is read of such a file")
@@ -219,18 +208,16 @@ def run(main: Callable[[], int]) -> int:
         logger.addHandler(Logged())
     try:
         with signals_as_exceptions():
-            return flushed(main)
+            status = main()
+            sys.stdout.flush()  # what can't be written is an error, too
+            return status
+    except SystemExit as stop:  # of argparse and of signals
+        status = int(stop.code or 0)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         status = 141
-    except MemoryError as error:
-        log(f"{Path(sys.argv[0]).name}: not enough memory" + (f": {error}" if str(error) else ""))
-        status = 1
-    except FloatingPointError as error:
-        log(f"{Path(sys.argv[0]).name}: {Parser.model}: {error}")
-        status = 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, FloatingPointError) as error:
         log(f"{Path(sys.argv[0]).name}: {reason(error)}")
         status = 2 if isinstance(error, UsageError) else 1
     try:
@@ -242,72 +229,47 @@ def run(main: Callable[[], int]) -> int:
 
 
 def prepare_streams() -> None:
-    """Make sure that printing works: where a stream is closed, and whatever encoding PYTHONIOENCODING asks for."""
+    """Make sure that printing works where a stream is closed, or has no such character in its encoding."""
     for name, errors in {"stdin": "strict", "stdout": "replace", "stderr": "backslashreplace"}.items():
         stream = getattr(sys, name)
         if stream is None and name != "stdin":  # print would fail, or send errors to stdout
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
+        elif isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
             with contextlib.suppress(io.UnsupportedOperation):  # something was read from stdin already
                 stream.reconfigure(errors=errors)
-            try:
-                "a".encode(stream.encoding, errors)
-            except UnicodeError:  # an encoding that is not meant for text, such as idna
-                stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn Ctrl-C into KeyboardInterrupt, and SIGTERM and SIGHUP into SystemExit, so that no half-written file stays.
+    """Turn SIGTERM and SIGHUP into SystemExit, as Ctrl-C is KeyboardInterrupt, so that no half-written file stays.
 
-    A handler is set where there is none. Afterwards, Python's own is in place again for Ctrl-C, which would otherwise
-    end a notebook's kernel in which a command has run.
+    A handler is set where there is none, and taken away at the end.
     """
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
-    hook, sys.unraisablehook = sys.unraisablehook, signal_again
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    free = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
-        for number in handled:
-            signal.signal(number, raise_for_signal)
+        for number in free:
+            signal.signal(number, leave)
     try:
         yield
     finally:
-        sys.unraisablehook = hook
         with contextlib.suppress(ValueError):
-            for number in handled:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-def raise_for_signal(number: int, frame: Any) -> None:
-    """Raise the exception of a signal."""
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-
-def signal_again(ignored: sys.UnraisableHookArgs) -> None:
-    """Send a signal once more if Python ignored its exception, as it does in a progress bar's `__del__`."""
-    error = ignored.exc_value
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(error.code or 0) - 128
-        threading.Timer(0.05, signal.raise_signal, [number]).start()
-    else:
-        sys.__unraisablehook__(ignored)
-
-
-def flushed(main: Callable[[], int]) -> int:
-    """Call `main` and return its exit status, after everything that it printed was really written."""
-    try:
-        status = main()
-    except SystemExit as error:  # argparse and the signals above
-        status = int(error.code or 0)
-    sys.stdout.flush()
-    return status
+            for number in free:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def reason(error: Exception) -> str:
-    """Return why something failed, and with which file. An exception without a message gives its name."""
+    """Return why something failed: with the file of an OSError, and the model whose numbers are not finite."""
+    if isinstance(error, FloatingPointError):
+        return f"{Parser.model}: {error}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    return f"not enough memory: {text}" if isinstance(error, MemoryError) else text
 
 
 def check_memory(what: str, n_bytes: float, advice: str = "") -> str:

@@ -18,7 +18,18 @@ import numpy as np
 import gpt2
 from encoder import END_OF_TEXT, Encoder
 from picogpt.batch import generate_batch
-from picogpt.command_line import Parser, UsageError, free_memory, log, log_speed, number, read_prompt, shown, timed
+from picogpt.command_line import (
+    Parser,
+    UsageError,
+    check_memory,
+    free_memory,
+    log,
+    log_speed,
+    number,
+    read_prompt,
+    shown,
+    timed,
+)
 from picogpt.options import add_model_options, add_sampling_options, check_size, sampling_settings
 from utils import load_encoder_hparams_and_params
 
@@ -138,18 +149,14 @@ def in_order(pairs: Iterable[tuple[int, int]], n_samples: int, ended: Ended) -> 
     yield from samples[n_yielded:]
 
 
-def batch_bytes(n_rows: int, params: Params, n_head: int, n_ctx: int) -> int:
-    """Return how many bytes a batch takes. Raises UsageError if less memory is free."""
-    free, wte = free_memory(), np.asarray(params["wte"])
+def check_batch(n_rows: int, params: Params, n_head: int, n_ctx: int) -> str:
+    """Return how much memory a batch takes, in a sentence. Raises UsageError if less is free."""
+    wte = np.asarray(params["wte"])
     row = gpt2.empty_cache(params, n_head, n_ctx).nbytes  # np.empty only reserves addresses, and takes no memory yet
     row += 2 * len(wte) * wte.itemsize  # the logits of two steps exist at the same time
-    if n_rows * row > free:
-        advice = f"--batch_size {free // row} fits" if free >= row else "not even one sample fits"
-        raise UsageError(
-            f"{n_rows} samples at once need {n_rows * row / 1e6:,.0f} MB for keys, values and logits, "
-            f"but only {free / 1e6:,.0f} MB of memory are free: {advice}"
-        )
-    return n_rows * row
+    n_fit = free_memory() // row
+    advice = f"--batch_size {n_fit} fits" if n_fit else "not even one sample fits"
+    return check_memory(f"making {n_rows} samples at once", n_rows * row, advice)
 
 
 def print_samples(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
@@ -157,8 +164,7 @@ def print_samples(ids: list[int], encoder: Encoder, params: Params, n_head: int,
     from tqdm import tqdm
 
     n_new, n_rows = args.n_tokens_to_generate, min(args.n_samples, args.batch_size)
-    size = batch_bytes(n_rows, params, n_head, len(ids) + n_new - 1)
-    log(f"[{args.n_samples} samples, {n_rows} at once: {size / 1e6:,.0f} MB of keys, values and logits]")
+    log(f"[{check_batch(n_rows, params, n_head, len(ids) + n_new - 1)}]")
     start, n_tokens, ended = time.perf_counter(), 0, functools.partial(is_complete, encoder=encoder, args=args)
     pairs = generate_batch(ids, params, n_head, n_new, choosers(args), ended, n_rows)
     bar = tqdm(pairs, "sampling", args.n_samples * n_new, unit="token", leave=False, disable=None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread for each program: most models here are small, and threads that wait for each other take longer than the
 # work itself, on a busy machine many times as long. The libraries read this when they are first imported.
@@ -22,9 +24,17 @@ from check_shapes import watch
 from helpers import ODD, SHARED
 
 import gpt2
+from encoder import Encoder
 from picogpt import batch, jax_model
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_random_model
+from utils import SIZES, load_encoder_hparams_and_params
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tensorflow_here() -> Iterator[None]:
+    """Check that nothing imported TensorFlow: with triton, which PyTorch brings on Linux, it ends the process."""
+    yield
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture
@@ -46,7 +56,6 @@ def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of models with a small one in it, named odd. Tests must not write to it."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     (folder / "odd").mkdir()
     write_random_model(folder / "odd", ODD, seed=1)
@@ -56,11 +65,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with the shape of 124M, random weights, and OpenAI's tokenizer if it is there."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("full") / "random-124M"
     folder.mkdir()
     tokenizer = SHARED / "openai-117M"
-    write_random_model(folder, hparams_of("124M"), seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
+    write_random_model(folder, SIZES["124M"], seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
     return folder
 
 
@@ -78,3 +86,26 @@ def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def odd(models_dir: Path) -> Path:
+    """Return the folder of the small model."""
+    return models_dir / "odd"
+
+
+@pytest.fixture(scope="session")
+def loaded(odd: Path) -> tuple[Encoder, dict[str, int], Any]:
+    """Return the small model's tokenizer, hyperparameters and parameters."""
+    return load_encoder_hparams_and_params(odd.name, odd.parent)
+
+
+@pytest.fixture(scope="session")
+def continued(loaded: tuple[Encoder, dict[str, int], Any]) -> Callable[[str, int], str]:
+    """Return a function that continues a prompt with the small model, without any command line."""
+    encoder, hparams, params = loaded
+
+    def text(prompt: str, n: int) -> str:
+        return encoder.decode(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n))
+
+    return text

@@ -19,10 +19,10 @@ from typing import Any
 
 from encoder import END_OF_TEXT, Encoder, read_merges
 from picogpt.checkpoints import huggingface as hf
-from picogpt.checkpoints.writing import require_tensorflow, show_writing, write_checkpoint, write_merges
+from picogpt.checkpoints.writing import show_writing, write_checkpoint, write_graph, write_merges
 from picogpt.command_line import Parser, UsageError
 from picogpt.files import new_folder
-from picogpt.options import add_force, add_out, find_folder, require
+from picogpt.options import add_force, add_meta, add_out, find_folder, require
 from utils import HPARAMS, load_encoder, load_hparams_and_params
 
 
@@ -40,14 +40,13 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -
 # ------------------------------------------------------------------------------------------ from Hugging Face's layout
 
 
-def from_hf(source: str, target: Path, revision: str | None = None, force: bool = False) -> str:
+def from_hf(source: str, target: Path, revision: str | None = None, force: bool = False, meta: bool = False) -> str:
     """Make the folder `target` from a Hugging Face folder, or from a model on the hub. Returns a summary in one line.
 
     float32, float16 and float64 keep their bits. NumPy has no bfloat16, so bfloat16 becomes float32, exactly. Raises
     OSError or ValueError, and leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
-    require("safetensors")
-    require_tensorflow()
+    require("safetensors", *(["tensorflow"] if meta else []))
     with new_folder(target, force) as folder:
         origin = find_source(source, revision)
         hf.check_files(origin)
@@ -57,6 +56,8 @@ def from_hf(source: str, target: Path, revision: str | None = None, force: bool 
         write_json(folder / "encoder.json", dict(sorted(vocab.items(), key=lambda item: item[1])))  # as OpenAI sorts it
         write_merges(folder / "vocab.bpe", merges)
         write_checkpoint(folder, hparams, params)
+        if meta:
+            write_graph(folder / "model.ckpt")
     return summary(params, hparams["n_vocab"]) + (" (from bfloat16, exactly)" if dtype == "BF16" else "")
 
 
@@ -175,9 +176,12 @@ examples: from the Hugging Face hub, from a folder, and for transformers
     add("--to_hf", action="store_true", help="convert from OpenAI's layout to Hugging Face's")
     add("--revision", metavar="R", help="a branch, tag or commit of the model on the hub (default: main)")
     add_force(parser)
+    add_meta(parser)
     args = parser.parse_args(argv)
     if args.to_hf and args.revision:
         parser.error("argument --revision: it names a version on the hub, but --to_hf reads a folder")
+    if args.to_hf and args.meta:
+        parser.error("argument --meta: it belongs to OpenAI's layout, and not to --to_hf")
     if (args.out is None) == (args.target is None):
         parser.error("--out names one folder to make")
     args.out = args.out or args.target
@@ -189,6 +193,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.to_hf:
         text = to_hf(find_folder(Path(args.source)), args.out, args.force)
     else:
-        text = from_hf(args.source, args.out, args.revision, args.force)
+        text = from_hf(args.source, args.out, args.revision, args.force, args.meta)
     print(f"{args.out}: {text}")
     return 0

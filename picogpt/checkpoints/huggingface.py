@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, check_vocabulary, read_merges
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import arrays_of
 from picogpt.command_line import log
 from picogpt.options import require
-from utils import expected_shapes, nest, read_json
+from utils import SIZES, expected_shapes, nest, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -107,7 +106,7 @@ def read_config(path: Path) -> dict[str, int]:
     for ours, theirs in CONFIG_NAMES.items():
         given = [name for name in theirs if name in config]
         name = given[0] if given else theirs[0]
-        value = hparams[ours] = config.get(name, hparams_of("124M")[ours])  # transformers' defaults are 124M's
+        value = hparams[ours] = config.get(name, SIZES["124M"][ours])  # transformers' defaults are 124M's
         if type(value) is not int or not 0 < value < 1 << 31:
             raise ValueError(f"{path}: {name} is {short(value)}, not a positive whole number")
         for other in given[1:]:

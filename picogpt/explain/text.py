@@ -102,7 +102,7 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
     """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the".
 
-    There are none for a single byte or a special token.
+    A single byte has none, and neither has a special token.
     """
 
     def shown(symbol: str) -> str:

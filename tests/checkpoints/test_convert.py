@@ -23,7 +23,7 @@ from picogpt.checkpoints.huggingface import state_dict
 from picogpt.checkpoints.writing import show_writing, write_random_model
 from utils import load_encoder_hparams_and_params
 
-for module in ("torch", "transformers", "safetensors", "tensorflow", "huggingface_hub"):
+for module in ("torch", "transformers", "safetensors", "huggingface_hub"):
     pytest.importorskip(module, reason=f"converting is checked with {module}: requirements-dev.txt")
 
 from hf_folders import (  # noqa: E402
@@ -377,7 +377,6 @@ def without(monkeypatch) -> Callable[..., None]:
     ("missing", "purpose"),
     [
         ("safetensors", ""),
-        ("tensorflow", " (only TensorFlow can write the checkpoint of a model; it needs Python below 3.14)"),
         ("huggingface_hub", " (to download from the Hugging Face hub)"),
     ],
 )

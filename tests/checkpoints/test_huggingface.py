@@ -19,11 +19,10 @@ from helpers import ODD, random_params, shared, transformers_model
 
 import utils
 from encoder import get_encoder
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import write_merges
 from utils import SHA256, SIZES, TOKENIZER_FILES, expected_shapes, load_encoder_hparams_and_params, nest
 
-for module in ("torch", "transformers", "safetensors", "tensorflow"):
+for module in ("torch", "transformers", "safetensors"):
     pytest.importorskip(module, reason=f"Hugging Face's layout is checked with {module}: requirements-dev.txt")
 
 from hf_folders import (  # noqa: E402
@@ -48,7 +47,7 @@ def test_names_shapes_and_settings_are_those_of_transformers(size):
     import torch
     import transformers
 
-    hparams = hparams_of(size)
+    hparams = SIZES[size]
     with torch.device("meta"):
         config = transformers.GPT2Config(**huggingface.config_settings(hparams))
         theirs = {
@@ -64,14 +63,14 @@ def test_the_settings_of_gpt2_are_what_transformers_assumes():
     import transformers
 
     assumed = transformers.GPT2Config().to_dict()
-    settings = huggingface.config_settings(hparams_of("124M"))
+    settings = huggingface.config_settings(SIZES["124M"])
     assert settings == {name: assumed[name] for name in settings}
 
 
 def test_a_config_without_sizes_means_124m(tmp_path):
     """transformers takes the same values, as the test above shows."""
     change_json(tmp_path / "config.json", model_type="gpt2")
-    assert huggingface.read_config(tmp_path / "config.json") == hparams_of("124M")
+    assert huggingface.read_config(tmp_path / "config.json") == SIZES["124M"]
 
 
 def test_a_setting_under_two_names(tmp_path):

@@ -27,8 +27,8 @@ def _gpt2_is_itself_again():
 
 def use_blocks_of(monkeypatch: pytest.MonkeyPatch, n_block: int) -> None:
     """Let attention compute n_block queries at a time, as it does with long prompts."""
-    in_blocks = functools.partial(FUNCTIONS["blockwise_attention"], n_block=n_block)
-    monkeypatch.setattr(gpt2, "blockwise_attention", in_blocks)
+    in_blocks = functools.partial(FUNCTIONS["causal_attention"], n_block=n_block)
+    monkeypatch.setattr(gpt2, "causal_attention", in_blocks)
 
 
 def test_outputs_are_the_same_bits_and_nothing_is_computed_twice(monkeypatch):

@@ -22,9 +22,9 @@ from helpers import ODD, ROOT
 
 import gpt2
 from picogpt import batch
-from picogpt.checkpoints.sizes import hparams_of
 from picogpt.checkpoints.writing import initial_params
 from picogpt.typing import shapes
+from utils import SIZES
 
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
@@ -32,8 +32,8 @@ SOURCE = (ROOT / "gpt2.py").read_text(encoding="utf-8")
 BATCH = (ROOT / "picogpt" / "batch.py").read_text(encoding="utf-8")
 VOCABULARY = (ROOT / "picogpt" / "typing" / "shapes.py").read_text(encoding="utf-8")
 
-# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other. If a mistake shows
-# in other lines than its own, these follow.
+# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other. If a mistake is
+# seen in other lines than its own, these follow.
 MISTAKES = {
     "c_fc and c_proj swapped": (
         "linear(gelu(linear(x, **c_fc)), **c_proj)",
@@ -137,7 +137,7 @@ MISTAKES = {
 }
 BATCH_MISTAKES = {  # the same in picogpt/batch.py
     "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
-    "layers where rows of the batch belong": ("cache=cache[:, :, : len(rows)]", "cache=cache[: len(rows)]"),
+    "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
     "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
 }
 PLANTED = {name: (SOURCE, *mistake) for name, mistake in MISTAKES.items()}
@@ -413,7 +413,7 @@ DIMENSIONS = re.findall(r'^(\w+) = NewType\("\1", int\)  # (?:(\d+)(?: = ([^:]+)
 
 
 def test_the_values_of_the_vocabulary_are_those_of_124m():
-    hparams = hparams_of("124M")
+    hparams = SIZES["124M"]
     n_embd = hparams["n_embd"]
     derived = {"n_hidden": ("4 n_embd", 4 * n_embd), "n_qkv": ("3 n_embd", 3 * n_embd)}
     derived["d_head"] = "n_embd / n_head", n_embd // hparams["n_head"]
@@ -426,3 +426,10 @@ def test_all_of_the_vocabulary_is_exported():
     texts = [text for types in check_shapes.signatures(str(ROOT / "gpt2.py")).values() for text in types.values()]
     builtin = {"None", "int", "float", "str", "list", "tuple", "np", "random", "Generator"}
     assert set(re.findall(r"\b[a-zA-Z]\w+", " ".join(texts))) == {*shapes.__all__, *builtin}
+
+
+def test_the_page_quotes_gpt2():
+    page = (ROOT / "docs" / "shapes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert [function.split("(")[0] for function in block.split("\n\n\n")] == ["def merge_heads", "def ffn"]
+    assert all(f"\n{function.strip()}\n" in SOURCE for function in block.split("\n\n\n"))
