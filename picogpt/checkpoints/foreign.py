@@ -140,10 +140,10 @@ def read_params(folder: Path, hparams: dict[str, int]) -> dict[str, Any]:
         if tensor is None and is_nanogpt and name.endswith("/b"):  # the model was trained without biases
             tensors[name] = np.zeros(shape, tensors["wte"].dtype)
         elif name.endswith("/w"):  # OpenAI's checkpoints have a leading 1, and `nest` removes it
-            w = checked(folder, name, tensor, shape[:0:-1] if is_nanogpt else shape[1:])
+            w = read_tensor(folder, name, tensor, shape[:0:-1] if is_nanogpt else shape[1:])
             tensors[name] = (w.T if is_nanogpt else w)[None]
         else:
-            tensors[name] = checked(folder, name, tensor, shape)
+            tensors[name] = read_tensor(folder, name, tensor, shape)
     if unknown := [name for name in found if not re.fullmatch(MASKS, name)]:
         raise ValueError(f"{folder}: {NOT_GPT2}: it has a tensor {unknown[0]!r}, and GPT-2 has none of that name")
     return nest(tensors, hparams["n_layer"])
@@ -180,7 +180,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(text)
 
 
-def checked(folder: Path, name: str, tensor: StoredTensor | None, shape: tuple[int, ...]) -> Any:
+def read_tensor(folder: Path, name: str, tensor: StoredTensor | None, shape: tuple[int, ...]) -> Any:
     """Read a tensor. Raises ValueError if it is missing, or has another shape or a type of whole numbers."""
     name = tensor_name(name)
     if tensor is None:

@@ -55,7 +55,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     with open(path, "rb") as file:
         length, begin = os.fstat(file.fileno()).st_size, file.read(60)
         data = 8 + int.from_bytes(begin[:8], "little")  # where the numbers begin
-        if data > length or length == 8:
+        if data > length:
             raise ValueError(f"{path} is not a safetensors file: {what_it_is(begin)}")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with contextlib.suppress(AttributeError, OSError):  # Linux only: large pages, as in utils.map_file

@@ -48,7 +48,7 @@ def read_tokenizer_json(content: dict[str, Any]) -> tuple[dict[str, int], list[s
     """Return the vocabulary and the merges in a tokenizer.json. Raises ValueError if it cuts texts differently."""
     model, splits = content["model"], content["pre_tokenizer"] or {}
     for name, found, value in (
-        ("its model", model["type"], "BPE"),
+        ("its model", model.get("type", "BPE"), "BPE"),  # older files leave it out
         ("its pre_tokenizer", splits.get("type"), "ByteLevel"),
         ("add_prefix_space", splits.get("add_prefix_space"), False),
         ("use_regex", splits.get("use_regex", True), True),
@@ -76,7 +76,9 @@ def read_added_tokens(folder: Path, tokenizer: dict[str, Any]) -> dict[str, int]
     by_id = settings.get("added_tokens_decoder", {})
     tokens = [*tokenizer.get("added_tokens", []), *(token | {"id": int(id)} for id, token in by_id.items())]
     added = by_text | {token["content"]: token["id"] for token in tokens}
-    if words := [token["content"] for token in tokens if not token.get("special")]:
-        text = f"{len(words)} added words, such as {words[0]!r}, are ordinary text unless `allowed_special` names them"
+    if words := {token["content"] for token in tokens if not token.get("special")}:
+        text = (
+            f"{len(words)} added words, such as {min(words)!r}, are ordinary text unless `allowed_special` names them"
+        )
         log.warning(f"{folder}: {text}")
     return added

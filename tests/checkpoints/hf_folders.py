@@ -50,7 +50,7 @@ def assert_same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
 
 
 def assert_same_files(one: Path, other: Path) -> None:
-    """Check that the files of two models in OpenAI's layout are the same, byte for byte. The graph is in none of ours."""
+    """Check that two folders in OpenAI's layout have the same files, byte for byte, but for the graph."""
     for name in set(FILES) - {META}:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 

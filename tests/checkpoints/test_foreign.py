@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ODD, random_params, relative, their_logits, transformers_model
+from helpers import ODD, random_params, relative, their_logits
 
 import gpt2
 from picogpt.checkpoints import foreign, huggingface
