@@ -124,7 +124,7 @@ show(merge)
 # To watch it work on ` king`, we allow more and more of the merges, and print the symbols whenever they change:
 
 # %%
-ranks, before = encoder.cache.ranks, None  # ranks: each merge with its place in the list
+ranks, before = encoder.ranks, None  # ranks: each merge with its place in the list
 for n in range(len(ranks) + 1):
     symbols = merge(list("Ġking"), {pair: rank for pair, rank in ranks.items() if rank < n})
     if symbols != before:

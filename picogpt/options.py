@@ -30,9 +30,10 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
-    """Add --model_size and --models_dir."""
+    """Add --model, which is also called --model_size and -m, and --models_dir."""
     sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
-    parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
+    names = ("-m", "--model", "--model_size")
+    parser.add_argument(*names, dest="model_size", default=default, metavar="NAME", help=sizes)
     add_models_dir(parser)
 
 
@@ -61,6 +62,11 @@ def add_bos(parser: argparse.ArgumentParser, text: str, default: bool | None = T
 def add_out(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add --out, the folder of a new model."""
     parser.add_argument("--out", type=Path, required=required, metavar="models/NAME", help="the folder to make")
+
+
+def add_meta(parser: argparse.ArgumentParser) -> None:
+    """Add --meta. The tool requires TensorFlow before its work, and calls `write_graph` at the end of it."""
+    parser.add_argument("--meta", action="store_true", help="also write model.ckpt.meta, a graph (needs TensorFlow)")
 
 
 def find_folder(path: Path) -> Path:
@@ -134,13 +140,14 @@ def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
 
 
 def require(*modules: str, purpose: str = "") -> None:
-    """Raise OSError if one of these modules is not installed. The message gives the command that installs this one.
+    """Raise OSError if some of these modules are not installed. The message gives the command that installs them.
 
-    `purpose` says what it is needed for, such as "to draw pictures", where the user can't know that.
+    `purpose` says what they are needed for, such as "to draw pictures", where the user can't know that.
     """
-    for name in modules:
-        if importlib.util.find_spec(name) is None:
-            raise OSError(f"{name} is not installed: pip install {name}" + (f" ({purpose})" if purpose else ""))
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        names = " and ".join(", ".join(missing).rsplit(", ", 1))  # "a, b and c"
+        text = f"{names} {'is' if len(missing) == 1 else 'are'} not installed: pip install {' '.join(missing)}"
+        raise OSError(text + (f" ({purpose})" if purpose else ""))
 
 
 def may_colour() -> bool:

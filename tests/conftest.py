@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread for each program: most models here are small, and threads that wait for each other take longer than the
 # work itself, on a busy machine many times as long. The libraries read this when they are first imported.
@@ -22,22 +24,31 @@ from check_shapes import watch
 from helpers import ODD, SHARED
 
 import gpt2
-from picogpt import jax_model
-from picogpt.checkpoints.sizes import hparams_of
+from encoder import Encoder
+from picogpt import batch, jax_model
 from picogpt.checkpoints.writing import write_random_model
+from utils import SIZES, load_encoder_hparams_and_params
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tensorflow_here() -> Iterator[None]:
+    """Check that nothing imported TensorFlow: with triton, which PyTorch brings on Linux, it ends the process."""
+    yield
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.fixture
 def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check every call of gpt2.py's functions, and of their copies in JAX, against the shapes in their signatures.
+    """Check every call of the model's functions, and of their copies in JAX, against the shapes in their signatures.
 
     Not under mutation, where each function has dozens of copies: wrapping them takes longer than the tests.
     """
     if "MUTANT_UNDER_TEST" in os.environ:
         return
-    for name, function in list(vars(gpt2).items()):
-        monkeypatch.setattr(gpt2, name, function)  # put back what `watch` replaces
-    watch(gpt2)
+    for module in (gpt2, batch):
+        for name, function in list(vars(module).items()):
+            monkeypatch.setattr(module, name, function)  # put back what `watch` replaces
+        watch(module)
     load = jax_model.gpt2_in_jax
     monkeypatch.setattr(jax_model, "gpt2_in_jax", lambda: watch(load()))
 
@@ -45,7 +56,6 @@ def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of models with a small one in it, named odd. Tests must not write to it."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("models")
     (folder / "odd").mkdir()
     write_random_model(folder / "odd", ODD, seed=1)
@@ -55,11 +65,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with the shape of 124M, random weights, and OpenAI's tokenizer if it is there."""
-    pytest.importorskip("tensorflow", reason="TensorFlow writes the test's checkpoints")
     folder = tmp_path_factory.mktemp("full") / "random-124M"
     folder.mkdir()
     tokenizer = SHARED / "openai-117M"
-    write_random_model(folder, hparams_of("124M"), seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
+    write_random_model(folder, SIZES["124M"], seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
     return folder
 
 
@@ -77,3 +86,26 @@ def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def odd(models_dir: Path) -> Path:
+    """Return the folder of the small model."""
+    return models_dir / "odd"
+
+
+@pytest.fixture(scope="session")
+def loaded(odd: Path) -> tuple[Encoder, dict[str, int], Any]:
+    """Return the small model's tokenizer, hyperparameters and parameters."""
+    return load_encoder_hparams_and_params(odd.name, odd.parent)
+
+
+@pytest.fixture(scope="session")
+def continued(loaded: tuple[Encoder, dict[str, int], Any]) -> Callable[[str, int], str]:
+    """Return a function that continues a prompt with the small model, without any command line."""
+    encoder, hparams, params = loaded
+
+    def text(prompt: str, n: int) -> str:
+        return encoder.decode(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n))
+
+    return text

@@ -15,7 +15,7 @@ from helpers import ROOT, run_main
 from picogpt import command_line, options
 from picogpt.__main__ import TOOLS
 
-PROGRAMS = ["gpt2.py", "utils.py", *(f"picogpt {tool}" for tool in TOOLS)]
+PROGRAMS = [f"picogpt {tool}" for tool in TOOLS]
 
 # The options and arguments of several programs, and the words that their helps begin with: the same thing everywhere.
 BEGINNINGS = {
@@ -69,12 +69,9 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     def found(self: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
         raise FoundError(self)
 
-    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
-    module = importlib.import_module(name)
-    with (
-        mock.patch.multiple(command_line.Parser, parse_args=found, parse_known_args=found),
-        pytest.raises(FoundError) as error,
-    ):
+    module = importlib.import_module(TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py"))
+    parser = command_line.Parser if " " in program else argparse.ArgumentParser
+    with mock.patch.multiple(parser, parse_args=found, parse_known_args=found), pytest.raises(FoundError) as error:
         module.main([])
     return error.value.args[0]
 
@@ -127,6 +124,17 @@ def test_names_have_underscores_between_words(everywhere):
     assert [name for name in everywhere if "-" in name.removeprefix("--") or name.lower() != name] == []
 
 
+def test_each_option_of_gpt2_py_is_one_of_generate():
+    """With the same default and the same kind of value, so that a command line can move from one to the other."""
+    plain, full = (
+        {name: (action.dest, action.default, action.nargs) for name, action in shown_actions(program).items()}
+        for program in ("gpt2.py", "picogpt generate")
+    )
+    assert plain.keys() - full.keys() == {"-h"}
+    assert {name: full[name] for name in plain if name != "-h"} == {n: plain[n] for n in plain if n != "-h"}
+    assert {"--n_samples", "--batch_size", "--end_of_text"} <= full.keys() - plain.keys()
+
+
 @pytest.mark.parametrize(
     ("program", "older", "now"),
     [
@@ -134,11 +142,11 @@ def test_names_have_underscores_between_words(everywhere):
         ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
         ("picogpt random_weights", ["124M", "--out", "x"], ["--shape", "124M", "--out", "x"]),
         ("picogpt score", ["x", "--no-bos"], ["x", "--no_bos"]),
-        ("gpt2.py", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "--model_size", "tiny", "--top_k=3"]),
+        ("picogpt generate", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "-m", "tiny", "--top_k=3"]),
     ],
 )
 def test_older_spellings_go_on_working(program, older, now):
-    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
+    name = TOOLS[program.split()[1]][0]
     parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(name).parse_args
     found, expected = vars(parse(older)), vars(parse(now))
     for other in ("target", "size"):
@@ -148,7 +156,7 @@ def test_older_spellings_go_on_working(program, older, now):
 
 
 def test_bos_has_two_names():
-    parser = command_line.Parser()
+    parser = command_line.Parser("x")
     options.add_bos(parser, "put a token before each text", default=None)
     for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no-bos"], False)):
         assert parser.parse_args(words).bos is value

@@ -42,7 +42,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LIGHT = {"numpy", "regex", "requests", "tqdm"}
 NEEDS = {  # word in a block: modules without which it is skipped
     "compare": ("tiktoken", "tokenizers"),
-    "convert": ("safetensors", "tensorflow"),
+    "convert": ("safetensors",),
     "--png": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
@@ -306,10 +306,9 @@ def test_every_file_in_the_reading_order_exists():
     assert all((ROOT / name).exists() for name in names)
 
 
-def test_the_light_set_up_is_the_full_one_without_tensorflow():
+def test_the_light_set_up_is_what_requirements_txt_lists():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    names = {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")}
-    assert names == LIGHT | {"tensorflow"}
+    assert {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")} == LIGHT
 
 
 def test_the_test_command_is_the_one_that_ci_runs():

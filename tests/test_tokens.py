@@ -32,7 +32,7 @@ def test_ids_and_texts(odd):
 
 @pytest.mark.parametrize(
     ("stdin", "lines"),
-    [(b"", ""), (b"\n", ""), (b"\0", "   188  '\\x00'\n"), (b"a\r\n\n", "    64  'a'\n   201  '\\r'\n   198  '\\n'\n")],
+    [(b"", ""), (b"\n", ""), (b"\0", "   188  '\\x00'\n"), (b"a\r\n\n", "    64  'a'\n   198  '\\n'\n")],
 )
 def test_standard_input(stdin, lines, odd):
     assert run_main("picogpt tokens", "-", *odd, stdin=stdin) == (0, lines, "")

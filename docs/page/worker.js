@@ -12,8 +12,7 @@ const SOURCES = [
   "picogpt/__init__.py", "picogpt/command_line.py", "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
 ];
 const MODEL = [
-  "checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta",
-  "vocab.bpe",
+  "checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index", "vocab.bpe",
 ].map((name) => `models/tiny/${name}`);
 const TYPES = { mjs: "text/javascript", wasm: "application/wasm" };
 const browserFetch = self.fetch.bind(self);

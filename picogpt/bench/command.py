@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from encoder import Encoder, get_encoder
-from picogpt.bench.growth import draw, n_measurements, other_sizes, picture_seconds
+from picogpt.bench.growth import draw, n_measurements, other_sizes
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
@@ -39,15 +39,7 @@ from picogpt.bench.peers import (
     start_of_numpy,
     without_a_cache,
 )
-from picogpt.bench.plan import (
-    Shape,
-    about,
-    check_memory,
-    expected_seconds,
-    expected_seconds_of_others,
-    those_that_fit,
-    work_memory,
-)
+from picogpt.bench.plan import Shape, those_that_fit, work_memory
 from picogpt.bench.timing import (
     OURS,
     Limits,
@@ -61,11 +53,11 @@ from picogpt.bench.timing import (
     seconds,
     summary,
 )
-from picogpt.checkpoints.sizes import hparams_of
-from picogpt.checkpoints.writing import require_tensorflow, write_random_model
-from picogpt.command_line import Parser, log, number, read_text
+from picogpt.checkpoints.writing import write_random_model
+from picogpt.command_line import Parser, check_memory, number, read_text
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
+from picogpt.terminal_text import log_wrapped
 from utils import SIZES, checkpoint_prefix, ensure_downloaded, load_hparams_and_params
 
 N_LETTERS = 1_000_000  # letters of the longest word
@@ -82,12 +74,6 @@ def decode_lengths(n_ctx: int) -> list[int]:
 def prompt_lengths(n_ctx: int) -> list[int]:
     """Return the lengths of the prompts that are measured."""
     return [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]
-
-
-def works(workload: Workload) -> list[Work]:
-    """Return what `measure_model` measures, without the other programs."""
-    decoding, prompts = decode_lengths(workload.n_ctx), prompt_lengths(workload.n_ctx)
-    return [*map(workload.decode, decoding), *map(workload.prompt, prompts), *map(workload.samples, N_SAMPLES)]
 
 
 def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> Iterator[Row]:
@@ -214,24 +200,11 @@ def plan(model: Shape, settings: Settings) -> list[Shape]:
 
     Raises UsageError if the measurements do not fit into the free memory.
     """
-    needed = work_memory(model, settings.rounds)
+    needed = work_memory(model)
     if settings.peers:  # a process with PyTorch and its own copy of the weights
         needed += model.n_bytes + 400 * 10**6
-    check_memory(f"measuring {model}", needed)
+    log_wrapped(check_memory(f"measuring {model}", needed))
     return those_that_fit(other_sizes(model, settings.all_sizes), needed) if settings.plot else []
-
-
-def log_duration(workload: Workload, sizes: list[Shape], settings: Settings) -> None:
-    """Log about how long the measurements take, from the speed of the two limits and of a process that starts."""
-    rounds, text = settings.rounds, settings.text + mixed_languages()
-    whole = expected_seconds(works(workload), rounds)
-    read = workload.limits.read(workload.limits.n_bytes)
-    whole += expected_seconds_of_others(start_of_numpy(), read, len(text.encode()), rounds)
-    if settings.plot:
-        whole += picture_seconds(workload, sizes, rounds)
-    if settings.peers:  # they do the same work again, and each of their processes starts for seconds
-        whole += 2 * whole + 6 * (rounds + 1)
-    log(f"this takes about {about(whole)}")
 
 
 def bench(folder: Path, settings: Settings) -> Iterator[Row]:
@@ -242,8 +215,7 @@ def bench(folder: Path, settings: Settings) -> Iterator[Row]:
     model, rounds, n_ctx = Shape(folder.name, hparams), settings.rounds, hparams["n_ctx"]
     sizes = plan(model, settings)
     workload = Workload(params, hparams["n_head"])
-    log_duration(workload, sizes, settings)
-    n_rows = len(works(workload))
+    n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
     total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx, sizes) if settings.plot else 0)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
@@ -291,9 +263,8 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
 
     A relative `models_dir` is searched for beside gpt2.py, too. Raises UsageError if too little memory is free.
     """
-    shape, folder = Shape(size, hparams_of(size)), parent / f"random-{size}"
-    # TensorFlow, which writes them, has a copy of the weights.
-    check_memory(f"writing random weights to a temporary folder, {shape},", 2 * shape.n_bytes + 500 * 10**6)
+    shape, folder = Shape(size, SIZES[size]), parent / f"random-{size}"
+    check_memory(f"writing random weights to a temporary folder, {shape},", shape.n_bytes + 200 * 10**6)
     places = [place / size for place in (models_dir, ROOT / models_dir)]
     tokenizer = next((place for place in places if (place / "encoder.json").exists()), None)
     folder.mkdir()
@@ -302,13 +273,9 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
 
 
 def check_packages(args: argparse.Namespace) -> None:
-    """Raise OSError for the first package that the options need and that is not installed."""
-    if args.plot:
-        require("matplotlib", purpose="for --plot")
-    if args.peers:
-        require("torch", "transformers", "safetensors", purpose="for --peers")
-    if args.shape:
-        require_tensorflow()
+    """Raise OSError for the packages that the options need and that are not installed."""
+    peers = ["torch", "transformers", "safetensors"] if args.peers else []
+    require(*(["matplotlib"] if args.plot else []), *peers)
 
 
 def main(argv: list[str] | None = None) -> int:

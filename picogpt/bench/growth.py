@@ -13,9 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from picogpt.bench.plan import Shape, expected_seconds
+from picogpt.bench.plan import Shape
 from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
-from picogpt.checkpoints.sizes import hparams_of
 from utils import SIZES, expected_shapes, nest
 
 if TYPE_CHECKING:
@@ -32,22 +31,13 @@ def lengths(n_ctx: int) -> list[int]:
 
 def other_sizes(model: Shape, all_sizes: bool) -> list[Shape]:
     """Return the sizes of OpenAI's to draw beside the model: the smaller ones, or all."""
-    shapes = [Shape(size, hparams_of(size)) for size in SIZES]
+    shapes = [Shape(size, SIZES[size]) for size in SIZES]
     return [shape for shape in shapes if shape.n_bytes < model.n_bytes or (all_sizes and shape.n_bytes > model.n_bytes)]
 
 
 def n_measurements(n_ctx: int, sizes: list[Shape]) -> int:
     """Return how many measurements `draw` makes."""
     return 3 * len(lengths(n_ctx)) + len(sizes) + 1
-
-
-def picture_seconds(workload: Workload, sizes: list[Shape], rounds: int) -> float:
-    """Return about how long `draw` takes."""
-    counts, limits = lengths(workload.n_ctx), workload.limits
-    prompts = expected_seconds(map(workload.prompt, counts), rounds + 1)  # one more: the measurement of the memory
-    decoding = expected_seconds((workload.decode(n - N_DECODED) for n in counts), 2 * rounds)
-    building = sum(shape.n_bytes for shape in sizes) / 4e8
-    return prompts + decoding + building + 3 * N_DECODED * (rounds + 1) * sum(limits.read(s.n_bytes) for s in sizes)
 
 
 def made_up(hparams: dict[str, int]) -> Any:

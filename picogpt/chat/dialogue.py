@@ -72,11 +72,7 @@ def dialogpt(encoder: Encoder, persona: str) -> Format:
 
 
 def one_line(text: str) -> str:
-    """Replace every line break of a message by a space. Raises UsageError if the text is not valid Unicode."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the message is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
+    """Replace every line break of a message by a space."""
     return " ".join(filter(None, map(str.strip, text.splitlines())))
 
 
@@ -86,7 +82,7 @@ def exchanges(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
     Raises UsageError naming the first line that does not belong in such a text. Nothing else is read into the lines:
     they may look like commands or hold <|endoftext|>, and remain the words of their speakers.
     """
-    lines = text.removeprefix("\ufeff").rstrip("\n").split("\n")
+    lines = text.rstrip("\n").split("\n")
     lines += [""] * (len(lines) % 2)  # the last message has no reply
     for i, line in enumerate(lines):
         if not line.startswith(f"{names[i % 2]}:"):

@@ -33,7 +33,6 @@ PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
 {user}: Hello, {model}. How are you today?
 {model}: Very well, thank you. What would you like to talk about?
 """
-LONGEST_LINE = 1 << 20  # in bytes, of standard input that is not a terminal: it may have no end
 
 
 # ------------------------------------------------------------------------------------------------ pipes and terminals
@@ -45,9 +44,7 @@ def script(file: BinaryIO, session: Session) -> int:
     /save and /load are such lines: whoever passes on a text that others wrote does not mean it to replace files, or to
     read them to the model.
     """
-    for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-        if len(line) > LONGEST_LINE:
-            raise UsageError(f"line {i} of standard input has more than {LONGEST_LINE:,} bytes")
+    for i, line in enumerate(file, 1):
         text = decode_utf8(line, f"line {i} of standard input")
         if match := re.match(r"/(save|load)\b", text):
             advice = "; redirect stdout" if match[1] == "save" else ""
@@ -129,7 +126,7 @@ def read_persona(args: argparse.Namespace) -> str:
     Raises OSError if the file can't be read, and UsageError if it is not UTF-8.
     """
     if args.persona is not None:
-        return read_text(args.persona, megabytes=1).removeprefix("\ufeff")  # a byte order mark is not part of the text
+        return read_text(args.persona, megabytes=1)
     return PERSONA.format(user=args.names[0], model=args.names[1]) if args.format == "plain" else ""
 
 

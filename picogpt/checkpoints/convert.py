@@ -16,34 +16,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from encoder import Encoder, byte_chars
+from encoder import END_OF_TEXT, Encoder
 from picogpt.checkpoints.foreign import CONFIG, SHARDS, WEIGHTS, open_model
-from picogpt.checkpoints.huggingface import settings, special_tokens, state_dict
+from picogpt.checkpoints.huggingface import settings, state_dict
 from picogpt.checkpoints.safetensors import write_safetensors
 from picogpt.checkpoints.tokenizer import ADDED, MERGES, SETTINGS, TOKENIZER, VOCAB
-from picogpt.checkpoints.writing import write_checkpoint, write_merges
+from picogpt.checkpoints.writing import write_checkpoint, write_graph, write_merges
 from picogpt.command_line import Parser, UsageError
 from picogpt.files import new_folder
-from picogpt.options import add_force, add_models_dir, add_out, require
-from utils import TOKENIZER_FILES, DownloadError, ensure_downloaded, load_encoder_hparams_and_params
+from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
+from utils import TOKENIZER_FILES, ensure_downloaded, load_encoder_hparams_and_params
 
 WANTED = [CONFIG, WEIGHTS, SHARDS, "model-?????-of-?????.safetensors", VOCAB, MERGES, TOKENIZER, SETTINGS, ADDED]
 
 
 def from_hf(
-    source: str, target: Path, revision: str | None = None, force: bool = False, models_dir: str | Path = "models"
+    source: str,
+    target: Path,
+    revision: str | None = None,
+    force: bool = False,
+    meta: bool = False,
+    models_dir: str | Path = "models",
 ) -> str:
     """Make the folder `target` from a Hugging Face folder, or from a model on the hub. Returns a summary in one line.
 
     float32 and float64 keep their bits; float16 and bfloat16 become float32, exactly. Raises OSError or ValueError, and
     leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
+    if meta:
+        require("tensorflow")
     with new_folder(target, force) as folder:
         encoder, hparams, params = open_model(find_source(source, revision, models_dir), models_dir)
-        tokens = {id: token for token, id in encoder.encoder.items()}
-        tokens |= {id: byte_chars(token) for token, id in special_tokens(encoder).items()}
-        write_tokenizer(folder, TOKENIZER_FILES, tokens, encoder)
+        write_tokenizer(folder, TOKENIZER_FILES, encoder, n_tokens=len(encoder.encoder))
         write_checkpoint(folder, hparams, dict(params))
+        if meta:
+            write_graph(folder / "model.ckpt")
     return summary(params, hparams)
 
 
@@ -67,7 +74,7 @@ def find_source(source: str, revision: str | None, models_dir: str | Path) -> Pa
         return Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=WANTED))
     except Exception as error:  # the hub raises its own kinds, and those of several libraries under it
         text = " ".join(str(error.__cause__ or error).split())[:300]
-        raise DownloadError(f"no folder {source!r}, and can't get it from the Hugging Face hub: {text}") from None
+        raise OSError(f"no folder {source!r}, and can't get it from the Hugging Face hub: {text}") from None
 
 
 def to_hf(source: Path, target: Path, force: bool = False, models_dir: str | Path = "models") -> str:
@@ -79,15 +86,16 @@ def to_hf(source: Path, target: Path, force: bool = False, models_dir: str | Pat
         encoder, hparams, params = load_encoder_hparams_and_params(str(source.absolute()), models_dir)
         for name, content in settings(hparams, params["wte"].dtype.name, encoder).items():
             write_json(folder / name, content, indent=2)
-        tokens = {id: token for token, id in (encoder.encoder | special_tokens(encoder)).items()}
-        write_tokenizer(folder, (VOCAB, MERGES), tokens, encoder)
+        added = set(encoder.special_tokens) - {END_OF_TEXT}
+        n_tokens = 1 + max(id for token, id in encoder.encoder.items() if token not in added)
+        write_tokenizer(folder, (VOCAB, MERGES), encoder, n_tokens)  # transformers lists what follows in its settings
         write_safetensors(folder / WEIGHTS, state_dict(params, "transformer."))
     return summary(params, hparams)
 
 
-def write_tokenizer(folder: Path, names: tuple[str, ...], tokens: dict[int, str], encoder: Encoder) -> None:
-    """Write the vocabulary and the merges to files of these names. `tokens` has the vocabulary's token for each id."""
-    write_json(folder / names[0], {tokens[id]: id for id in sorted(tokens)})
+def write_tokenizer(folder: Path, names: tuple[str, ...], encoder: Encoder, n_tokens: int) -> None:
+    """Write the first n_tokens of the vocabulary, in the order of their ids, and the merges to files of these names."""
+    write_json(folder / names[0], {encoder.decoder[id]: id for id in range(n_tokens)})
     write_merges(folder / names[1], list(encoder.ranks))
 
 
@@ -125,10 +133,13 @@ examples: for transformers, and for programs that read OpenAI's layout
     add_out(parser)
     add("--to_hf", action="store_true", help="convert to Hugging Face's layout")
     add("--revision", metavar="R", help="a branch, tag or commit of the model on the hub (default: main)")
+    add_meta(parser)
     add_force(parser)
     args = parser.parse_args(argv)
     if args.to_hf and args.revision:
         parser.error("argument --revision: it names a version on the hub, but --to_hf reads a folder")
+    if args.to_hf and args.meta:
+        parser.error("argument --meta: it belongs to OpenAI's layout, and not to --to_hf")
     return args
 
 
@@ -137,6 +148,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.to_hf:
         text = to_hf(ensure_downloaded(args.source, args.models_dir), args.out, args.force, args.models_dir)
     else:
-        text = from_hf(args.source, args.out, args.revision, args.force, args.models_dir)
+        text = from_hf(args.source, args.out, args.revision, args.force, args.meta, args.models_dir)
     print(f"{args.out}: {text}")
     return 0

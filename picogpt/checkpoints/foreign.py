@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from encoder import Encoder
+from encoder import Encoder, get_encoder
 from picogpt.checkpoints.safetensors import DTYPES, StoredTensor, read_safetensors
 from picogpt.checkpoints.tokenizer import MERGES, TOKENIZER, VOCAB, read_tokenizer
-from utils import SIZES, TOKENIZER_FILES, ensure_downloaded, expected_shapes, load_encoder, nest, read_json
+from utils import SIZES, TOKENIZER_FILES, ensure_downloaded, expected_shapes, nest, read_json
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
@@ -67,7 +67,7 @@ def open_model(folder: Path, models_dir: str | Path = "models") -> tuple[Encoder
     """
     hparams, encoder = read_config(folder / CONFIG), open_encoder(folder, models_dir)
     params = read_params(folder, hparams)
-    n_tokens = len(encoder.decoder)
+    n_tokens = len(encoder.encoder)
     params["wte"] = params["wte"][:n_tokens]
     return encoder, hparams | {"n_vocab": n_tokens}, params  # type: ignore[return-value]  # what `nest` makes
 
@@ -83,8 +83,9 @@ def open_encoder(folder: Path, models_dir: str | Path = "models") -> Encoder:
         if not n_openai <= n_vocab <= n_openai + MOST_PADDING:
             raise FileNotFoundError(f"{folder} has no tokenizer: neither {TOKENIZER} nor {VOCAB} and {MERGES}")
         log.warning(f"{folder} has no tokenizer, so OpenAI's is taken")
-        encoder = load_encoder(ensure_downloaded("124M", models_dir, TOKENIZER_FILES))
-    n_tokens = len(encoder.decoder)
+        openai = ensure_downloaded("124M", models_dir, TOKENIZER_FILES)
+        encoder = get_encoder(openai.name, openai.parent)
+    n_tokens = len(encoder.encoder)
     if not n_tokens <= n_vocab <= n_tokens + MOST_PADDING:
         raise ValueError(f"{folder}: the tokenizer has {n_tokens} tokens, but {CONFIG} says vocab_size = {n_vocab}")
     return encoder

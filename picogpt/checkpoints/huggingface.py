@@ -25,20 +25,12 @@ def config_settings(hparams: Mapping[str, int]) -> dict[str, Any]:
     return sizes | {name: values[0] for name, values in COMPUTED.items()}
 
 
-def special_tokens(encoder: Encoder) -> dict[str, int]:
-    """Return the tokens that transformers should find in every text, besides <|endoftext|>, which it knows.
-
-    What no merge makes is such a token, but one with half of a character can't be: its text has U+FFFD.
-    """
-    return {text: id for text, id in encoder.special_tokens.items() if text != END_OF_TEXT and "\ufffd" not in text}
-
-
 def settings(hparams: dict[str, int], dtype: str, encoder: Encoder) -> dict[str, dict[str, Any]]:
     """Return the contents of the JSON files that transformers needs beside the vocabulary, by name."""
     end = encoder.encoder.get(END_OF_TEXT)
     ends = {"bos_token_id": end, "eos_token_id": end}
     token = None if end is None else END_OF_TEXT
-    special = special_tokens(encoder)
+    special = {text: id for text, id in encoder.special_tokens.items() if text != END_OF_TEXT}
     return {
         CONFIG: {
             "architectures": ["GPT2LMHeadModel"],

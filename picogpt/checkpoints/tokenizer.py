@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from encoder import Encoder, byte_chars, read_merges
+from encoder import Encoder, read_merges
 from utils import read_json
 
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
@@ -33,11 +33,7 @@ def read_tokenizer(folder: Path) -> Encoder | None:
             vocab, merges, content = read_json(pair[0]), read_merges(pair[1]), {}
         else:
             return None
-        added = read_added_tokens(folder, content)
-        for token in added:
-            if byte_chars(token) != token:  # else the vocabulary can hold it
-                vocab.pop(token, None)
-        return Encoder(vocab, merges, {token: id for token, id in added.items() if vocab.get(token) != id})
+        return Encoder(vocab | read_added_tokens(folder, content), merges)
     except ValueError as error:
         raise ValueError(f"{folder}: not GPT-2's tokenizer: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:

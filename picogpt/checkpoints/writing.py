@@ -1,20 +1,14 @@
-"""Write a model's folder in OpenAI's layout: seven files, among them a TensorFlow V2 checkpoint.
+"""Write a model's folder in OpenAI's layout, with a TensorFlow V2 checkpoint. Only `write_graph` needs TensorFlow.
 
 The parameters come from training, from another layout, or at random from `initial_params`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
 import json
 import math
-import os
-import re
 import shutil
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from encoder import BYTE_TO_CHAR, END_OF_TEXT
-from picogpt.options import require
-from utils import HPARAMS, TOKENIZER_FILES, expected_shapes, nest
+from gpt2 import n_shared
+from picogpt.tensorflow_process import TensorFlowError, TensorFlowProcess
+from utils import DTYPES, HPARAMS, TOKENIZER_FILES, crc32c, expected_shapes, nest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -94,14 +89,27 @@ def write_tokenizer(folder: Path, merges: list[str]) -> None:
     write_merges(folder / "vocab.bpe", merges)
 
 
-# -------------------------------------------------------------------------------------------------------- checkpoint
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+def write_random_model(folder: Path, hparams: dict[str, int], seed: int, tokenizer: Path | None = None) -> None:
+    """Write the files of a model with random weights into an existing folder.
+
+    The tokenizer's two files are copied from the folder `tokenizer`; without it, a vocabulary is made up.
+    """
+    if tokenizer is None:
+        write_tokenizer(folder, made_up_merges(hparams["n_vocab"] - 257))
+    else:
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, folder / name)
+    write_checkpoint(folder, hparams, initial_params(hparams, seed))
 
 
 def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
-    """Let TensorFlow write the checkpoint's four files, then write hparams.json.
+    """Write a checkpoint and hparams.json: everything but the tokenizer.
 
-    Raises ValueError if the parameters do not belong to these hyperparameters, and OSError if TensorFlow is not
-    installed or can't write, for example to a full disk.
+    Raises ValueError if the parameters do not belong to these hyperparameters, and OSError naming a file that can't be
+    written, for example because the disk is full.
     """
     tensors = flatten(params)
     if tensors.keys() != {f"model/{name}" for name in expected_shapes(hparams)}:
@@ -113,98 +121,138 @@ def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, An
     (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_tensors(prefix: Path, tensors: dict[str, Array]) -> None:
-    """Write PREFIX.index, PREFIX.data-00000-of-00001, and PREFIX.meta with the graph that TensorFlow 1 asks for."""
-    tf, names = tensorflow(), sorted(tensors)
-    arrays = [tensors[name] for name in names]
-    try:
-        with show_writing(prefix.parent, sum(array.nbytes for array in arrays)):
-            tf.raw_ops.SaveV2(
-                prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=arrays
-            )
-    except tf.errors.OpError as error:
-        message = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()  # without its own names of its nodes
-        raise OSError(f"TensorFlow can't write {message}") from None
-    with tf.Graph().as_default():
-        v1 = tf.compat.v1
-        for name in names:
-            v1.get_variable(name, tensors[name].shape, tensors[name].dtype, use_resource=False)
-        v1.train.export_meta_graph(f"{prefix}.meta", saver_def=v1.train.Saver().as_saver_def())
+# -------------------------------------------------------------------------------------------------------- checkpoint
+#
+# The data file has the tensors' numbers, one tensor after the other. The index is a sorted table in LevelDB's format
+# with a protocol buffer for each tensor. utils.py reads both, and names the sources of the formats. Where they leave a
+# choice, we choose as TensorFlow does, so that the files have the same bytes as those of its SaveV2.
+
+DTYPE_NUMBERS = {np.dtype(name): number for number, name in DTYPES.items()}
+HEADER = b"\x08\x01\x1a\x02\x08\x01"  # a BundleHeaderProto: one data file (field 1), version 1 of the format (field 3)
+BLOCK_SIZE = 1 << 18  # a block of the index ends when it has so many bytes
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # ends every table
 
 
-def require_tensorflow() -> None:
-    """Raise OSError if TensorFlow is not installed. Tools call this before their work, which TensorFlow ends."""
-    require("tensorflow", purpose="only TensorFlow can write the checkpoint of a model; it needs Python below 3.14")
-
-
-@contextlib.contextmanager
-def show_writing(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Show a bar on stderr while the block writes n_bytes of weights into a folder.
-
-    TensorFlow and safetensors write all tensors in one call. Therefore a thread watches the sizes of the files.
-    """
+def write_tensors(prefix: Path, tensors: Mapping[str, Array]) -> None:
+    """Write tensors by name into PREFIX.index and PREFIX.data-00000-of-00001. No tensor is copied in memory."""
     from tqdm import tqdm
 
-    def size() -> int:
-        paths = [Path(entry.path) for entry in os.scandir(folder)]
-        return sum(path.stat().st_size for path in paths if path.is_file())
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            with contextlib.suppress(OSError):  # a file got its final name in the meantime
-                bar.update(min(size() - before, n_bytes) - bar.n)
-
-    done, before = threading.Event(), size()
-    with tqdm(None, "writing", n_bytes, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        thread = threading.Thread(target=watch)
-        if not bar.disable:
-            thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if not bar.disable:
-                thread.join()
-        bar.update(n_bytes - bar.n)
-
-
-@functools.cache
-def tensorflow() -> Any:
-    """Import TensorFlow without its start-up messages, and return it. Raises OSError if it can't be imported."""
-    require_tensorflow()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    path = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
+    pairs = [(b"", HEADER)]
+    n_bytes = sum(array.nbytes for array in tensors.values())
+    bar = tqdm(None, "writing", n_bytes, unit="B", unit_scale=True, leave=False, disable=None)
     try:
-        with quiet_stderr():
-            import tensorflow as tf
-
-            tf.constant(0)  # makes TensorFlow report on the processor now, while stderr is silenced
-    except ImportError as error:
-        raise OSError(f"tensorflow is installed, but can't be imported: {str(error).splitlines()[0][:300]}") from None
-    return tf
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Silence stderr's file descriptor: TensorFlow's C++ code writes to it before TensorFlow sets its log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        with open(path, "wb") as file, bar:
+            for name, array in sorted(tensors.items()):
+                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                pairs.append((name.encode(), entry(array, file.tell(), crc32c(data))))
+                file.write(data.data)
+                bar.update(len(data))
+        path = prefix.with_name(f"{prefix.name}.index")
+        path.write_bytes(table(pairs))
+    except OSError as error:  # that of a full disk does not know the file's name
+        error.filename = str(path)
+        raise
 
 
-def write_random_model(folder: Path, hparams: dict[str, int], seed: int, tokenizer: Path | None = None) -> None:
-    """Write all seven files of a model with random weights into an existing folder.
+def entry(array: Array, offset: int, crc: int) -> bytes:
+    """Return the BundleEntryProto of a tensor, whose numbers begin at byte `offset` of the data file."""
+    shape = b"".join(field(2, field(1, n)) for n in array.shape)
+    place = field(4, offset) + field(5, array.nbytes) + varint(6 << 3 | 5) + mask(crc)
+    return field(1, DTYPE_NUMBERS[array.dtype]) + field(2, shape) + place
 
-    The tokenizer's two files are copied from the folder `tokenizer`; without it, a vocabulary is made up.
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Return a field of a protocol buffer. Numbers that are 0 are left out.
+
+    >>> field(1, 150), field(2, b"hi"), field(3, 0)
+    (b'\\x08\\x96\\x01', b'\\x12\\x02hi', b'')
     """
-    if tokenizer is None:
-        write_tokenizer(folder, made_up_merges(hparams["n_vocab"] - 257))
-    else:
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(tokenizer / name, folder / name)
-    write_checkpoint(folder, hparams, initial_params(hparams, seed))
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def varint(n: int) -> bytes:
+    """Return a number as a varint, the inverse of `utils.varint`: varint(150) = b"\\x96\\x01"."""
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+
+def mask(crc: int) -> bytes:
+    """Return a CRC in its stored form, the inverse of `utils.unmask`."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def table(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a table of keys and values, sorted by key: their blocks, an empty one, a list of the blocks, a footer."""
+    content, blocks, at = b"", list[tuple[bytes, bytes]](), 0
+    while at < len(pairs):
+        n, part = block(pairs[at:])
+        at += n
+        following = pairs[at][0] if at < len(pairs) else b"\xff"
+        blocks.append((separator(pairs[at - 1][0], following), place(content, part)))
+        content += part
+    footer = b""
+    for part in (block([])[1], block(blocks, restart_every=1)[1]):
+        footer += place(content, part)
+        content += part
+    return content + footer.ljust(40, b"\0") + MAGIC
+
+
+def block(pairs: list[tuple[bytes, bytes]], restart_every: int = 16) -> tuple[int, bytes]:
+    """Return how many keys and values a block has room for, and the block with its type (0) and its checksum.
+
+    A key is stored without the beginning that it shares with the key before it. At every 16th key, a whole one is
+    stored. The end of the block lists the places of these.
+    """
+    content, restarts, last, n = b"", list[int](), b"", 0
+    for key, value in pairs:
+        if n % restart_every == 0:
+            restarts.append(len(content))
+            last = b""
+        shared = n_shared(last, key)
+        content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        last, n = key, n + 1
+        if len(content) + 4 * len(restarts) + 4 >= BLOCK_SIZE:
+            break
+    restarts = restarts or [0]
+    content += b"".join(number.to_bytes(4, "little") for number in (*restarts, len(restarts))) + b"\0"
+    return n, content + mask(crc32c(content))
+
+
+def place(before: bytes, block: bytes) -> bytes:
+    """Return the place of a block behind other bytes: its offset, and its size without its type and checksum."""
+    return varint(len(before)) + varint(len(block) - 5)
+
+
+def separator(key: bytes, following: bytes) -> bytes:
+    """Return a key that stands for a block in the list: at least its last key, below the next block's first, and short.
+
+    >>> separator(b"model/h9/mlp", b"model/wpe"), separator(b"model/h1/mlp", b"model/h2/attn")
+    (b'model/i', b'model/h1/mlp')
+    """
+    at = n_shared(key, following)
+    if at < min(len(key), len(following)) and key[at] + 1 < following[at]:
+        return key[:at] + bytes([key[at] + 1])
+    return key
+
+
+def write_graph(prefix: Path) -> None:
+    """Write PREFIX.meta: a graph with the variables of a checkpoint, which TensorFlow 1 can import. Raises OSError."""
+    with TensorFlowProcess() as process:
+        try:
+            process.call(export_graph, str(prefix))
+        except TensorFlowError as error:
+            raise OSError(f"TensorFlow can't write {prefix}.meta: {error}") from None
+
+
+def export_graph(prefix: str) -> None:
+    """Do in TensorFlow's process what `write_graph` promises."""
+    import tensorflow as tf
+
+    v1, reader = tf.compat.v1, tf.train.load_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    with tf.Graph().as_default():
+        for name, shape in sorted(reader.get_variable_to_shape_map().items()):
+            v1.get_variable(name, shape, dtypes[name], use_resource=False)
+        v1.train.export_meta_graph(f"{prefix}.meta", saver_def=v1.train.Saver().as_saver_def())

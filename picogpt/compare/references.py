@@ -15,7 +15,7 @@ import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.checkpoints.huggingface import config_settings, state_dict
-from picogpt.checkpoints.writing import tensorflow
+from picogpt.tensorflow_process import shared_process
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Params = dict[str, Any]
@@ -243,63 +243,16 @@ def hf_sampling(logits: Any, ids: list[int], temperature: float, top_k: int, top
 # ------------------------------------------------------------------------------------------------------- TensorFlow
 
 
-def tf_gelu(x: Array) -> Any:
-    """Compute GELU. In float64 it takes TensorFlow's tanh, because tf.nn.gelu always rounds 0.044715 to float32."""
-    tf = tensorflow()
-    if x.dtype == np.float32:
-        return tf.nn.gelu(x, approximate=True).numpy()
-    return (0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))).numpy()
+def in_tensorflow(part: str, *case: Any) -> Any:
+    """Call a function of tensorflow_parts.py in TensorFlow's own process, which goes on until this one ends."""
+    return shared_process().call(run_part, part, *case)
 
 
-def tf_softmax(x: Array) -> Any:
-    return tensorflow().nn.softmax(x).numpy()
+def run_part(part: str, *case: Any) -> Any:
+    """Do that in TensorFlow's process."""
+    from picogpt.compare import tensorflow_parts
 
-
-def tf_layer_norm(x: Array, g: Array, b: Array) -> Any:
-    """Normalize with tf.nn.moments: tf.nn.batch_normalization scales before it subtracts, and so loses digits."""
-    tf = tensorflow()
-    mean, variance = tf.nn.moments(tf.constant(x), -1, keepdims=True)
-    return ((x - mean) / tf.sqrt(variance + 1e-5) * g + b).numpy()
-
-
-def tf_linear(x: Array, w: Array, b: Array) -> Any:
-    return tensorflow().nn.bias_add(tensorflow().matmul(x, w), b).numpy()
-
-
-def tf_ffn(x: Array, c_fc: Params, c_proj: Params) -> Any:
-    return tf_linear(tf_gelu(tf_linear(x, **c_fc)), **c_proj)
-
-
-def tf_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Any:
-    tf = tensorflow()
-    scores = tf.matmul(q, k, transpose_b=True) / math.sqrt(q.shape[-1])
-    if mask is not None:
-        scores = tf.where(mask, scores, -math.inf)
-    return tf.matmul(tf.nn.softmax(scores), v).numpy()
-
-
-def tf_mha(x: Array, attn: Params, n_head: int) -> Any:
-    """Combine TensorFlow's operations: Keras's MultiHeadAttention rounds 1 / √d_head to float32 even in float64."""
-    tf = tensorflow()
-    n_seq, n_embd = x.shape
-    heads = tf.reshape(tf_linear(x, **attn["c_attn"]), (n_seq, 3, n_head, n_embd // n_head))
-    q, k, v = tf.unstack(tf.transpose(heads, (1, 2, 0, 3)))
-    visible = tf.linalg.band_part(tf.ones((n_seq, n_seq), tf.bool), -1, 0)
-    merged = tf.transpose(tf_attention(q, k, v, visible), (1, 0, 2))
-    return tf_linear(tf.reshape(merged, (n_seq, n_embd)), **attn["c_proj"])
-
-
-def tf_block(x: Array, block: Params, n_head: int) -> Any:
-    x = x + tf_mha(tf_layer_norm(x, **block["ln_1"]), block["attn"], n_head)
-    return x + tf_ffn(tf_layer_norm(x, **block["ln_2"]), **block["mlp"])
-
-
-def tf_gpt2(ids: Array, params: Params, n_head: int) -> Any:
-    tf = tensorflow()
-    x = tf.gather(params["wte"], ids) + params["wpe"][: len(ids)]
-    for block in params["blocks"]:
-        x = tf_block(x, block, n_head)
-    return tf.matmul(tf_layer_norm(x, **params["ln_f"]), params["wte"], transpose_b=True).numpy()
+    return getattr(tensorflow_parts, part)(*case)
 
 
 # ------------------------------------------------------------------------------------------------------- tokenizers
@@ -331,19 +284,23 @@ def by_tokenizers(encoder: Encoder, merges: list[str]) -> Callable[[str], list[i
 TOKENIZERS = {"tiktoken": by_tiktoken, "tokenizers": by_tokenizers}
 
 # For each part, the libraries that have one, with the function that calls it.
-ATTENTION = {"torch": torch_attention, "transformers": hf_attention, "tensorflow": tf_attention}
+TF = partial(partial, in_tensorflow)  # TF("gelu") is a function that computes GELU in TensorFlow
+ATTENTION = {"torch": torch_attention, "transformers": hf_attention, "tensorflow": TF("attention")}
 REFERENCES: dict[str, dict[str, Callable[..., Any]]] = {
-    "gelu": {"torch": torch_gelu, "transformers": hf_gelu, "tensorflow": tf_gelu},
-    "softmax": {"torch": torch_softmax, "tensorflow": tf_softmax},
-    "layer_norm": {"torch": torch_layer_norm, "tensorflow": tf_layer_norm},
-    "linear": {"torch": torch_linear, "transformers": hf_linear, "tensorflow": tf_linear},
-    "ffn": {"torch": torch_ffn, "transformers": hf_ffn, "tensorflow": tf_ffn},
+    "gelu": {"torch": torch_gelu, "transformers": hf_gelu, "tensorflow": TF("gelu")},
+    "softmax": {"torch": torch_softmax, "tensorflow": TF("softmax")},
+    "layer_norm": {"torch": torch_layer_norm, "tensorflow": TF("layer_norm")},
+    "linear": {"torch": torch_linear, "transformers": hf_linear, "tensorflow": TF("linear")},
+    "ffn": {"torch": torch_ffn, "transformers": hf_ffn, "tensorflow": TF("ffn")},
     "attention": ATTENTION,
     "causal_attention": ATTENTION,
-    "blockwise_attention": ATTENTION,
-    "mha": {"torch": torch_mha, "transformers": hf_mha, "tensorflow": tf_mha},
-    "transformer_block": {"torch": torch_block, "transformers": hf_block, "tensorflow": tf_block},
-    "gpt2": {"transformers": hf_gpt2, "tensorflow": tf_gpt2},
+    "mha": {"torch": torch_mha, "transformers": hf_mha, "tensorflow": TF("mha")},
+    "transformer_block": {
+        "torch": torch_block,
+        "transformers": hf_block,
+        "tensorflow": TF("transformer_block"),
+    },
+    "gpt2": {"transformers": hf_gpt2, "tensorflow": TF("gpt2")},
     "cached steps": {"transformers": without_cache(hf_gpt2)},
     "sampling filters": {"transformers": hf_sampling},
 }

@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
+import os
 import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from picogpt.command_line import Parser, log, number
-from picogpt.evaluate import cbt, lambada, paper, texts, wikitext
-from picogpt.files import check_readable, new_file, overwritten
+from picogpt.evaluate import cbt, lambada, paper, texts
+from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options
+from picogpt.scoring.results import finite
 from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
 
 TASKS = {
@@ -32,7 +33,14 @@ TASKS = {
     "enwik8": texts.ENWIK8,
     "1bw": texts.ONE_BILLION_WORDS,
 }
-REFUSED = {"lambada": lambada.REFUSED, "cbt": cbt.REFUSED, "wikitext": wikitext.REFUSED}
+ALONE, FIXED = "each example is scored independently of the others", "the protocol fixes the windows"
+BARE = "the protocol puts nothing before the text"
+REFUSED: dict[tuple[str, str], dict[str, str]] = {  # the options that a protocol of a task does not have, and why
+    **{(task, protocol): {"--stride": ALONE} for task in ("lambada", "cbt") for protocol in TASKS[task]},
+    ("lambada", "harness"): {"--stride": ALONE, "--bos": BARE},
+    ("wikitext", "harness"): {"--stride": FIXED, "--max_context": FIXED, "--no_bos": FIXED},
+    ("wikitext", "stride"): {"--bos": BARE},
+}
 MOST_MODELS = 4  # as many columns of ours fit into 80 characters
 
 
@@ -100,9 +108,10 @@ def problem_of(args: argparse.Namespace) -> str:
     variants = [*paper.VARIANTS.get(args.task, {})]
     if args.variant is not None and args.variant not in variants:
         return f"{args.variant!r} is not a variant of {args.task}: {', '.join(variants) or 'it has none'}"
-    for option, reason in REFUSED.get(args.task, {}).get(args.protocol or next(iter(TASKS[args.task])), {}).items():
-        if option in given(args):
-            return f"{option} is not possible: {reason}"
+    refused = REFUSED.get((args.task, args.protocol or next(iter(TASKS[args.task]))), {})
+    for option in given(args):
+        if option in refused:
+            return f"{option} is not possible: {refused[option]}"
     if not args.data:
         return "" if args.explain else "name the file with the data: --data FILE"
     return overwritten({"--json": args.json}, [args.data])
@@ -151,7 +160,7 @@ def evaluate_one(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a model on the task and the data that the options name, and print the figures beside the paper's."""
     protocol = args.protocol or next(iter(TASKS[args.task]))
     variant = args.variant or paper.variant_of(args.task, args.data)
-    check_readable(args.data)  # before a model is downloaded
+    os.stat(args.data)  # raises OSError before a model is downloaded
     result = evaluate(args.task, protocol, args.data, variant, open_model(args), args)
     print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {result['model']}")
     print(f"{'':30}{'ours':>14}{'paper':>9}")
@@ -184,7 +193,7 @@ def evaluate(
         "model": model_name,
         "data": str(data),
         **options,
-        "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
+        "figures": finite(figures),
         "paper": paper.published(model_name, task, variant),
     }
 

@@ -3,13 +3,12 @@
 A protocol is a function of the data file, the model, a function that scores windows, and the options. It returns its
 figures by name. The options are `stride` and `max_context` (as in `picogpt.scoring.windows`, None for the default),
 `bos` (whether <|endoftext|> stands before each document, None for the protocol's own rule) and `limit` (how many
-documents, None for all). A task lists in REFUSED which of them a protocol does not have; the command refuses those.
+documents, None for all). The command refuses those that a protocol does not have.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from picogpt.command_line import UsageError, read_text
+from picogpt.scoring.results import bits, perplexity
 from picogpt.scoring.windows import Scores, Window, windows
 from picogpt.scoring.work import Model, begin
 
 Score = Callable[[Sequence[Window]], list[Scores]]
 Protocol = Callable[[Path, Model, Score, argparse.Namespace], dict[str, float]]
-Refused = dict[str, dict[str, str]]  # the options that each protocol does not have, such as "--stride", and why
 
 
 def read_corpus(data: Path) -> str:
@@ -56,14 +55,9 @@ def total(scores: Sequence[Scores]) -> tuple[float, int]:
     return -float(sum(part.log_probs.sum() for part in scores)), sum(len(part.log_probs) for part in scores)
 
 
-def perplexity(nats: float, n: int) -> float:
-    """Return e to the power of the nats for each of n units. It is infinite from e^709 on, as in any float64."""
-    return math.exp(nats / n) if nats / n < 709 else math.inf
-
-
-def bits(nats: float, n: int) -> float:
-    """Return the bits for each of n units."""
-    return nats / math.log(2) / n
+def per_token(nats: float, n_tokens: int) -> dict[str, float]:
+    """Return the figures that count the model's own tokens."""
+    return {"perplexity per token": perplexity(nats, n_tokens), "nats": nats, "tokens": n_tokens}
 
 
 def word_figures(nats: float, n_tokens: int, text: str, n_documents: int) -> dict[str, float]:

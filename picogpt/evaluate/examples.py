@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +14,12 @@ from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model
 
 
-def read_lines(data: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not blank, with their numbers. Raises UsageError if there is none."""
-    lines = numbered_lines(read_text(data))
+def read_lines(data: Path) -> list[tuple[str, str]]:
+    """Return the place and the text of each line of a file that is not blank. Raises UsageError if there is none."""
+    lines = numbered_lines(str(data), read_text(data))
     if not lines:
         raise UsageError(f"{data} is empty")
     return lines
-
-
-@contextlib.contextmanager
-def at_line(data: Path, number: int) -> Iterator[None]:
-    """Turn a ValueError into a UsageError whose message begins with the file and the line."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{data}, line {number}: {error}") from None
 
 
 def readable(model: Model, args: argparse.Namespace) -> int:

@@ -98,9 +98,11 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
-    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the"; none for one byte."""
+    """List the merges that build a token, as visible text: ["t+h", "th+e", "·+the"] for " the"; special tokens have none."""
 
     def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
 
-    return [f"{shown(left)}+{shown(right)}" for left, right in merges_of(encoder.decoder[id], encoder.cache.ranks)]
+    token = encoder.decoder[id]
+    merges = [] if token in encoder.special_tokens else merges_of(token, encoder.ranks)
+    return [f"{shown(left)}+{shown(right)}" for left, right in merges]

@@ -19,11 +19,11 @@ import numpy as np
 
 from encoder import Encoder
 from picogpt.command_line import Parser, UsageError, visible
-from picogpt.files import check_readable, file_to_write, new_file, overwritten
+from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options
-from picogpt.scoring.reading import read_texts, shown_name
-from picogpt.scoring.results import HEADER, Summary, row
-from picogpt.scoring.windows import Array, Scores, windows
+from picogpt.scoring.reading import at, read_texts, shown_name
+from picogpt.scoring.results import HEADER, Summary, finite, row
+from picogpt.scoring.windows import Array, Scores, joined, windows
 from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
 
 EXAMPLES = """examples:
@@ -51,10 +51,8 @@ def encoded(texts: Iterable[tuple[str, str]], model: Model, bos: bool) -> Iterat
     """Yield the texts with their ids. Raises UsageError for a text that has no token to score."""
     first = begin(model, bos)
     for place, text in texts:
-        try:
+        with at(shown_name(place)):
             ids = model.encoder.encode(text)
-        except ValueError as error:
-            raise UsageError(f"{shown_name(place)}: {error}") from None
         if len(first + ids) == 1:
             what = "has only one token, and nothing before it"
             raise UsageError(f"{shown_name(place)} {what}: drop --no_bos to score it")
@@ -97,11 +95,6 @@ def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: 
         for position, id, token, log_prob, rank in token_rows(text, scores, encoder):
             writer.writerow([text.name, position, id, token, *([log_prob, rank] if rank else ["", ""])])
     lines.detach()
-
-
-def finite(figures: dict[str, float]) -> dict[str, float | None]:
-    """Return figures for JSON, which has neither nan nor infinity: they become null."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def write_json(
@@ -153,13 +146,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Score the files that the command line names, and print a row for each text and for all together."""
     args = parse_args(argv)
-    check_files(args)
-    texts = read_texts(args.files, args.jsonl)
-    model = open_model(args)  # what is wrong with the files is known by now, before a model is downloaded
-    all_texts = list(encoded(texts, model, args.bos))
-    cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
+        texts = read_texts(args.files, args.jsonl)
+        model = open_model(args)  # what is wrong with the files is known by now, before a model is downloaded
+        all_texts = list(encoded(texts, model, args.bos))
+        cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
         scored = iter(score_all([window for parts in cut for window in parts], model, args))
         results = [(text, joined([next(scored) for _ in parts])) for text, parts in zip(all_texts, cut)]
         summaries = [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
@@ -177,18 +169,3 @@ def main(argv: list[str] | None = None) -> int:
     if len(summaries) > 1:
         print(row("total", Summary.total(summaries)))
     return 0
-
-
-def check_files(args: argparse.Namespace) -> None:
-    """Raise OSError for an input that does not exist, and for an output that can't be written."""
-    for name in args.files:
-        if name != "-":
-            check_readable(name)
-    for path in (args.json, args.csv):
-        if path:
-            file_to_write(path, args.force)
-
-
-def joined(parts: list[Scores]) -> Scores:
-    """Return the scores of several windows as those of one text."""
-    return Scores(*(np.concatenate(part) for part in zip(*parts)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +37,6 @@ class Writer:
         text = json.dumps({**about, "arrays": arrays})
         write_array(self.archive, "contents", joined(self.rows))
         write_array(self.archive, "contents.json", np.frombuffer(text.encode("ascii"), np.uint8))
-
-
-@contextlib.contextmanager
-def writing(file: IO[bytes]) -> Iterator[Writer]:
-    """Write an NPZ file within a `with` block, to a binary file that is open."""
-    with zipfile.ZipFile(file, "w") as archive:
-        yield Writer(archive)
 
 
 def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:

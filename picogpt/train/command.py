@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from encoder import END_OF_TEXT
-from picogpt.checkpoints.writing import initial_params, require_tensorflow, write_checkpoint
+from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_graph
 from picogpt.command_line import Parser, UsageError, number, read_text
 from picogpt.files import file_to_write, folder_to_make, new_folder
-from picogpt.options import add_force, add_models_dir, require
+from picogpt.options import add_force, add_meta, add_models_dir, require
 from picogpt.train.loop import Run
 from picogpt.train.report import log_interrupted, plot
 from picogpt.train.text import split
@@ -67,6 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("text", type=Path, help="a UTF-8 text file")
     add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make")
     add_force(parser)
+    add_meta(parser)
     add("--resume", action="store_true", help="continue an interrupted run that had the same settings")
     add("--plot", type=Path, metavar="FILE.png", help="draw the losses into this file (needs matplotlib)")
     add("--from", dest="source", metavar="MODEL", help=f"{fine_tune} --model_size of other tools takes")
@@ -101,19 +102,17 @@ def set_defaults(args: argparse.Namespace) -> None:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Raise UsageError or OSError before the training begins if the outputs can't be made."""
-    if args.plot and (args.plot.suffix != ".png" or not args.plot.absolute().parent.is_dir()):
-        raise UsageError(f"--plot {args.plot}: not the name of a .png file in a folder that exists")
+    if args.plot and args.plot.suffix != ".png":
+        raise UsageError(f"--plot {args.plot} does not end in .png")
     folder_to_make(args.out, args.force)
     if args.plot:
         file_to_write(args.plot, args.force)
 
 
 def check_packages(args: argparse.Namespace) -> None:
-    """Raise OSError for the first package that the options need and that is not installed."""
-    require("jax", "optax", *([] if args.source else ["tokenizers"]))
-    require_tensorflow()
-    if args.plot:
-        require("matplotlib", purpose="for --plot")
+    """Raise OSError for the packages that the options need and that are not installed."""
+    optional = {"tokenizers": not args.source, "matplotlib": args.plot, "tensorflow": args.meta}
+    require("jax", "optax", *(name for name, needed in optional.items() if needed))
 
 
 def first_params(args: argparse.Namespace) -> tuple[Any, Path | None]:
@@ -145,12 +144,14 @@ def removed_unless_saved(work: Path) -> Iterator[None]:
 
 
 def write_model(args: argparse.Namespace, params: Any) -> None:
-    """Write the model's folder: OpenAI's seven files, and history.json."""
+    """Write the model's folder: OpenAI's files, and history.json."""
     work = work_folder(args)
     with new_folder(args.out, args.force) as folder:
         copy_tokenizer(work, folder)
         shutil.copyfile(work / HISTORY_FILE, folder / HISTORY_FILE)
         write_checkpoint(folder, hparams_of(args), params)
+        if args.meta:
+            write_graph(folder / "model.ckpt")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,23 +1,151 @@
-"""The four sizes, and models with random weights. test_checkpoint.py checks what `write_checkpoint` writes."""
+"""Writing checkpoints: every byte is that of TensorFlow's own writer. And the models with random weights."""
 
 from __future__ import annotations
 
+import filecmp
 import importlib.util
 import math
+import signal
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow_oracle
 import tqdm
-from helpers import ODD, assert_error, run_main
+from helpers import ODD, ROOT, assert_error, run_main, run_tensorflow, shared, skip_without
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from picogpt import command_line
 from picogpt.checkpoints import random_weights
-from picogpt.checkpoints.sizes import hparams_of
-from picogpt.checkpoints.writing import flatten, initial_params, made_up_merges, write_checkpoint
-from utils import SIZES, expected_shapes, load_encoder_hparams_and_params
+from picogpt.checkpoints.writing import flatten, initial_params, made_up_merges, write_checkpoint, write_tensors
+from utils import (
+    DATA,
+    INDEX,
+    SIZES,
+    expected_shapes,
+    load_encoder_hparams_and_params,
+    load_hparams_and_params,
+    read_index,
+)
+
+# ------------------------------------------------------------------------------------------------------ every byte
+
+
+def assert_same_bytes(tensors: dict[str, Any], folder: Path) -> None:
+    """Write tensors twice, and compare the bytes of both index files and of both data files."""
+    write_tensors(folder / "ours", tensors)
+    run_tensorflow(tensorflow_oracle.save, str(folder / "theirs"), dict(sorted(tensors.items())))
+    for ending in ("index", "data-00000-of-00001"):
+        assert (folder / f"ours.{ending}").read_bytes() == (folder / f"theirs.{ending}").read_bytes(), ending
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_every_dtype(tmp_path, rng, dtype):
+    shapes = expected_shapes(ODD).items()
+    assert_same_bytes({f"model/{name}": rng.standard_normal(shape).astype(dtype) for name, shape in shapes}, tmp_path)
+
+
+def test_the_model_of_the_repository(tmp_path):
+    """It was written by TensorFlow."""
+    _, params = load_hparams_and_params(ROOT / "models" / "tiny")
+    write_tensors(tmp_path / "model.ckpt", flatten(params))
+    for name in (INDEX, DATA):
+        assert (tmp_path / name).read_bytes() == (ROOT / "models" / "tiny" / name).read_bytes()
+
+
+@pytest.mark.parametrize("n_layer", [1, 2, 10, 11, 48, 1000])
+def test_any_number_of_layers(tmp_path, n_layer):
+    """h10 comes before h2. The index of a thousand layers has two blocks."""
+    names = [f"model/{name}" for name in expected_shapes(ODD | {"n_layer": n_layer})]
+    assert_same_bytes({name: np.full((1, 2), i, np.float32) for i, name in enumerate(names)}, tmp_path)
+
+
+def test_tensors_of_any_shape_and_order_in_memory(tmp_path, rng):
+    matrix = rng.standard_normal((6, 4))
+    tensors = {
+        "none": np.zeros((0, 3)),
+        "scalar": np.float32(3),
+        "turned": matrix.T,
+        "part": matrix[::2, 1:],
+        "ä": matrix,
+    }
+    assert_same_bytes(tensors, tmp_path)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(NAMES, st.integers(0, 300), min_size=1, max_size=60))
+def test_any_names_and_sizes(tmp_path_factory, lengths):
+    tensors = {name: np.full(length, i, np.float32) for i, (name, length) in enumerate(lengths.items())}
+    assert_same_bytes(tensors, tmp_path_factory.mktemp("any"))
+
+
+@pytest.mark.slow
+def test_the_shape_of_124m(full_size, tmp_path):
+    params = load_hparams_and_params(full_size)[1]
+    run_tensorflow(tensorflow_oracle.save, str(tmp_path / "theirs"), dict(sorted(flatten(params).items())))
+    assert (full_size / INDEX).read_bytes() == (tmp_path / "theirs.index").read_bytes()
+    assert filecmp.cmp(full_size / DATA, tmp_path / "theirs.data-00000-of-00001", shallow=False)
+
+
+@pytest.mark.slow
+def test_openai_s_own_index_differs_in_the_checksums_only(full_size):
+    theirs = shared("openai-117M/model.ckpt.index")
+    assert len((full_size / INDEX).read_bytes()) == len(theirs.read_bytes())
+    entries = [
+        {name: entry._replace(crc=0) for name, entry in read_index(path)[0].items()}
+        for path in (full_size / INDEX, theirs)
+    ]
+    assert list(entries[0].items()) == list(entries[1].items())
+
+
+def test_writing_a_read_model_gives_the_same_bytes(models_dir, tmp_path):
+    hparams, params = load_hparams_and_params(models_dir / "odd")
+    write_checkpoint(tmp_path, hparams, params)
+    for name in (DATA, INDEX, "hparams.json", "checkpoint"):
+        assert (tmp_path / name).read_bytes() == (models_dir / "odd" / name).read_bytes()
+
+
+@pytest.mark.parametrize("limit", [50_000, 285_262])
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capfd, limit):
+    """A limit on the size of files stands in for a full disk: in the data file, and just before its end."""
+    resource = pytest.importorskip("resource", reason="limits on files are POSIX's")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(sys, "argv", ["picogpt random_weights"])
+    monkeypatch.setitem(SIZES, "124M", ODD | {"n_embd": 48})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        out = tmp_path / "new" / "model"
+        assert command_line.run(lambda: random_weights.main(["--shape", "124M", "--out", str(out)])) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert capfd.readouterr().err == f"picogpt random_weights: {out}: File too large\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_data_file_is_written_in_pieces(tmp_path):
+    """16 MB of weights take less than 8 MB of memory besides their own."""
+    tensors = {name: np.zeros(1 << 21, np.float32) for name in "ab"}
+    tracemalloc.start()
+    try:
+        write_tensors(tmp_path / "x", tensors)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# ------------------------------------------------------------------------------------------------------ random weights
 
 
 def test_the_sizes_have_the_published_numbers_of_parameters():
-    counts = [sum(math.prod(shape) for shape in expected_shapes(hparams_of(size)).values()) for size in SIZES]
+    counts = [sum(math.prod(shape) for shape in expected_shapes(SIZES[size]).values()) for size in SIZES]
     assert counts == [124_439_808, 354_823_168, 774_030_080, 1_557_611_200]
 
 
@@ -44,8 +172,7 @@ def test_parameters_of_other_hyper_parameters_are_not_written(tmp_path):
 
 
 def test_the_command_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("tensorflow", reason="TensorFlow writes checkpoints")
-    monkeypatch.setattr(random_weights, "hparams_of", lambda size: ODD)  # a small one takes less time
+    monkeypatch.setitem(SIZES, "124M", ODD)  # a small one takes less time
     for name, options in (("a", []), ("b", ["--tokenizer", str(tmp_path / "a")]), ("c", ["--seed", "1"])):
         assert random_weights.main(["--shape", "124M", "--out", str(tmp_path / name), *options]) == 0
         assert capsys.readouterr().out == f"{tmp_path / name}: 124M with random weights\n"
@@ -58,23 +185,24 @@ def test_the_command_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     assert not np.array_equal(a["wte"], c["wte"])
 
 
-def test_an_older_command_line_still_works(monkeypatch, tmp_path):
-    assert vars(random_weights.parse_args(["124M", "--out", "x"]))["shape"] == "124M"
-    for words in ([], ["124M", "--shape", "355M"]):
-        assert_error(run_main("picogpt random_weights", *words, "--out", tmp_path / "x"), 2, "--shape names one size")
+def test_a_graph_is_written_if_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "124M", ODD)
+    skip_without("tensorflow")
+    folder = tmp_path / "x"
+    assert random_weights.main(["--shape", "124M", "--out", str(folder), "--meta"]) == 0
+    wte = run_tensorflow(tensorflow_oracle.restore_by_graph, str(folder / "model.ckpt"), "model/wte")
+    np.testing.assert_array_equal(wte, load_hparams_and_params(folder)[1]["wte"])
 
 
-def test_tensorflow_is_asked_for_before_the_work(monkeypatch, tmp_path):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find(name))
+def test_a_graph_needs_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(random_weights, "write_random_model", None)
-    result = run_main("picogpt random_weights", "--shape", "124M", "--out", tmp_path / "x")
-    assert_error(result, 1, "tensorflow is not installed: pip install tensorflow (only TensorFlow can write")
+    result = run_main("picogpt random_weights", "--shape", "124M", "--out", tmp_path / "x", "--meta")
+    assert_error(result, 1, "tensorflow is not installed: pip install tensorflow (for --meta)")
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_is_shown(monkeypatch, tmp_path):
-    pytest.importorskip("tensorflow", reason="TensorFlow writes checkpoints")
     bars = []
 
     class Bar(tqdm.tqdm):
@@ -83,7 +211,7 @@ def test_progress_is_shown(monkeypatch, tmp_path):
             bars.append(self)
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
-    monkeypatch.setattr(random_weights, "hparams_of", lambda size: ODD)
+    monkeypatch.setitem(SIZES, "124M", ODD)
     assert random_weights.main(["--shape", "124M", "--out", str(tmp_path / "x")]) == 0
     shapes = expected_shapes(ODD)
     n_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
@@ -92,6 +220,5 @@ def test_progress_is_shown(monkeypatch, tmp_path):
 
 
 def test_the_command_replaces_nothing(tmp_path):
-    pytest.importorskip("tensorflow", reason="the command asks for TensorFlow first")
     with pytest.raises(FileExistsError, match="exists already"):
         random_weights.main(["--shape", "124M", "--out", str(tmp_path)])

@@ -40,7 +40,7 @@ def compiler(compiled: Path) -> Iterator[None]:
 @pytest.fixture
 def packages(compiler: None) -> None:
     """Skip the test if a package that training needs is missing."""
-    for name in ("optax", "tokenizers", "tensorflow"):
+    for name in ("optax", "tokenizers"):
         pytest.importorskip(name, reason=f"training needs {name}: requirements-train.txt")
 
 

@@ -72,7 +72,7 @@ def test_fine_tuning_is_resumed_with_the_same_model_only(fine_tune, tmp_path, mo
         fine_tune(*settings, "source2", "--resume", out=broken)
     assert fine_tune(*settings, "source1", "--resume", out=broken) == 0
     for path in through.iterdir():
-        if path.name not in ("model.ckpt.meta", "history.json"):
+        if path.name != "history.json":  # it has times
             assert path.read_bytes() == (broken / path.name).read_bytes(), path.name
     assert load_encoder_hparams_and_params("through", tmp_path)[2]["wte"].dtype == np.float32
 

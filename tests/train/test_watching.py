@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, run_main
 from runs import SETTINGS
 
+from picogpt import command_line
 from picogpt.checkpoints.writing import arrays_of, initial_params
 from picogpt.command_line import UsageError
 from picogpt.train import command, loop, report
@@ -118,19 +119,11 @@ def test_too_little_memory_is_said_before_it_is_taken(train, tmp_path, monkeypat
 
     monkeypatch.setattr(loop, "batch", fail)
     monkeypatch.setattr(loop.Run, "start", fail)
-    monkeypatch.setattr(report, "free_memory", lambda: 100_000)
-    message = r"training needs 1 MB of memory, but only 0 MB are free: lower --batch_size 4"
+    monkeypatch.setattr(command_line, "free_memory", lambda: 100_000)
+    message = r"training takes 1 MB of memory, but only 0 MB are free: lower --batch_size 4"
     with pytest.raises(UsageError, match=message):
         train()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-    with pytest.raises(UsageError, match="are free: it takes a smaller model"):
-        report.check_memory(200_000, batch_size=1)
-
-
-def test_memory_is_rounded_up_and_what_is_free_down(monkeypatch, capsys):
-    monkeypatch.setattr(report, "free_memory", lambda: 1_999_999)
-    report.check_memory(200_000, batch_size=1)
-    assert capsys.readouterr().err == "training takes 1 MB of memory, of 1 MB that are free\n"
 
 
 def test_the_message_of_compilation_is_that_of_the_documentation(monkeypatch, capsys):
