@@ -58,7 +58,7 @@ def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    none = len(ranks)  # the rank of a pair that may not be joined: behind all others
+    none = float("inf")  # the rank of a pair that may not be joined: behind all others
     symbols = ["", *symbols, ""]  # an empty symbol joins with nothing; so each symbol has two neighbours
     pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
     while (best := min(pairs)) < none:

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-HPARAMS: tuple[str, ...] = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 SHAPES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}
-SIZES = {size: dict(zip(HPARAMS, (50257, 1024, *shape))) for size, shape in SHAPES.items()}  # what OpenAI published
-NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # their other names
+SIZES: dict[str, dict[str, int]] = {size: dict(zip(HPARAMS, (50257, 1024, *shape))) for size, shape in SHAPES.items()}
+NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # other names of OpenAI's
 NAMES |= {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
 TOKENIZER_FILES = ("encoder.json", "vocab.bpe")
 INDEX, META, DATA = "model.ckpt.index", "model.ckpt.meta", "model.ckpt.data-00000-of-00001"
@@ -142,7 +142,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
         raise ValueError(f"{prefix}.index has {len(tensors)} tensors, which do not fit n_layer = {n_layer}")
     for name, shape in expected_shapes(hparams).items():
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (shape, tensors["wte"].dtype):
-            found = f"{tensors[name].dtype} {tensors[name].shape}" if name in tensors else "missing, or no float"
+            found = f"{tensors[name].dtype} {tensors[name].shape}" if name in tensors else "missing, or of another type"
             raise ValueError(f"{prefix}.index: model/{name} is {found}, but hparams.json implies one dtype and {shape}")
     return nest({name: tensors[name] for name in expected_shapes(hparams)}, n_layer)  # type: ignore[return-value]
 
@@ -209,8 +209,8 @@ def read_tensors(prefix: Path) -> dict[str, Array]:
             if entry.size != math.prod(entry.shape) * dtype.itemsize:
                 raise ValueError(f"{index}: {name} has {entry.size} bytes, which do not fit its shape {entry.shape}")
             tensor: Array = np.ndarray(entry.shape, dtype, maps[entry.file], entry.offset)
-            wide = tensor.astype(np.float32) if dtype == np.float16 else tensor  # in float16, layer_norm overflows
-            tensors[name.removeprefix("model/")] = wide
+            is_half = dtype == np.float16  # layer_norm's sums would overflow, so a copy in float32 is made
+            tensors[name.removeprefix("model/")] = tensor.astype(np.float32) if is_half else tensor
     return tensors
 
 
@@ -307,7 +307,6 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 SHA256 = {  # of OpenAI's files: the tokenizer is the same for all sizes
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-    "124M/hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
     f"124M/{INDEX}": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
     f"124M/{DATA}": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
 }
@@ -415,19 +414,15 @@ def ensure_downloaded(model_size: str, models_dir: str | Path = "models", files:
 
 
 def download_gpt2_files(folder: Path, files: tuple[str, ...] = FILES) -> None:
-    """Download OpenAI's model of the size that a folder is named after. Raises OSError, or ValueError.
-
-    Files that exist stay as they are. If one of them is not OpenAI's, nothing is downloaded.
-    """
+    """Download OpenAI's files of a size, which is the folder's name. Files that exist stay, and must be OpenAI's."""
     address = os.environ.get("PICOGPT_MIRROR", "").strip().rstrip("/") or ADDRESS
     if not re.fullmatch(r"https?://([^/?#@]*@[^@?#]+|(?!.*:.*@)[^?#]+)", address):  # don't print it: is it a password?
-        example = "https://name:password@example.org/gpt-2, with / ? # and @ in a password as %2F %3F %23 and %40"
-        raise ValueError(f"PICOGPT_MIRROR is not an address such as {example}")
+        raise ValueError("PICOGPT_MIRROR is no address such as https://name:password@example.org (%40 is @, %2F is /)")
     for path in sorted(folder.glob("*")):  # a model of the user's own must not be mixed with OpenAI's
         if path.name in FILES[:-1] or path.suffix == ".index":
             check_file(path, path.name, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder):  # one process at a time
         for name in files:
             if not (folder / name).exists():  # another process may have downloaded it while this one waited
                 download(f"{address}/{folder.name}/{name}", folder / name)
@@ -439,20 +434,19 @@ def download(url: str, path: Path) -> None:
 
     partial = path.with_name(path.name + ".partial")
     for pause in (*PAUSES, None):
+        is_received = False
         try:
             receive(url, partial)
+            is_received = True
             check_file(partial, path.name, path.parent)
             return os.replace(partial, path)
-        except requests.RequestException as caught:
-            error, is_wrong = one_line(caught), False
-            pause = None if isinstance(caught, requests.exceptions.InvalidURL) else pause
-        except ValueError as caught:
-            error, is_wrong = str(caught), True
+        except (requests.RequestException, ValueError) as caught:
+            error, is_hopeless = one_line(caught), isinstance(caught, ValueError) and not is_received
         except OSError as caught:  # a full disk does not say which file it means
             raise OSError(f"{partial}: {caught.strerror or caught}") from None
-        if is_wrong:  # after the exception is gone: its traceback maps the file, which Windows can't remove then
+        if is_received:  # but wrong. Windows can remove it only here, because the exception's traceback maps the file
             partial.unlink()
-        if pause is None:
+        if pause is None or is_hopeless:
             ways = "use --model_size tiny, or set PICOGPT_MIRROR, or save a model by `hf download openai-community/gpt2"
             raise OSError(f"can't download {one_line(url)}: {error}. You can {ways} --local-dir models/gpt2`")
         log.warning("%s: %s; next try in %s s", path.name, error, pause)
@@ -460,7 +454,7 @@ def download(url: str, path: Path) -> None:
 
 
 def receive(url: str, partial: Path) -> None:
-    """Append the missing bytes to a partial data file, or write a small one. Raises InvalidURL if no try can help."""
+    """Append the missing bytes to a partial data file, or write a small one. Raises ValueError if no try can help."""
     import requests
     from tqdm import tqdm
 
@@ -468,21 +462,17 @@ def receive(url: str, partial: Path) -> None:
     have = partial.stat().st_size if total and partial.exists() else 0
     if have and have == total:
         return  # only the check was interrupted
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have < total else {})
-    try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except ValueError:
-        raise requests.exceptions.InvalidURL("the address, or where the server redirects to, is none") from None
-    with response:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if 0 < have < total else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         code, length = response.status_code, response.headers.get("Content-Length", "")
         answer = f"the server answers {code} {response.reason}"
         if 400 <= code < 500 and code not in (408, 416, 429):
-            raise requests.exceptions.InvalidURL(answer)
+            raise ValueError(answer)
         have = have if code == 206 else 0
-        expected = have + int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else total
+        expected = have + int(length) if length.isdecimal() and "Content-Encoding" not in response.headers else total
         is_page = response.headers.get("Content-Type", "").startswith("text/html")
         if code not in (200, 206) or is_page or (total and expected != total):
-            raise requests.HTTPError(f"{answer}, with {'a web page of ' * is_page}{length or 'many'} bytes")
+            raise requests.HTTPError(f"{answer}, with {'a web page' if is_page else f'{expected:,} bytes'}")
         bar = tqdm(desc=partial.stem, total=expected or None, initial=have, unit="B", unit_scale=True)
         with bar, open(partial, "ab" if have else "wb") as file:
             for chunk in response.iter_content(1 << 16):
@@ -500,28 +490,24 @@ def one_line(error: Exception | str) -> str:
     return cause[1].strip("\"'") if cause else text
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a folder. The system frees the lock when the process ends, even if killed."""
-    with open(folder / ".lock", "ab") as file:  # it stays there: two processes could lock two files of this name
-        if not lock(file):
-            log.warning("waiting for another process that is downloading to %s", folder)
-            while not lock(file):
-                time.sleep(0.2)
-        yield
-
-
-def lock(file: Any) -> bool:
-    """Lock an open file against other processes, where the file system has locks. Return whether it was free."""
-    system = importlib.import_module("msvcrt" if sys.platform == "win32" else "fcntl")
-    try:
-        if sys.platform == "win32":
-            system.locking(file.fileno(), system.LK_NBLCK, 1)
-        else:
-            system.flock(file, system.LOCK_EX | system.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, (BlockingIOError, PermissionError))  # the second is Windows'
-    return True
+def locked(folder: Path) -> Any:
+    """Wait until no other process has locked a folder. The lock ends with the file that is returned, or the process."""
+    file, is_waiting = open(folder / ".lock", "ab"), False  # noqa: SIM115  # it stays: a new one would be another lock
+    system = importlib.import_module("msvcrt" if os.name == "nt" else "fcntl")
+    while True:
+        try:
+            if os.name == "nt":
+                system.locking(file.fileno(), system.LK_NBLCK, 1)
+            else:
+                system.flock(file, system.LOCK_EX | system.LOCK_NB)
+            return file
+        except (BlockingIOError, PermissionError):  # another process has it; Windows raises the second one
+            if not is_waiting:
+                log.warning("waiting for another process that is downloading to %s", folder)
+            is_waiting = True
+            time.sleep(0.2)
+        except OSError:  # this file system has no locks
+            return file
 
 
 # -------------------------------------------------------------------------------------------------- the command line
@@ -547,7 +533,9 @@ def main(argv: list[str] | None = None) -> None:
         weights = f"{len(entries)} tensors, {count:,} numbers; all checksums are right"
     print(f"{folder}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
     print(f"tokenizer: {len(encoder.encoder):,} tokens, {'' if encoder.is_openai else 'not '}OpenAI's files")
-    print(f"weights: {params['wte'].dtype}, {weights}")
+    print(f"weights: {params['wte'].dtype}, {weights}", flush=True)
+    if unmade := [token for token in encoder.special_tokens if not re.fullmatch(r"<.*>|\[.*\]", token)]:
+        log.warning("no merge makes %s tokens, such as %r: is vocab.bpe cut short?", len(unmade), unmade[0])
     for size, (n_embd, n_head, n_layer) in SHAPES.items():
         if (hparams["n_embd"], hparams["n_layer"]) == (n_embd, n_layer) and hparams["n_head"] != n_head:
             log.warning("n_head is %s, but %s in OpenAI's %s and its fine-tunes", hparams["n_head"], n_head, size)

@@ -1,6 +1,6 @@
 """Generate many continuations of one prompt side by side, through gpt2.py's forward pass.
 
->>> from picogpt import generate_batch
+for sample, id in generate_batch(ids, params, n_head, 40, [greedy, greedy]): ...
 """
 
 from __future__ import annotations
@@ -77,6 +77,5 @@ def grow(
         if not rows or n_past == n_prompt + n_new - 1:
             return
         new = [texts[sample][-1:] for sample in rows]  # [n_rows, 1]
-        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=cache[:, :, : len(rows)], n_past=n_past, n_logits=1)[
-            :, 0
-        ]
+        kv = cache[:, :, : len(rows)]
+        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=kv, n_past=n_past, n_logits=1)[:, 0]

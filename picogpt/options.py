@@ -29,11 +29,12 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
-    """Add --model, which is also called --model_size and -m, and --models_dir."""
+def add_model_options(parser: argparse.ArgumentParser, default: str = "124M", several: bool = False) -> None:
+    """Add --model, which is also called --model_size and -m, and --models_dir. A tool may take several models."""
     sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
+    more = "; A,B for a table of both" if several else ""
     names = ("-m", "--model", "--model_size")
-    parser.add_argument(*names, dest="model_size", default=default, metavar="NAME", help=sizes)
+    parser.add_argument(*names, dest="model_size", default=default, metavar="NAME", help=sizes + more)
     add_models_dir(parser)
 
 

@@ -296,10 +296,10 @@ def test_no_tokens_are_samples_without_text():
 
 @pytest.mark.skipif(not shutil.which("csplit"), reason="csplit is not installed")
 def test_the_example_in_the_help_makes_a_file_of_each_sample(tmp_path):
-    (command,) = re.findall(r"^  csplit .*$", generate.EXAMPLES, re.MULTILINE)
+    (split,) = re.findall(r"^  csplit .*$", generate.EXAMPLES, re.MULTILINE)
     text = tiny("--n_tokens_to_generate", 9, "--n_samples", 16).out
     (tmp_path / "samples.txt").write_text(text, encoding="utf-8")
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(split, shell=True, cwd=tmp_path, check=True, capture_output=True)
     files = sorted(tmp_path.glob("xx*"))
     assert len(files) == 16
     assert "".join(file.read_text(encoding="utf-8") for file in files) == text

@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from encoder import Encoder, get_encoder
-from picogpt.bench.growth import draw, n_measurements, other_sizes
+from picogpt.bench.growth import draw, lengths
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
@@ -39,7 +39,7 @@ from picogpt.bench.peers import (
     start_of_numpy,
     without_a_cache,
 )
-from picogpt.bench.plan import Shape, those_that_fit, work_memory
+from picogpt.bench.plan import Shape, work_memory
 from picogpt.bench.timing import (
     OURS,
     Limits,
@@ -185,47 +185,29 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
 # ---------------------------------------------------------------------------------------------------- the whole run
 
 
-class Settings(NamedTuple):
-    """How to measure: the text to tokenize, the number of rounds, whether with other programs, and the picture."""
+def bench(folder: Path, text: str, rounds: int, peers: bool = False, plot: IO[bytes] | None = None) -> Iterator[Row]:
+    """Measure the model in a folder, and yield each row of the table as it is there. At the end, draw the picture.
 
-    text: str
-    rounds: int
-    peers: bool = False
-    plot: IO[bytes] | None = None
-    all_sizes: bool = False
-
-
-def plan(model: Shape, settings: Settings) -> list[Shape]:
-    """Log what will be built and how much memory it takes. Returns the sizes to draw beside the model.
-
-    Raises UsageError if the measurements do not fit into the free memory.
+    `text` is for the tokenizer. Raises UsageError if the measurements do not fit into the free memory.
     """
-    needed = work_memory(model)
-    if settings.peers:  # a process with PyTorch and its own copy of the weights
-        needed += model.n_bytes + 400 * 10**6
-    log_wrapped(check_memory(f"measuring {model}", needed))
-    return those_that_fit(other_sizes(model, settings.all_sizes), needed) if settings.plot else []
-
-
-def bench(folder: Path, settings: Settings) -> Iterator[Row]:
-    """Measure the model in a folder, and yield each row of the table as it is there. At the end, draw the picture."""
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    model, rounds, n_ctx = Shape(folder.name, hparams), settings.rounds, hparams["n_ctx"]
-    sizes = plan(model, settings)
+    model, n_ctx = Shape(folder.name, hparams), hparams["n_ctx"]
+    with_pytorch = model.n_bytes + 400 * 10**6 if peers else 0  # a process with its own copy of the weights
+    log_wrapped(check_memory(f"measuring {model}", work_memory(model) + with_pytorch))
     workload = Workload(params, hparams["n_head"])
     n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
-    total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx, sizes) if settings.plot else 0)
+    total = rounds + 1 + n_rows + 3 + (3 * len(lengths(n_ctx)) if plot else 0)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
-        other = stack.enter_context(Transformers(folder)) if settings.peers else None
+        other = stack.enter_context(Transformers(folder)) if peers else None
         yield from measure_command(folder, workload.limits, other, rounds, bar.update)
         yield from measure_model(workload, other, rounds, bar.update)
         load = partial(get_encoder, folder.name, folder.parent)
-        yield from measure_tokenizer(load, settings.text, settings.peers, rounds, bar.update)
-        if settings.plot:
-            draw(workload, other, model, sizes, rounds, settings.plot, bar.update)
+        yield from measure_tokenizer(load, text, peers, rounds, bar.update)
+        if plot:
+            draw(workload, other, model.name, rounds, plot, bar.update)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -246,11 +228,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well, at the end")
     add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
-    add("--all_sizes", action="store_true", help="with --plot: also draw sizes that are larger than the model")
     add_force(parser)
     args = parser.parse_args(argv)
-    if args.all_sizes and not args.plot:
-        parser.error("argument --all_sizes: it belongs to --plot")
     if args.plot and not args.plot.name.endswith(".png"):
         parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
     if problem := overwritten({"--json": args.json, "--plot": args.plot}, [args.text] if args.text else []):
@@ -291,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             folder = ensure_downloaded(args.model_size, args.models_dir)
         rows: list[Row] = []
-        for row in bench(folder, Settings(text, args.rounds, args.peers, files.get(args.plot), args.all_sizes)):
+        for row in bench(folder, text, args.rounds, args.peers, files.get(args.plot)):
             if not rows:
                 print_line(environment(args.rounds) + "\n" + HEADER)
             rows.append(row)

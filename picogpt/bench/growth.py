@@ -1,8 +1,7 @@
-"""Draw the picture of `bench --plot`: how time and memory grow with the prompt, the context and the model's size."""
+"""Draw the picture of `bench --plot`: how time and memory grow with the prompt and the context."""
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import tracemalloc
@@ -10,12 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 import gpt2
-from picogpt.bench.plan import Shape
-from picogpt.bench.timing import N_DECODED, OURS, Tick, Times, Work, Workload, measure
-from utils import SIZES, expected_shapes, nest
+from picogpt.bench.timing import N_DECODED, OURS, Tick, Work, Workload, measure
 
 if TYPE_CHECKING:
     from picogpt.bench.peers import Transformers
@@ -29,25 +24,6 @@ def lengths(n_ctx: int) -> list[int]:
     return [*(n for n in (16, 32, 64, 128, 256, 512) if n < n_ctx), n_ctx]
 
 
-def other_sizes(model: Shape, all_sizes: bool) -> list[Shape]:
-    """Return the sizes of OpenAI's to draw beside the model: the smaller ones, or all."""
-    shapes = [Shape(size, SIZES[size]) for size in SIZES]
-    return [shape for shape in shapes if shape.n_bytes < model.n_bytes or (all_sizes and shape.n_bytes > model.n_bytes)]
-
-
-def n_measurements(n_ctx: int, sizes: list[Shape]) -> int:
-    """Return how many measurements `draw` makes."""
-    return 3 * len(lengths(n_ctx)) + len(sizes) + 1
-
-
-def made_up(hparams: dict[str, int]) -> Any:
-    """Return parameters that repeat a few random numbers, because the speed does not depend on the values."""
-    some = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32) * 0.02
-    shapes = expected_shapes(hparams).items()
-    tensors = {name: np.resize(some[: math.prod(shape)], shape) for name, shape in shapes}  # resize keeps all of `some`
-    return nest(tensors, hparams["n_layer"])
-
-
 def peak_memory(work: Callable[[], Any]) -> float:
     """Return the MiB that a call allocates at its peak. (NumPy reports its arrays to tracemalloc.)"""
     tracemalloc.start()
@@ -58,37 +34,23 @@ def peak_memory(work: Callable[[], Any]) -> float:
         tracemalloc.stop()
 
 
-def milliseconds(work: Work, times: Times) -> dict[str, float]:
-    """Return the median time of the work itself, of its limit, and of each peer."""
-    return {LIMIT if name in work.limits else name: 1e3 * statistics.median(times[name]) for name in times}
+def milliseconds(work: Work, rounds: int, n: float = 1) -> dict[str, float]:
+    """Measure work, and return the median time of one of its n parts: of ours, of its limit, and of each peer."""
+    times = measure(work, rounds)[1]
+    return {LIMIT if name in work.limits else name: 1e3 * statistics.median(times[name]) / n for name in times}
 
 
-def milliseconds_per_token(work: Work, rounds: int) -> dict[str, float]:
-    """Measure decoding, and return the median time of a single token."""
-    whole = milliseconds(work, measure(work, rounds)[1])
-    return {name: value / work.amount for name, value in whole.items()}
-
-
-def draw(
-    workload: Workload,
-    other: Transformers | None,
-    model: Shape,
-    sizes: list[Shape],
-    rounds: int,
-    file: IO[bytes],
-    tick: Tick,
-) -> None:
-    """Measure the model, and models of other sizes, and draw a picture with four panels."""
+def draw(workload: Workload, other: Transformers | None, name: str, rounds: int, file: IO[bytes], tick: Tick) -> None:
+    """Measure a model, and draw a picture with three panels."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    panels = figure.subplots(2, 2)
-    draw_prompts(panels[0, 0], workload, other, rounds, tick)
-    draw_decoding(panels[0, 1], workload, other, rounds, tick)
-    draw_memory(panels[1, 0], workload, tick)
-    draw_sizes(panels[1, 1], workload, model, sizes, rounds, tick)
-    figure.suptitle(f"picogpt, {model.name}, {os.cpu_count()} processors, float32")
-    for axes in panels.flat:
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    draw_prompts(panels[0], workload, other, rounds, tick)
+    draw_decoding(panels[1], workload, other, rounds, tick)
+    draw_memory(panels[2], workload, tick)
+    figure.suptitle(f"picogpt, {name}, {os.cpu_count()} processors, float32")
+    for axes in panels:
         axes.grid(alpha=0.3, which="both")
         axes.legend()
     figure.savefig(file, format="png", dpi=110)
@@ -112,7 +74,7 @@ def draw_prompts(axes: Any, workload: Workload, other: Transformers | None, roun
     points, counts = [], lengths(workload.n_ctx)
     for n in counts:
         work = workload.prompt(n, other.prompt(workload, n) if other else {})
-        points.append(milliseconds(work, measure(work, rounds)[1]))
+        points.append(milliseconds(work, rounds))
         tick()
     draw_lines(axes, counts, points, "sgemm")
     axes.set(title="a prompt, to its first token", xlabel="prompt tokens", xscale="log", yscale="log")
@@ -125,7 +87,7 @@ def draw_decoding(axes: Any, workload: Workload, other: Transformers | None, rou
     points, counts = [], [n - N_DECODED for n in lengths(workload.n_ctx)]
     for n in counts:
         work = workload.decode(n, other.decoding(workload, n) if other else {})
-        points.append(milliseconds_per_token(work, 2 * rounds))
+        points.append(milliseconds(work, 2 * rounds, work.amount))
         tick()
     draw_lines(axes, counts, points, "reading the weights")
     axes.set(title="one more token", xlabel="tokens before it")
@@ -144,21 +106,3 @@ def draw_memory(axes: Any, workload: Workload, tick: Tick) -> None:
     cache = [n * n_layer * 2 * n_embd * 4 / 2**20 for n in counts]
     axes.plot(counts, cache, color=LIMIT_COLOUR, linestyle="--", label="the keys and values alone")
     axes.set(title="memory beyond the weights", xlabel="prompt tokens", ylabel="MiB")
-
-
-def draw_sizes(axes: Any, workload: Workload, model: Shape, sizes: list[Shape], rounds: int, tick: Tick) -> None:
-    """Draw the time of one more token after ten others: in the model, and in OpenAI's sizes with made-up weights."""
-    shapes, points = sorted([model, *sizes], key=lambda shape: shape.n_bytes), []
-    for shape in shapes:
-        measured = workload if shape is model else Workload(made_up(shape.hparams), shape.hparams["n_head"])
-        points.append(milliseconds_per_token(measured.decode(min(10, measured.n_ctx - 1)), rounds))
-        tick()
-    unit, n_bytes = (
-        ("MB", 1e6) if len(shapes) == 1 else ("GB", 1e9)
-    )  # a single one may be as small as the bundled model
-    draw_lines(axes, [shape.n_bytes / n_bytes for shape in shapes], points, "reading the weights")
-    names = ", ".join(shape.name for shape in shapes)
-    axes.set(title="one more token, by model size", xlabel=f"{unit} of weights: {names}")
-    axes.margins(0.1)  # a model smaller than OpenAI's is a single point
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)

@@ -186,9 +186,8 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
 def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars):
     for name in ("torch", "transformers", "safetensors", "matplotlib", "tiktoken", "tokenizers"):
         pytest.importorskip(name)
-    small = {"n_vocab": 300, "n_ctx": 64, "n_embd": 8, "n_head": 2, "n_layer": 2}  # OpenAI's sizes take gigabytes
-    monkeypatch.setattr(command, "other_sizes", lambda model, all_sizes: [plan.Shape("small", small)])
-    monkeypatch.setattr(growth, "lengths", lambda n_ctx: [16, 32])
+    for module in (command, growth):
+        monkeypatch.setattr(module, "lengths", lambda n_ctx: [16, 32])
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
@@ -286,81 +285,35 @@ def test_a_missing_library_is_named_before_the_work(monkeypatch, tmp_path):
     missing = ("matplotlib", "transformers")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
     monkeypatch.setattr(command, "bench", None)
-    with pytest.raises(OSError, match=r"matplotlib is not installed: pip install matplotlib \(for --plot\)"):
-        command.main([*TINY, "--plot", str(tmp_path / "x.png")])
-    with pytest.raises(OSError, match=r"(torch|transformers) is not installed: pip install \w+ \(for --peers\)"):
-        command.main([*TINY, "--peers"])
+    words = "matplotlib and transformers are not installed: pip install matplotlib transformers"
+    with pytest.raises(OSError, match=words):
+        command.main([*TINY, "--peers", "--plot", str(tmp_path / "x.png")])
 
 
 # ---------------------------------------------------------------------------- said before the work, and row by row
 
 
-def shape(size: str) -> plan.Shape:
-    return plan.Shape(size, SIZES[size])
-
-
-@pytest.mark.parametrize(
-    ("name", "all_sizes", "sizes"),
-    [
-        ("tiny", False, []),
-        ("124M", False, []),
-        ("774M", False, ["124M", "355M"]),
-        ("774M", True, ["124M", "355M", "1558M"]),
-        ("tiny", True, ["124M", "355M", "774M", "1558M"]),
-    ],
-)
-def test_only_smaller_sizes_are_drawn_unless_all_are_asked_for(name, all_sizes, sizes):
-    model = plan.Shape("tiny", SMALLEST) if name == "tiny" else shape(name)
-    assert [found.name for found in growth.other_sizes(model, all_sizes)] == sizes
-
-
-def test_sizes_that_do_not_fit_are_left_out_with_a_line(monkeypatch, capsys):
-    monkeypatch.setattr(plan, "free_memory", lambda: 3_000_000_000)
-    sizes = [shape(size) for size in ("124M", "355M", "774M")]
-    assert plan.those_that_fit(sizes, beside=700_000_000) == sizes[:1]
-    assert capsys.readouterr().err.splitlines() == [
-        "left out of the picture: 355M takes 2,745 MB, but 2,300 MB are free",
-        "left out of the picture: 774M takes 4,598 MB, but 2,300 MB are free",
-    ]
-
-
-def test_the_memory_of_a_size_is_what_it_takes(monkeypatch):
-    """The estimate is compared with what NumPy allocates."""
-    monkeypatch.setattr(timing, "SIDE", 64)
-    monkeypatch.setattr(plan, "SIDE", 64)
-    hparams = {"n_vocab": 20_000, "n_ctx": 64, "n_embd": 192, "n_head": 2, "n_layer": 12}
-    model = plan.Shape("x", hparams)
-
-    def build():
-        workload = timing.Workload(growth.made_up(hparams), 2)
-        workload.limits.multiply(1)
-        return workload
-
-    assert growth.peak_memory(build) * 2**20 == pytest.approx(plan.picture_memory(model), rel=0.1)
-    workload = timing.Workload(initial_params(hparams, 0), 2)
-    samples = growth.peak_memory(workload.samples(64).ours) * 2**20
-    beside = plan.limits_memory(model.n_bytes) + workload.context.cache.nbytes
-    assert plan.work_memory(model) == beside + plan.TOKENIZERS
+def test_the_memory_that_is_checked_is_what_numpy_allocates(monkeypatch):
+    for module in (timing, plan):
+        monkeypatch.setattr(module, "SIDE", 64)
     monkeypatch.setattr(plan, "TOKENIZERS", 0)
-    assert beside + samples <= plan.work_memory(model) < 1.5 * (beside + samples)
+    hparams = {"n_vocab": 20_000, "n_ctx": 64, "n_embd": 192, "n_head": 2, "n_layer": 12}
+    params = initial_params(hparams, 0)
+    made = []
+    limits = growth.peak_memory(lambda: made.append(timing.Workload(params, 2))) * 2**20
+    samples = growth.peak_memory(made[0].samples(64).ours) * 2**20
+    assert limits + samples <= plan.work_memory(plan.Shape("x", hparams)) < 1.5 * (limits + samples)
 
 
 def test_the_ticks_of_the_picture_are_the_lengths_that_were_measured(monkeypatch):
     figure = pytest.importorskip("matplotlib.figure").Figure()
-    panels = figure.subplots(2)
+    axes = figure.subplots()
     monkeypatch.setattr(timing, "SIDE", 16)
     monkeypatch.setattr(growth, "lengths", lambda n_ctx: [12, 20])
-    workload = timing.Workload(initial_params(SMALLEST, 0), n_head=2)
-    growth.draw_prompts(panels[0], workload, None, 1, lambda: None)
+    growth.draw_prompts(axes, timing.Workload(initial_params(SMALLEST, 0), n_head=2), None, 1, lambda: None)
     figure.draw_without_rendering()
     for minor, texts in ((False, ["12", "20"]), (True, [])):
-        assert [label.get_text() for label in panels[0].get_xticklabels(minor=minor)] == texts
-    model = plan.Shape("x", SMALLEST)
-    growth.draw_sizes(panels[1], workload, model, [], 1, lambda: None)
-    assert panels[1].get_xlabel() == "MB of weights: x"
-    assert panels[1].lines[0].get_xdata()[0] == pytest.approx(model.n_bytes / 1e6)
-    growth.draw_sizes(panels[1], workload, model, [plan.Shape("y", SMALLEST)], 1, lambda: None)
-    assert panels[1].get_xlabel() == "GB of weights: x, y"
+        assert [label.get_text() for label in axes.get_xticklabels(minor=minor)] == texts
 
 
 def test_a_picture_is_a_png(tmp_path):
@@ -380,10 +333,6 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monke
     words = ["--shape", "124M", "--json", out]
     assert_error(run_main("picogpt bench", *words), 2, "writing random weights to a temporary folder, 124M (", message)
     assert not list(tmp_path.iterdir())
-
-
-def test_all_sizes_belongs_to_a_picture():
-    assert_error(run_main("picogpt bench", *TINY, "--all_sizes"), 2, "argument --all_sizes: it belongs to --plot")
 
 
 VALUES = [1e-7, 9.9e-4, 0.00999, 0.09999, 0.9999, 1.0, 9.999, 99.49, 99.96, 123.4, 9999.5, 12345.6, 99_999.4, 123_456.0]

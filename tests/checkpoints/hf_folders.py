@@ -50,8 +50,9 @@ def assert_same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
 
 
 def assert_same_files(one: Path, other: Path) -> None:
-    """Check that two folders in OpenAI's layout have the same files, byte for byte, but for the graph."""
-    for name in set(FILES) - {META}:
+    names = set(FILES) - {META}
+    assert {path.name for path in one.iterdir()} == names == {path.name for path in other.iterdir()}
+    for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 

@@ -181,7 +181,7 @@ def test_the_command_line_there_and_back(tmp_path):
         ([], 2, "the following arguments are required: source, --out"),
         (["--to-hf", "--revision", "r", "a", "--out", "b"], 2, "argument --revision"),
         ([TINY, "--out", "x"], 2, "is in OpenAI's layout already: --to_hf converts from it"),
-        ([TINY / "hparams.json", "--out", "x"], 1, "there is no folder"),
+        ([TINY / "hparams.json", "--out", "x"], 1, "there is no model"),
         (["no such", "--out", "x"], 1, "there is no model 'no such'"),
         (["--to-hf", "nowhere", "--out", "x"], 1, "there is no model 'nowhere'"),
     ],
@@ -217,7 +217,7 @@ def test_an_interruption_leaves_nothing(source, tmp_path, monkeypatch, direction
     result = run_convert(*direction, TINY if direction else source, "--out", tmp_path / "x")
     assert (result.status, result.out) == ((130, "") if error is KeyboardInterrupt else (1, ""))
     assert "Traceback" not in result.err
-    assert len(written) > 2
+    assert len(written) >= 2
     assert not list(tmp_path.iterdir())
 
 

@@ -182,8 +182,8 @@ def assert_refused(folder: Path, message: str) -> None:
         ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "a file of the tokenizer is damaged"),
         ("added_tokens.json", {"<|endoftext|>": 5}, "not GPT-2's tokenizer"),
         ("added_tokens.json", {"<pad>": 301}, "not GPT-2's tokenizer"),
-        ("vocab.json", {"a": {}}, "not GPT-2's tokenizer"),
-        ("vocab.json", {"two words": 300}, "not GPT-2's tokenizer"),
+        ("vocab.json", {"a": {}}, "a file of the tokenizer is damaged"),
+        ("vocab.json", {"extra": 299}, "not GPT-2's tokenizer"),
     ],
 )
 def test_tokenizers_that_are_not_gpt2_s(small, file, values, message):

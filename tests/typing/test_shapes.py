@@ -137,7 +137,7 @@ MISTAKES = {
 }
 BATCH_MISTAKES = {  # the same in picogpt/batch.py
     "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
-    "layers where rows of the batch belong": ("cache=cache[:, :, : len(rows)]", "cache=cache[: len(rows)]"),
+    "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
     "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
 }
 PLANTED = {name: (SOURCE, *mistake) for name, mistake in MISTAKES.items()}
@@ -426,3 +426,10 @@ def test_all_of_the_vocabulary_is_exported():
     texts = [text for types in check_shapes.signatures(str(ROOT / "gpt2.py")).values() for text in types.values()]
     builtin = {"None", "int", "float", "str", "list", "tuple", "np", "random", "Generator"}
     assert set(re.findall(r"\b[a-zA-Z]\w+", " ".join(texts))) == {*shapes.__all__, *builtin}
+
+
+def test_the_page_quotes_gpt2():
+    page = (ROOT / "docs" / "shapes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert [function.split("(")[0] for function in block.split("\n\n\n")] == ["def merge_heads", "def ffn"]
+    assert all(f"\n{function.strip()}\n" in SOURCE for function in block.split("\n\n\n"))
