@@ -280,13 +280,12 @@ def test_a_file_that_can_not_be_written_is_refused_before_the_work(option, tmp_p
         command.main(["--model_size", "tiny", option, str(folder)])
 
 
-def test_a_missing_library_is_named_before_the_work(monkeypatch, tmp_path):
-    find = importlib.util.find_spec
-    missing = ("matplotlib", "transformers")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+def test_missing_libraries_are_named_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command, "bench", None)
-    words = "matplotlib and transformers are not installed: pip install matplotlib transformers"
-    with pytest.raises(OSError, match=words):
+    with pytest.raises(OSError, match="^matplotlib is not installed: pip install matplotlib$"):
+        command.main([*TINY, "--plot", str(tmp_path / "x.png")])
+    with pytest.raises(OSError, match="^matplotlib, torch, transformers and safetensors are not installed: pip inst"):
         command.main([*TINY, "--peers", "--plot", str(tmp_path / "x.png")])
 
 
