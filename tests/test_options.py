@@ -33,7 +33,6 @@ BEGINNINGS = {
     "--models_dir": ("the folder with the models",),
     "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
-    "--plot": ("draw how time and memory grow", "draw the losses"),
     "--repetition_penalty": ("above 1",),
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),

@@ -1,6 +1,6 @@
 """Measure speed and memory against the machine's own limits, and against other programs at the same work.
 
-    python -m picogpt bench --model_size 124M --peers --plot growth.png
+    python -m picogpt bench --model_size 124M --peers
 
 A machine's speed drifts. Each round therefore measures the work and its limit one right after the other, and later the
 work and the other programs. The table shows the median of several rounds. The limits are these:
@@ -25,10 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from encoder import Encoder, get_encoder
-from picogpt.bench.growth import draw, lengths
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
@@ -185,8 +183,8 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
 # ---------------------------------------------------------------------------------------------------- the whole run
 
 
-def bench(folder: Path, text: str, rounds: int, peers: bool = False, plot: IO[bytes] | None = None) -> Iterator[Row]:
-    """Measure the model in a folder, and yield each row of the table as it is there. At the end, draw the picture.
+def bench(folder: Path, text: str, rounds: int, peers: bool = False) -> Iterator[Row]:
+    """Measure the model in a folder, and yield each row of the table as it is there.
 
     `text` is for the tokenizer. Raises UsageError if the measurements do not fit into the free memory.
     """
@@ -198,16 +196,14 @@ def bench(folder: Path, text: str, rounds: int, peers: bool = False, plot: IO[by
     log_wrapped(check_memory(f"measuring {model}", work_memory(model) + with_pytorch))
     workload = Workload(params, hparams["n_head"])
     n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
-    total = rounds + 1 + n_rows + 3 + (3 * len(lengths(n_ctx)) if plot else 0)
     with ExitStack() as stack:
+        total = rounds + 1 + n_rows + 3
         bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
         other = stack.enter_context(Transformers(folder)) if peers else None
         yield from measure_command(folder, workload.limits, other, rounds, bar.update)
         yield from measure_model(workload, other, rounds, bar.update)
         load = partial(get_encoder, folder.name, folder.parent)
         yield from measure_tokenizer(load, text, peers, rounds, bar.update)
-        if plot:
-            draw(workload, other, model.name, rounds, plot, bar.update)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -217,7 +213,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Measure speed and memory against this machine's own limits. Close other programs first.",
         epilog="""examples:
   python -m picogpt bench --model_size tiny
-  python -m picogpt bench --shape 124M --peers --plot growth.png
+  python -m picogpt bench --shape 124M --peers
   python -m picogpt bench --shape 1558M --rounds 3 --json 1558M.json""",
     )
     add_model_options(parser)
@@ -227,12 +223,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="how many rounds (default: %(default)s)")
     add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well, at the end")
-    add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
     add_force(parser)
     args = parser.parse_args(argv)
-    if args.plot and not args.plot.name.endswith(".png"):
-        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
-    if problem := overwritten({"--json": args.json, "--plot": args.plot}, [args.text] if args.text else []):
+    if problem := overwritten({"--json": args.json}, [args.text] if args.text else []):
         parser.error(problem)
     return args
 
@@ -251,32 +244,27 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
     return folder
 
 
-def check_packages(args: argparse.Namespace) -> None:
-    """Raise OSError for the packages that the options need and that are not installed."""
-    peers = ["torch", "transformers", "safetensors"] if args.peers else []
-    require(*(["matplotlib"] if args.plot else []), *peers)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure, print each row as it is there, and write the figures."""
     args = parse_args(argv)
     text = read_text(args.text) if args.text else english()
-    check_packages(args)
+    if args.peers:
+        require("torch", "transformers", "safetensors")
     with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
-        files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.plot) if path}
+        file = stack.enter_context(new_file(args.json, args.force)) if args.json else None
         if args.shape:
             temporary = stack.enter_context(tempfile.TemporaryDirectory())
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))
         else:
             folder = ensure_downloaded(args.model_size, args.models_dir)
         rows: list[Row] = []
-        for row in bench(folder, text, args.rounds, args.peers, files.get(args.plot)):
+        for row in bench(folder, text, args.rounds, args.peers):
             if not rows:
                 print_line(environment(args.rounds) + "\n" + HEADER)
             rows.append(row)
             print_line(line(row))
-        if args.json:
-            files[args.json].write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
-    for path in files:
-        print(f"{path}: {path.stat().st_size:,} bytes")
+        if file:
+            file.write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
+    if args.json:
+        print(f"{args.json}: {args.json.stat().st_size:,} bytes")
     return 0
