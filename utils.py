@@ -329,7 +329,7 @@ def check_file(path: Path, name: str, folder: Path) -> None:
     elif name not in TOKENIZER_FILES:
         is_right = is_right and name in MARKS and MARKS[name] in data
     if not is_right:
-        raise ValueError(f"{path} is not OpenAI's of {size}" + (f". {ADVICE}" if path.name == name else ""))
+        raise ValueError(f"{path} is not OpenAI's file" + (f". {ADVICE}" if path.name == name else ""))
 
 
 def verify_data(path: Path, entries: dict[str, Entry]) -> None:
