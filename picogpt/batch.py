@@ -77,6 +77,5 @@ def grow(
         if not rows or n_past == n_prompt + n_new - 1:
             return
         new = [texts[sample][-1:] for sample in rows]  # [n_rows, 1]
-        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=cache[:, :, : len(rows)], n_past=n_past, n_logits=1)[
-            :, 0
-        ]
+        in_use = cache[:, :, : len(rows)]
+        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=in_use, n_past=n_past, n_logits=1)[:, 0]
