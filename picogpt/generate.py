@@ -119,9 +119,9 @@ def choosers(args: argparse.Namespace) -> list[Choose]:
     Each sample has a generator of its own, so that it does not depend on how many others there are.
     """
     seed = np.random.SeedSequence(args.seed)
-    generators: list[Any] = [np.random.default_rng(seed) for seed in (seed, *seed.spawn(args.n_samples - 1))]
+    seeds = [seed, *seed.spawn(args.n_samples - 1)]
     settings: dict[str, Any] = sampling_settings(args)
-    return [functools.partial(gpt2.sample, rng=rng, **settings) for rng in generators]
+    return [functools.partial(gpt2.sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
 
 
 def print_text(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
