@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from picogpt.command_line import log, run
+from picogpt.threads import one_thread_for_small_models
 
 TOOLS = {  # name: (module, purpose)
     "generate": ("picogpt.generate", "continue a text as gpt2.py does, with more options: many samples, speed, …"),
@@ -21,6 +22,7 @@ TOOLS = {  # name: (module, purpose)
     "evaluate": ("picogpt.evaluate.command", "evaluate a model on LAMBADA and other datasets, by named protocols"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
     "lm_eval": ("picogpt.harness", "run the tasks of lm-evaluation-harness on gpt2.py"),
+    "models": ("picogpt.models", "list the models that are there, and those that can be downloaded"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),
     "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
@@ -60,6 +62,7 @@ def main() -> int:
         log(f"picogpt: {name!r} is not one of {', '.join(TOOLS)}{question} (try --help)")
         return 2
     sys.argv = [f"picogpt {name}", *sys.argv[2:]]  # error messages begin with its first word
+    one_thread_for_small_models(sys.argv)
     warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: `gpt2.check_finite` finds what is not finite
     status: int = importlib.import_module(TOOLS[name][0]).main()
     return status

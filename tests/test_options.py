@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,11 @@ BEGINNINGS = {
     "--jobs": ("score in N processes",),
     "--json": ("write the figures to this file", "write everything to a JSON file"),
     "--max_context": ("tokens in a window",),
+    "--meta": ("also write model.ckpt.meta",),
     "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
     "--models_dir": ("the folder with the models",),
     "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
-    "--plot": ("draw how time and memory grow", "draw the losses"),
     "--repetition_penalty": ("above 1",),
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),
@@ -77,9 +78,9 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 
 
 def shown_actions(program: str) -> dict[str, argparse.Action]:
-    """Return the options and arguments that the help of a program shows, by name."""
+    """Return the options and arguments that the help of a program shows, by the longest of their names."""
     actions = [action for action in parser_of(program)._actions if action.help != argparse.SUPPRESS]
-    return {name: action for action in actions for name in action.option_strings or [action.dest]}
+    return {max(action.option_strings or [action.dest], key=len): action for action in actions}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,8 @@ def test_the_same_name_takes_the_same_kind_of_value(everywhere):
 
 def test_one_thing_has_one_name(everywhere):
     assert not set(everywhere) & set(OTHER_NAMES)
+    short = {name for actions in everywhere.values() for action in actions.values() for name in action.option_strings}
+    assert {name for name in short if not name.startswith("--")} == {"-m", "-n"}
 
 
 def test_names_have_underscores_between_words(everywhere):
@@ -126,33 +129,57 @@ def test_names_have_underscores_between_words(everywhere):
 
 def test_each_option_of_gpt2_py_is_one_of_generate():
     """With the same default and the same kind of value, so that a command line can move from one to the other."""
-    plain, full = (
-        {name: (action.dest, action.default, action.nargs) for name, action in shown_actions(program).items()}
-        for program in ("gpt2.py", "picogpt generate")
-    )
-    assert plain.keys() - full.keys() == {"-h"}
-    assert {name: full[name] for name in plain if name != "-h"} == {n: plain[n] for n in plain if n != "-h"}
-    assert {"--n_samples", "--batch_size", "--end_of_text"} <= full.keys() - plain.keys()
+    plain, full = map(shown_actions, ("gpt2.py", "picogpt generate"))
+    assert full.keys() - plain.keys() == {"--n_samples", "--batch_size", "--end_of_text"}
+    for name, action in plain.items():
+        assert {*action.option_strings} - {"-h"} == {*full[name].option_strings}
+        assert (action.default, action.nargs) == (full[name].default, full[name].nargs)
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """Return the cells of each row of the table below a heading of docs/options.md."""
+    section = (ROOT / "docs" / "options.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.replace(r"\|", "").split("|")[1:-1]] for row in table[1:]]
+
+
+def names_in(cell: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])-[\w-]+", cell))
+
+
+def test_the_documentation_lists_the_options_of_generate_and_says_which_gpt2_py_has():
+    listed = {
+        max(names_in(cells[0]) or {"prompt"}, key=len): (names_in(cells[0]), cells[2]) for cells in rows_of("Options")
+    }
+    plain = shown_actions("gpt2.py")
+    for name, action in shown_actions("picogpt generate").items():
+        if name != "--help":
+            assert listed.pop(name) == (set(action.option_strings), "✓" if name in plain else ""), name
+    assert listed == {}
+
+
+def test_the_documentation_lists_the_options_of_several_tools(everywhere):
+    listed = [(names_in(cells[0]), cells[2]) for cells in rows_of("The same names in all tools")]
+    shared = {
+        name: (set(action.option_strings), ", ".join(sorted(program.split()[1] for program in actions)))
+        for name, actions in sorted(everywhere.items())
+        if len(actions) > 1 and name not in ("--help", "prompt")
+        for action in actions.values()
+    }
+    assert listed == list(shared.values())
 
 
 @pytest.mark.parametrize(
-    ("program", "older", "now"),
+    ("tool", "hyphens", "underscores"),
     [
-        ("picogpt convert", ["a", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
-        ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
-        ("picogpt random_weights", ["124M", "--out", "x"], ["--shape", "124M", "--out", "x"]),
-        ("picogpt score", ["x", "--no-bos"], ["x", "--no_bos"]),
-        ("picogpt generate", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "-m", "tiny", "--top_k=3"]),
+        ("convert", ["a", "--out", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
+        ("score", ["x", "--no-bos"], ["x", "--no_bos"]),
+        ("generate", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "-m", "tiny", "--top_k=3"]),
     ],
 )
-def test_older_spellings_go_on_working(program, older, now):
-    name = TOOLS[program.split()[1]][0]
-    parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(name).parse_args
-    found, expected = vars(parse(older)), vars(parse(now))
-    for other in ("target", "size"):
-        found.pop(other, None)
-        expected.pop(other, None)
-    assert found == expected
+def test_a_hyphen_in_a_name_counts_as_an_underscore(tool, hyphens, underscores):
+    parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(TOOLS[tool][0]).parse_args
+    assert vars(parse(hyphens)) == vars(parse(underscores))
 
 
 def test_bos_has_two_names():
