@@ -58,24 +58,25 @@ def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    none = float("inf")  # the rank of a pair that may not be joined: behind all others
-    symbols = ["", *symbols, ""]  # an empty symbol joins with nothing; so each symbol has two neighbours
-    pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
-    while (best := min(pairs)) < none:
-        while best in pairs:  # join every occurrence, from the left, before looking for the next best pair
-            i = pairs.index(best)
+    never = float("inf")  # the rank of a pair that is not in the list: behind all others
+    symbols = ["", *symbols, ""]  # the empty symbols join with nothing, so the loop needs no rule for the two ends
+    pair_ranks = [ranks.get(f"{a} {b}", never) for a, b in pairwise(symbols)]
+    while (best := min(pair_ranks)) < never:
+        while best in pair_ranks:  # join every occurrence, from the left, before looking for the next best pair
+            i = pair_ranks.index(best)
             joined = symbols[i] = symbols[i] + symbols.pop(i + 1)
-            del pairs[i]
-            pairs[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", none)
-            pairs[i] = ranks.get(f"{joined} {symbols[i + 1]}", none)
+            del pair_ranks[i]
+            pair_ranks[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", never)
+            pair_ranks[i] = ranks.get(f"{joined} {symbols[i + 1]}", never)
     return symbols[1:-1]
 
 
 def merge_long(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
-    """Do what `merge` does, from single characters, in O(n log n) instead of O(n²) time: a word may have a million.
+    """Do what `merge` does in O(n log n) instead of O(n²) time, because a word may have a million letters.
 
-    A reader can skip this function. `places` holds the positions of each pair, and `heap` gives the pairs in the order
-    of their ranks. The positions are not sorted, which matters only in runs such as "aa aa aa": they arise in order.
+    A reader can skip this function. The symbols must be single characters. `places` holds the positions of each pair,
+    and `heap` gives the pairs in the order of their ranks. New pairs arise only beside a symbol that was just joined.
+    Positions need no sorting: their order matters only in runs such as "aa aa aa", which arise from left to right.
     """
     begins, ends = [*symbols, ""], [*symbols, ""]  # the symbol that begins, or ends, at each position; "" if none
     places, heap = dict[str, list[int]](), list[tuple[int, str, str]]()

@@ -285,7 +285,7 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
 
 def greedy(logits, ids):
     # type: (Vector[n_vocab], Sequence[int]) -> int
-    """Choose the likeliest id, or the lowest of equal ones. ids is not used, as it is in `sample`."""
+    """Choose the likeliest id, or the lowest of equal ones. Unlike `sample`, it needs no ids."""
     return int(np.argmax(logits))
 
 

@@ -329,7 +329,7 @@ def check_file(path: Path, name: str, folder: Path) -> None:
     elif name not in TOKENIZER_FILES:
         is_right = is_right and name in MARKS and MARKS[name] in data
     if not is_right:
-        raise ValueError(f"{path} is not OpenAI's of {size}" + (f". {ADVICE}" if path.name == name else ""))
+        raise ValueError(f"{path} is not OpenAI's file" + (f". {ADVICE}" if path.name == name else ""))
 
 
 def verify_data(path: Path, entries: dict[str, Entry]) -> None:
@@ -434,17 +434,17 @@ def download(url: str, path: Path) -> None:
 
     partial = path.with_name(path.name + ".partial")
     for pause in (*PAUSES, None):
-        is_complete = False
+        is_received = False
         try:
             receive(url, partial)
-            is_complete = True
+            is_received = True
             check_file(partial, path.name, path.parent)
             return os.replace(partial, path)
         except (requests.RequestException, ValueError) as caught:
-            error, is_hopeless = one_line(caught), isinstance(caught, ValueError) and not is_complete
+            error, is_hopeless = one_line(caught), isinstance(caught, ValueError) and not is_received
         except OSError as caught:  # a full disk does not say which file it means
             raise OSError(f"{partial}: {caught.strerror or caught}") from None
-        if is_complete:  # but wrong. Windows can remove it only here, because the exception's traceback maps the file
+        if is_received:  # but wrong. Windows can remove it only here, because the exception's traceback maps the file
             partial.unlink()
         if pause is None or is_hopeless:
             ways = "use --model_size tiny, or set PICOGPT_MIRROR, or save a model by `hf download openai-community/gpt2"

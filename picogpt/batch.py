@@ -1,6 +1,6 @@
 """Generate many continuations of one prompt side by side, through gpt2.py's forward pass.
 
->>> from picogpt import generate_batch
+for sample, id in generate_batch(ids, params, n_head, 40, [greedy, greedy]): ...
 """
 
 from __future__ import annotations
@@ -77,5 +77,23 @@ def grow(
         if not rows or n_past == n_prompt + n_new - 1:
             return
         new = [texts[sample][-1:] for sample in rows]  # [n_rows, 1]
-        in_use = cache[:, :, : len(rows)]
-        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=in_use, n_past=n_past, n_logits=1)[:, 0]
+        kv = cache[:, :, : len(rows)]
+        logits = gpt2.gpt2(new, **params, n_head=n_head, cache=kv, n_past=n_past, n_logits=1)[:, 0]
+
+
+def generate_sliding(
+    inputs: Iterable[int], params: Params, n_head: int, n_tokens_to_generate: int, choose: Choose
+) -> Iterator[int]:
+    """Yield ids as `generate` does, but go on beyond the context: where it is full, only its newest half is kept.
+
+    Positions are absolute in GPT-2, so what is kept is computed anew. A prompt that is too long is cut in the same way.
+    """
+    ids, n_ctx = list(inputs), len(params["wpe"])
+    while n_tokens_to_generate > 0:
+        if len(ids) >= n_ctx:
+            ids = ids[-max(n_ctx // 2, 1) :]
+        n_new = min(n_tokens_to_generate, n_ctx - len(ids) + 1)
+        for id in gpt2.generate(ids, params, n_head, n_new, choose):
+            ids.append(id)
+            yield id
+        n_tokens_to_generate -= n_new

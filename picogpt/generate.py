@@ -17,7 +17,7 @@ import numpy as np
 
 import gpt2
 from encoder import END_OF_TEXT, Encoder
-from picogpt.batch import generate_batch
+from picogpt.batch import generate_batch, generate_sliding
 from picogpt.command_line import (
     Parser,
     UsageError,
@@ -30,7 +30,14 @@ from picogpt.command_line import (
     shown,
     timed,
 )
-from picogpt.options import add_model_options, add_sampling_options, check_size, sampling_settings
+from picogpt.options import (
+    add_allow_special,
+    add_model_options,
+    add_sampling_options,
+    allow_special,
+    check_size,
+    sampling_settings,
+)
 from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
@@ -60,12 +67,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_sampling_options(parser, temperature=0.0)
     add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")
     add("--stop", default=None, metavar="TEXT", help="stop where this text would begin")
+    add_allow_special(parser)
     add("--end_of_text", action="store_true", help="stop where the model ends the document, at <|endoftext|>")
+    add("--slide", action="store_true", help="go on beyond the context: where it is full, drop the oldest half of it")
     add("--n_samples", type=several, default=1, metavar="N", help='continue N times; "--- 3 of N" begins sample 3')
     add("--batch_size", type=several, default=64, metavar="N", help="make at most N samples at once (default: 64)")
     args = parser.parse_args(argv)
     if args.stop == "":
         parser.error("argument --stop: the text is empty")
+    if args.slide and args.n_samples > 1:
+        parser.error("argument --slide: it makes one sample at a time")
     return args
 
 
@@ -115,7 +126,8 @@ def choosers(args: argparse.Namespace) -> list[Choose]:
 
 def print_text(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
     """Generate one continuation of ids, and print its text as it comes."""
-    new_ids = gpt2.generate(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
+    work = generate_sliding if args.slide else gpt2.generate
+    new_ids = work(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
     times = [time.perf_counter()]
     for text in text_pieces(timed(new_ids, times), encoder, args):
         print(text, end="", flush=True)
@@ -182,10 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     if not prompt and args.prompt == "-":
         raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    check_size(encoder, prompt, hparams["n_ctx"])
-    ids, args.last_id = first_ids(encoder, prompt), last_id(encoder, args)
+    if not args.slide:
+        check_size(encoder, prompt, hparams["n_ctx"])
+    ids, args.last_id = first_ids(allow_special(encoder, args), prompt), last_id(encoder, args)
     try:
-        gpt2.checked_ids(ids, params, args.n_tokens_to_generate)
+        gpt2.checked_ids(ids[-1:] if args.slide else ids, params, 0 if args.slide else args.n_tokens_to_generate)
     except ValueError as error:
         raise UsageError(str(error)) from None
     warn(args, prompt)

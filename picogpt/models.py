@@ -13,6 +13,7 @@ from pathlib import Path
 import utils
 from picogpt.command_line import Parser, visible
 from picogpt.options import add_models_dir
+from utils import SIZES, expected_shapes, load_hparams
 
 HEADER = f"{'model':20} {'n_layer':>7} {'n_embd':>6} {'n_head':>6} {'n_ctx':>5} {'n_vocab':>7} {'size':>8}  where"
 
@@ -33,7 +34,7 @@ def folders(models_dir: str) -> Iterator[Path]:
     places = dict.fromkeys((Path(models_dir).absolute(), Path(utils.__file__).parent.absolute() / models_dir))
     for place in places:
         for folder in sorted(place.glob("*/")):
-            if (folder / "hparams.json").exists() or utils.is_foreign(folder):
+            if any((folder / name).exists() for name in ("hparams.json", "config.json")):
                 yield folder
 
 
@@ -51,14 +52,15 @@ def main(argv: list[str] | None = None) -> int:
     print(HEADER)
     for folder in found:
         try:
-            hparams = utils.load_any_hparams(folder)
+            reader = utils.foreign(folder)
+            hparams = reader.read_config(folder / "config.json") if reader else load_hparams(folder / "hparams.json")
         except (OSError, ValueError) as error:
             print(f"{visible(folder.name):20} {visible(str(error))}")
             continue
         weights = [path for path in folder.iterdir() if ".data-" in path.name or path.suffix == ".safetensors"]
         print(row(folder.name, hparams, sum(path.stat().st_size for path in weights), str(folder)))
-    for size, hparams in utils.SIZES.items():
+    for size, hparams in SIZES.items():
         if size not in [folder.name for folder in found]:
-            n_bytes = 4 * sum(map(math.prod, utils.expected_shapes(hparams).values()))
+            n_bytes = 4 * sum(map(math.prod, expected_shapes(hparams).values()))
             print(row(size, hparams, n_bytes, "can be downloaded"))
     return 0

@@ -523,7 +523,7 @@ def test_a_fine_tuned_model_named_124m_says_so_before_it_downloads(server, folde
         "model-1000.index": server.files[INDEX],  # without a file `checkpoint`
     }
     put(folder, server.files | {name: contents[name]}, {*TOKENIZER_FILES, "hparams.json", name})
-    with pytest.raises(ValueError, match=re.escape(f"{folder / name} is not OpenAI's of 124M. ")) as error:
+    with pytest.raises(ValueError, match=re.escape(f"{folder / name} is not OpenAI's file. ")) as error:
         ensure_downloaded("gpt2", folder.parent)
     assert str(error.value).endswith("give a model of your own another name")
     assert server.requests == []

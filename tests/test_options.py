@@ -20,6 +20,7 @@ PROGRAMS = [f"picogpt {tool}" for tool in TOOLS]
 
 # The options and arguments of several programs, and the words that their helps begin with: the same thing everywhere.
 BEGINNINGS = {
+    "--allow_special": ("special tokens in the text",),
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster",),
@@ -31,9 +32,9 @@ BEGINNINGS = {
     "--meta": ("also write model.ckpt.meta",),
     "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
     "--models_dir": ("the folder with the models",),
+    "--n_tokens_to_generate": ("tokens to add", "the most tokens that one reply may have"),
     "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
-    "--plot": ("draw how time and memory grow", "draw the losses"),
     "--repetition_penalty": ("above 1",),
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),
@@ -131,7 +132,7 @@ def test_names_have_underscores_between_words(everywhere):
 def test_each_option_of_gpt2_py_is_one_of_generate():
     """With the same default and the same kind of value, so that a command line can move from one to the other."""
     plain, full = map(shown_actions, ("gpt2.py", "picogpt generate"))
-    assert full.keys() - plain.keys() == {"--n_samples", "--batch_size", "--end_of_text"}
+    assert full.keys() - plain.keys() == {"--n_samples", "--batch_size", "--end_of_text", "--slide", "--allow_special"}
     for name, action in plain.items():
         assert {*action.option_strings} - {"-h"} == {*full[name].option_strings}
         assert (action.default, action.nargs) == (full[name].default, full[name].nargs)
@@ -162,7 +163,7 @@ def test_the_documentation_lists_the_options_of_generate_and_says_which_gpt2_py_
 def test_the_documentation_lists_the_options_of_several_tools(everywhere):
     listed = [(names_in(cells[0]), cells[2]) for cells in rows_of("The same names in all tools")]
     shared = {
-        name: (set(action.option_strings), ", ".join(sorted(program.split()[1] for program in actions)))
+        name: (set(action.option_strings) - {"--max_tokens"}, ", ".join(sorted(program.split()[1] for program in actions)))
         for name, actions in sorted(everywhere.items())
         if len(actions) > 1 and name not in ("--help", "prompt")
         for action in actions.values()

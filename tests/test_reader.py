@@ -465,7 +465,7 @@ def test_every_small_file_of_a_published_size_is_checked(published, tmp_path, na
         utils.META: b"\n<!DOCTYPE html>",
     }
     (published / name).write_bytes(changes[name])
-    with pytest.raises(ValueError, match=re.escape(f"{published / name} is not OpenAI's of 355M. Delete what is")):
+    with pytest.raises(ValueError, match=re.escape(f"{published / name} is not OpenAI's file. Delete what is")):
         utils.check_file(published / name, name, published)
 
 

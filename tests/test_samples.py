@@ -36,6 +36,7 @@ import gpt2
 import utils
 from encoder import END_OF_TEXT, get_encoder
 from picogpt import command_line, generate, generate_batch
+from picogpt.batch import generate_sliding
 from picogpt.checkpoints.writing import write_random_model
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
@@ -438,3 +439,38 @@ def test_head_gets_the_first_sample(models):
     process.stderr.close()
     assert process.wait(60) == 141, error
     assert "Traceback" not in error
+
+
+# ---------------------------------------------------------------------------- beyond the context, special tokens
+
+
+def test_slide_goes_on_with_the_newest_half_of_the_context():
+    params, ids = random_params(SMALL), [1, 2, 3]  # a context of 17
+    new = list(generate_sliding(ids, params, 3, 40, gpt2.greedy))
+    assert new[:15] == list(gpt2.generate(ids, params, 3, 15))
+    text = ids + new[:15]
+    assert new[15:25] == list(gpt2.generate(text[-8:], params, 3, 10))
+    assert len(new) == 40
+    assert list(generate_sliding(range(30), params, 3, 2, gpt2.greedy)) == list(
+        gpt2.generate(range(22, 30), params, 3, 2)
+    )
+
+
+def test_slide_on_the_command_line():
+    refused = tiny("-n", 400)
+    assert_error(refused, 2, "exceed the context of 256")
+    assert_error(tiny("--slide", "--n_samples", 2), 2, "--slide")
+    result = tiny("-n", 400, "--slide")
+    assert result.status == 0
+    assert result.out.startswith(tiny("-n", 100).out.removesuffix("\n"))
+    assert len(result.out) > 400
+
+
+def test_special_tokens_in_a_prompt_are_text_unless_they_are_allowed():
+    options = [*TINY, "-n", 1]
+    as_text = run_main("picogpt generate", END_OF_TEXT, *options)
+    as_token = run_main("picogpt generate", END_OF_TEXT, *options, "--allow_special")
+    assert "[1 prompt token in" in as_token.err
+    assert "[1 prompt token in" not in as_text.err
+    tokens = run_main("picogpt tokens", f"a{END_OF_TEXT}", *TINY, "--allow_special").out
+    assert tokens.split() == ["64", "'a'", "1023", f"'{END_OF_TEXT}'"]

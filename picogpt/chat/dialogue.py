@@ -164,9 +164,8 @@ class Chat:
         self.n_read = 0  # tokens that the model read before the last reply: those that its cache did not hold
         self.times: list[float] = []  # the clock at the start of the last reply, and after each token, in seconds
         if self.room() < 1:
-            raise UsageError(
-                f"the persona has {len(format.persona)} tokens, but the model's context is {self.n_ctx}: shorten it"
-            )
+            size = f"the persona has {len(format.persona)} tokens, but the model's context is {self.n_ctx}"
+            raise UsageError(f"{size}: give a shorter one with --persona FILE")
 
     def room(self) -> int:
         """Return the most tokens that a message may have if the model is to answer it."""

@@ -101,6 +101,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     options.add_model_options(parser)
+    options.add_allow_special(parser)
     add("--persona", type=Path, metavar="FILE", help="UTF-8 text that the conversation begins with")
     names = "the name of the user and the name of the model (default: Alice Bob)"
     add("--names", nargs=2, type=speaker_name, default=NAMES, metavar=("YOU", "MODEL"), help=names)
@@ -110,7 +111,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     seed = "a number: the same seed and the same messages give the same replies"
     add("--seed", type=SETTINGS["seed"], default=None, metavar="S", help=seed)
     longest = "the most tokens that one reply may have (default: 60)"
-    add("--max_tokens", type=SETTINGS["max_tokens"], default=60, metavar="N", help=longest)
+    add(
+        "-n",
+        "--n_tokens_to_generate",
+        "--max_tokens",
+        dest="max_tokens",
+        type=SETTINGS["max_tokens"],
+        default=60,
+        metavar="N",
+        help=longest,
+    )
     no_history = "neither read nor write the file with the lines that you typed in earlier chats"
     add("--no_history", action="store_true", help=no_history)
     add("--verbose", action="store_true", help="print the speed after each reply to stderr")
@@ -137,6 +147,7 @@ def open_session(args: argparse.Namespace) -> Session:
     """
     persona = read_persona(args)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    options.allow_special(encoder, args)
     format = dialogpt(encoder, persona) if args.format == "dialogpt" else plain(encoder, persona, args.names)
     rng = np.random.default_rng(args.seed)
     chat = Chat(encoder, params, hparams["n_head"], format, options.sampler(args, rng), args.max_tokens)

@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from picogpt.evaluate.corpora import Protocol, Score
-from picogpt.evaluate.examples import read_lines, readable
+from picogpt.evaluate.corpora import Protocol, Score, read_lines, readable
 from picogpt.scoring.reading import at
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model, begin

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from encoder import Encoder
 from picogpt.command_line import UsageError
-from picogpt.evaluate.corpora import Protocol, Score, total
-from picogpt.evaluate.examples import read_lines, readable, window_of
+from picogpt.evaluate.corpora import Protocol, Score, read_lines, readable, total, window_of
 from picogpt.scoring.reading import at, field_of
 from picogpt.scoring.results import perplexity
 from picogpt.scoring.windows import Window

@@ -125,10 +125,7 @@ def stride(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     nats, n_tokens = total(scores)
     weights = [part.n_targets - (i > 0 and step < span) for i, part in enumerate(parts)]
     mean = -sum(weight * part.log_probs.mean() for weight, part in zip(weights, scores)) / sum(weights)
-    return {
-        "documented perplexity": perplexity(mean, 1),
-        **per_token(nats, n_tokens),
-    }
+    return {"documented perplexity": perplexity(mean, 1), **per_token(nats, n_tokens)}
 
 
 def read_wikitext(data: Path, limit: int | None) -> str:

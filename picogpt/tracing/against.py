@@ -16,8 +16,7 @@ import gpt2
 from picogpt.command_line import UsageError
 from picogpt.scoring.reading import at, json_object
 from picogpt.tolerance import TOLERANCE, difference
-from picogpt.tracing.file import TABLES
-from picogpt.tracing.names import meaning, shortened
+from picogpt.tracing.names import TABLES, meaning, shortened
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

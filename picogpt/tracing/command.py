@@ -2,17 +2,20 @@
 
 python -m picogpt trace "Not all heroes wear capes." --out activations.npz
 python -m picogpt trace "Not all heroes wear capes." --against mine.npz
+
+docs/trace.md describes the format of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +26,7 @@ from picogpt.command_line import Parser, UsageError, check_memory, number, read_
 from picogpt.files import new_file
 from picogpt.options import add_force, add_model_options, add_prompt, prompt_ids
 from picogpt.tracing.against import Comparison, Dump, opened, other_text
-from picogpt.tracing.file import Writer
-from picogpt.tracing.names import joined, meanings, shape_of, table
+from picogpt.tracing.names import contents, joined, meanings, shape_of, table
 from picogpt.tracing.recorder import trace
 from utils import HPARAMS, ensure_downloaded, load_encoder, load_hparams_and_params
 
@@ -86,6 +88,36 @@ def recorded(ids: Sequence[int], params: Params, n_head: int, passes: Sequence[P
         if n_past + n_seq == len(ids) < last.n_past + last.n_seq:
             ids.append(gpt2.greedy(gpt2.check_finite(t["logits"][-1]), ids))
         yield {prefix + name: value for name, value in t.items()}
+
+
+class Writer:
+    """An NPZ file in the making. Each pass is written at once, so that it need not stay in memory."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        self.archive = archive
+        self.rows: list[tuple[str, str, str, str]] = []  # name, shape, dtype, meaning
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Write these values."""
+        for name, value in values.items():
+            write_array(self.archive, name, value)
+        self.rows += contents(values).tolist()
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Write the table of contents in both forms. The JSON text begins with `about`."""
+        arrays = [
+            {"name": name, "shape": json.loads(shape), "dtype": dtype, "meaning": meaning}
+            for name, shape, dtype, meaning in self.rows
+        ]
+        text = json.dumps({**about, "arrays": arrays})
+        write_array(self.archive, "contents", joined(self.rows))
+        write_array(self.archive, "contents.json", np.frombuffer(text.encode("ascii"), np.uint8))
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    """Add an array to an NPZ file, row by row (in C's order), whatever its order in memory is."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 EPILOG = """examples:

@@ -179,7 +179,7 @@ def test_figures_too_large_for_json_become_null(tmp_path, monkeypatch):
         (["--paper", ".", "--bos"], ["--paper takes no --bos, because each row"]),
         (["--paper", ".", "--no_bos"], ["--paper takes no --no_bos, because each row"]),
         (["--paper", ".", "--max_context", "9"], ["--paper takes no --max_context, because each row"]),
-        (["--paper", ".", "--explain"], ["--explain takes no --paper: name the task"]),
+        (["--paper", ".", "--explain"], ["--paper takes no --explain, because each row"]),
         (["lambada", "--data", DATA, "--json", DATA, "--force"], ["argument --json:", "is also a file to read"]),
         (["--paper", ".", "--json", "ptb.test.txt", "--force"], ["--json: ptb.test.txt is also a file to read"]),
         (["lambada", "--data", DATA, "--max_context", "1"], ["--max_context: '1' is not a whole number at least 2"]),

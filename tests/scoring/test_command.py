@@ -7,6 +7,7 @@ import doctest
 import json
 import math
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers import ROOT, assert_error, model_options, run_command, run_main, sh
 from picogpt import score
 from picogpt.scoring import command, reading, results
 from picogpt.scoring.results import Summary, short
-from utils import load_encoder_hparams_and_params
+from utils import DATA, load_encoder_hparams_and_params
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
 TEXT = "Good morrow, cousin — what news?\r\nNone, my lord; but that the wörld's grown honest.\n"
@@ -250,3 +251,23 @@ def test_held_out_shakespeare_has_1_511_nats_per_character(tmp_path):
     held_out.write_text(text[round(len(text) * 0.9) :], encoding="utf-8", newline="\n")
     (figures,) = rows(run_main("picogpt score", held_out, *TINY, "--no_bos").out).values()
     assert figures[3] / len(text[round(len(text) * 0.9) :]) == pytest.approx(1.5107, abs=5e-5)
+
+
+def test_two_models_in_one_table(tmp_path):
+    (tmp_path / "a.txt").write_text("To be, or not to be", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("What light through yonder window breaks?", encoding="utf-8")
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "models" / "tiny", other)
+    data = bytearray((other / DATA).read_bytes())
+    data[3] ^= 0x80  # the sign of a weight
+    (other / DATA).write_bytes(data)
+    files = tmp_path / "a.txt", tmp_path / "b.txt"
+    alone = [run_main("picogpt score", *files, "-m", name).out.splitlines() for name in ("tiny", other)]
+    both = run_main("picogpt score", *files, "-m", f"tiny,{other}", "--results", tmp_path / "results")
+    rows = both.out.splitlines()
+    assert [rows[1:][i::2] for i in (0, 1)] == [
+        [f"{line}, {name}" for line in lines[1:]] for lines, name in zip(alone, ("tiny", other))
+    ]
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"tiny", "other"}
+    refused = run_main("picogpt score", *files, "-m", "tiny,tiny", "--json", tmp_path / "x.json")
+    assert_error(refused, 2, "--json, --csv and --tokens are for one model")

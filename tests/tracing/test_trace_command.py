@@ -15,7 +15,6 @@ import gpt2
 from encoder import Encoder
 from picogpt import command_line
 from picogpt.tracing import command
-from picogpt.tracing.file import Writer
 from picogpt.tracing.names import meanings
 from picogpt.tracing.recorder import trace
 from utils import load_encoder_hparams_and_params
@@ -80,7 +79,7 @@ def test_numbers_are_written_row_after_row_whatever_their_order_in_memory_is():
     by_columns = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
-            Writer(archive).add({"logits": by_columns})
+            command.Writer(archive).add({"logits": by_columns})
         data = zipfile.ZipFile(file).read("logits.npy")
     assert np.frombuffer(data[data.index(b"\n") + 1 :], np.float32).tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -149,8 +148,9 @@ def test_the_page_s_search_finds_a_planted_induction_head(capsys, monkeypatch):
 def test_every_option_is_on_its_page(capsys):
     with pytest.raises(SystemExit):
         command.parse_args(["--help"])
-    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help", "--models_dir"}
-    assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model_size"}
+    found = re.findall(r"^  (?:-m NAME, )?(--\w+)", capsys.readouterr().out, re.MULTILINE)
+    options = set(found) - {"--help", "--models_dir"}
+    assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model"}
     assert {option for option in options if option not in PAGE} == set()
 
 
@@ -200,6 +200,6 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path, traced, monkeypatch):
     def fail(archive, name, array):
         raise OSError(28, "No space left on device", "a.npz")
 
-    monkeypatch.setattr("picogpt.tracing.file.write_array", fail)
+    monkeypatch.setattr("picogpt.tracing.command.write_array", fail)
     assert_error(traced("x", "--out", tmp_path / "a.npz"), 1, "No space left on device")
     assert not list(tmp_path.iterdir())

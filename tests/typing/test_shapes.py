@@ -137,7 +137,7 @@ MISTAKES = {
 }
 BATCH_MISTAKES = {  # the same in picogpt/batch.py
     "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
-    "layers where rows of the batch belong": ("cache=cache[:, :, : len(rows)]", "cache=cache[: len(rows)]"),
+    "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
     "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
 }
 PLANTED = {name: (SOURCE, *mistake) for name, mistake in MISTAKES.items()}
