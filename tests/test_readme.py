@@ -129,7 +129,9 @@ def form_of(command: str) -> str:
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
     model = getattr(args, "model_size", None)
-    if model in NAMES or model not in (None, *SIZES) and not any((ROOT / place / model).exists() for place in ("", "models")):
+    if model in NAMES or (
+        model not in (None, *SIZES) and not any((ROOT / place / model).exists() for place in ("", "models"))
+    ):
         return "parsed"  # a model that the reader downloads or makes
     if model in SIZES:
         return "parsed" if name == "bench" else "runs tiny"  # bench --shape has 124M, too
@@ -288,7 +290,9 @@ def test_every_link_leads_somewhere():
 def test_every_option_is_in_the_readme(capsys):
     with pytest.raises(SystemExit):
         gpt2.parse_args(["--help"])
-    options = set(re.findall(r"(?<![\w-])--?[a-z]\w*", capsys.readouterr().out.split("options:")[1].split("python -m")[0]))
+    options = set(
+        re.findall(r"(?<![\w-])--?[a-z]\w*", capsys.readouterr().out.split("options:")[1].split("python -m")[0])
+    )
     assert len(options - {"-h", "--help"}) == 12
     section = README.split("## Options")[1].split("##")[0]
     assert [option for option in options - {"-h", "--help"} if f"`{option}`" not in section] == []
