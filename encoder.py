@@ -6,20 +6,15 @@
     >>> encoder.decode([39, 414, 78, 885])
     'Hello world'
 
-Encoding takes three steps:
-
 1. A regular expression cuts the text into pieces: a word with the space before it, a number, punctuation, white space.
 2. Each piece is turned into UTF-8 bytes, and each byte is written as one visible character: a space becomes Ġ, a line
    feed Ċ. The vocabulary files can then be plain text, and every text can be encoded, because all 256 bytes are tokens.
 3. Within a piece, two neighbouring symbols are joined into one, again and again. The list of merges says which pairs
-   may be joined, and the pair that stands first in the list goes first. The symbols that remain are the tokens. The
-   vocabulary gives each of them an id.
+   may be joined, and the pair that stands first in the list goes first. The symbols that remain are the tokens.
 
-`python -m picogpt tokens "Hello world"` prints the tokens of a text.
-
+A model's folder holds the vocabulary, encoder.json, which gives each token its id, and the list of merges, vocab.bpe.
 Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units" (BPE); Radford et al. 2019,
-"Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes). A model's folder holds two files for
-the tokenizer: `encoder.json` maps each token to its id, and `vocab.bpe` lists the merges in order.
+"Language Models are Unsupervised Multitask Learners", section 2.2 (BPE on bytes).
 """
 
 from __future__ import annotations
@@ -29,186 +24,141 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, pairwise
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-# A piece is the end of an English contraction such as 'll, or white space, or a run of letters, of digits or of other
-# signs with at most one space before it. Of several spaces, the last belongs to the word that follows. Merges join only
-# symbols of the same piece.
-PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# A piece is a run of letters, of digits or of other signs with at most one space before it, or the end of an English
+# contraction such as 'll, or white space. Of several spaces, the last belongs to the word that follows.
+PIECES = r" ?\p{L}+|'(?:s|t|re|ve|m|ll|d)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+END_OF_TEXT = "<|endoftext|>"  # stood between the documents that GPT-2 learned from
 
-END_OF_TEXT = "<|endoftext|>"
-
-# The sha256 of the 50,000 merges in OpenAI's vocab.bpe. With this list, merging the bytes of any token gives that one
-# token (a test checks them all), so a piece that is a token needs no merging. Other lists do not promise that.
+# The sha256 of OpenAI's 50,000 merges. With them, merging the bytes of any token gives that one token (a test checks
+# them all), so a piece that is a token needs no merging. Other lists of merges do not promise that.
 OPENAI_MERGES = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
 
-Pair = tuple[int, str, str]  # the rank of a merge, which is its place in the list, and its left and right symbol
+LONG_WORD = 64  # bytes: from here on, `merge_long` is faster than `merge`, and the ids are not kept
+CACHED_PIECES = 1 << 17  # the ids of this many pieces are kept at most, which bounds the memory
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """Return the visible character that stands for each byte: its own if it has one, else the next from U+0100 on.
-
-    >>> [bytes_to_unicode()[byte] for byte in b"a b"]
-    ['a', 'Ġ', 'b']
-    """
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """Return the visible character of each byte: its own, or the next one from U+0100 on, such as "Ġ" for a space."""
+    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "}
     hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return visible | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
 BYTE_TO_CHAR = bytes_to_unicode()
 CHAR_TO_BYTE = {ord(char): byte for byte, char in BYTE_TO_CHAR.items()}
 
-# The ids of pieces with at most CACHED_CHARS characters are kept, CACHED_PIECES of them at most. For a piece of
-# LONG_SYMBOLS bytes or more, `merge_long` is faster than `merge` (measured on random letters: both are equal at 128).
-CACHED_CHARS, CACHED_PIECES, LONG_SYMBOLS = 32, 1 << 17, 128
 
-
-def merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
+def merge(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
     """Join neighbouring symbols in the order of the merges. `ranks` maps "left right" to its place in the list.
 
     >>> merge(["l", "o", "w"], {"l o": 0, "lo w": 1})
     ['low']
     """
-    none = len(ranks)  # the rank of a pair that may not be joined: behind all others
-    pairs = [ranks.get(f"{a} {b}", none) for a, b in pairwise(symbols)]
-    while pairs and (rank := min(pairs)) != none:
-        while rank in pairs:  # join every occurrence, from the left, before looking for the next best pair
-            i = pairs.index(rank)
+    never = float("inf")  # the rank of a pair that is not in the list: behind all others
+    symbols = ["", *symbols, ""]  # the empty symbols join with nothing, so the loop needs no rule for the two ends
+    pair_ranks = [ranks.get(f"{a} {b}", never) for a, b in pairwise(symbols)]
+    while (best := min(pair_ranks)) < never:
+        while best in pair_ranks:  # join every occurrence, from the left, before looking for the next best pair
+            i = pair_ranks.index(best)
             joined = symbols[i] = symbols[i] + symbols.pop(i + 1)
-            del pairs[i]
-            if i > 0:
-                pairs[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", none)
-            if i < len(pairs):
-                pairs[i] = ranks.get(f"{joined} {symbols[i + 1]}", none)
-    return symbols
+            del pair_ranks[i]
+            pair_ranks[i - 1] = ranks.get(f"{symbols[i - 1]} {joined}", never)
+            pair_ranks[i] = ranks.get(f"{joined} {symbols[i + 1]}", never)
+    return symbols[1:-1]
 
 
-def push_pair(
-    i: int, a: str, b: str, ranks: dict[str, int], positions_by_rank: dict[int, list[int]], heap: list[Pair]
-) -> None:
-    """Record that the pair a, b stands at position i. A pair that is not in the list of merges is left out.
+def merge_long(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
+    """Do what `merge` does in O(n log n) instead of O(n²) time, because a word may have a million letters.
 
-    `positions_by_rank` holds the positions of each pair, and `heap` gives the pairs in the order of their ranks.
+    A reader can skip this function. The symbols must be single characters. `places` holds the positions of each pair,
+    and `heap` gives the pairs in the order of their ranks. New pairs arise only beside a symbol that was just joined.
+    Positions need no sorting: their order matters only in runs such as "aa aa aa", which arise from left to right.
     """
-    rank = ranks.get(f"{a} {b}")
-    if rank in positions_by_rank:
-        positions_by_rank[rank].append(i)
-    elif rank is not None:
-        positions_by_rank[rank] = [i]
-        heapq.heappush(heap, (rank, a, b))
+    begins, ends = [*symbols, ""], [*symbols, ""]  # the symbol that begins, or ends, at each position; "" if none
+    places, heap = dict[str, list[int]](), list[tuple[int, str, str]]()
 
+    def add(left: str, right: str, i: int) -> None:
+        pair = f"{left} {right}"
+        if pair in places:
+            places[pair].append(i)
+        elif pair in ranks:
+            places[pair] = [i]
+            heapq.heappush(heap, (ranks[pair], left, right))
 
-def merge_long(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Do what `merge` does, in O(n log n) instead of O(n²) time, because a word may have a million letters.
-
-    `left` and `right` hold the position of each symbol's neighbours. A reader can skip this function: it changes the
-    time, not the result. The positions of a pair need no sorting. Their order matters only between equal symbols that
-    follow each other, as in "aa aa aa", and these arise from the same merges, which go from left to right.
-    """
-    n, heap = len(symbols), list[Pair]()
-    left, right, positions_by_rank = list(range(-1, n)), list(range(1, n + 1)), dict[int, list[int]]()
-    for i, (a, b) in enumerate(pairwise(symbols)):
-        push_pair(i, a, b, ranks, positions_by_rank, heap)
+    for i, (left, right) in enumerate(pairwise(symbols)):
+        add(left, right, i)
     while heap:
-        rank, a, b = heapq.heappop(heap)
-        for i in positions_by_rank.pop(rank):
-            j = right[i]
-            if j == n or symbols[i] != a or symbols[j] != b:
-                continue  # one of the two symbols has already been joined to its other neighbour
-            symbols[i], symbols[j] = a + b, ""
-            k = right[i] = right[j]
-            left[k] = i
-            if left[i] >= 0:
-                push_pair(left[i], symbols[left[i]], a + b, ranks, positions_by_rank, heap)
-            if k < n:
-                push_pair(i, a + b, symbols[k], ranks, positions_by_rank, heap)
-    return [symbol for symbol in symbols if symbol]
-
-
-class PieceCache(dict[str, list[int]]):
-    """A dictionary from each piece that occurred to its ids. Looking up a new piece computes its ids.
-
-    The cache is emptied when it is full, so that its memory stays bounded.
-    """
-
-    def __init__(self, encoder: dict[str, int], ranks: dict[str, int]):
-        super().__init__()
-        self.encoder, self.ranks = encoder, ranks
-        digest = hashlib.sha256("\n".join(ranks).encode("utf-8")).hexdigest()
-        known = digest == OPENAI_MERGES and len(encoder) == len(ranks) + 257 and END_OF_TEXT in encoder
-        self.known_tokens: Collection[str] = encoder if known else ()
-
-    def __missing__(self, piece: str) -> list[int]:
-        symbols = piece.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)
-        if symbols in self.known_tokens:
-            merged = [symbols]
-        else:
-            merged = (merge if len(symbols) < LONG_SYMBOLS else merge_long)(list(symbols), self.ranks)
-        ids = [self.encoder[symbol] for symbol in merged]
-        if len(piece) <= CACHED_CHARS:
-            if len(self) >= CACHED_PIECES:
-                self.clear()
-            self[piece] = ids
-        return ids
+        _, left, right = heapq.heappop(heap)
+        joined = left + right
+        for i in places.pop(f"{left} {right}"):
+            middle, end = i + len(left), i + len(joined)
+            if begins[i] == left and begins[middle] == right:  # else one was joined to its other neighbour before
+                begins[middle] = ""
+                begins[i] = ends[end - 1] = joined
+                add(ends[i - 1], joined, i - len(ends[i - 1]))
+                add(joined, begins[end], i)
+    return [symbol for symbol in begins if symbol]
 
 
 class Encoder:
     """Encode text as token ids and decode ids as text.
 
-    It takes a vocabulary {token: id} and the merges ["left right", …] in their order. Raises ValueError when the two
-    can't belong together.
+    It takes the vocabulary {token: id} and the merges ["left right", …] in their order. Raises ValueError if they can't
+    belong together. Tokens that no merge makes, such as "<|endoftext|>", are `special_tokens`.
     """
 
     def __init__(self, encoder: dict[str, int], bpe_merges: list[str]):
         import regex  # the standard library's re does not know \p{L}, "any letter"
 
-        check_vocabulary(encoder, bpe_merges)
-        self.encoder = encoder
-        self.decoder = dict(zip(encoder.values(), encoder))
-        self.pieces = regex.compile(PIECES)
-        self.cache = PieceCache(encoder, dict(zip(bpe_merges, range(len(bpe_merges)))))
+        self.special_tokens = check_vocabulary(encoder, bpe_merges)
+        self.encoder, self.decoder = encoder, dict(zip(encoder.values(), encoder))
+        self.ranks = {pair: rank for rank, pair in enumerate(dict.fromkeys(bpe_merges))}  # the first of equal merges
+        self.is_openai = hashlib.sha256("\n".join(self.ranks).encode("utf-8")).hexdigest() == OPENAI_MERGES
+        self.pieces, self.cache = regex.compile(PIECES), dict[str, list[int]]()
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
-        """Return the ids of any text.
+        """Return the ids of any text. A special token in it is ordinary text, unless `allowed_special` holds it."""
+        if unknown := set(allowed_special) - self.special_tokens.keys():
+            raise ValueError(f"{min(unknown)!r} is not a special token of this vocabulary")
+        if lone := re.search(r"[\ud800-\udfff]", text):  # half of a UTF-16 pair, which UTF-8 can't hold
+            raise ValueError(f"character {lone.start()} of the text is a lone surrogate: {lone[0]!r}, not Unicode")
+        ids = list[int]()
+        longest_first = "|".join(map(re.escape, sorted(allowed_special, key=len, reverse=True)))
+        for part in re.split(f"({longest_first})", text) if allowed_special else [text]:
+            if part in allowed_special:
+                ids.append(self.special_tokens[part])
+            else:
+                for piece in self.pieces.findall(part):
+                    ids += self.cache.get(piece) or self.piece_ids(piece)
+        return ids
 
-        "<|endoftext|>" in the text is encoded like any other text, unless `allowed_special` holds it. Raises ValueError
-        for a lone surrogate, which is half of a UTF-16 pair and can't be written in UTF-8.
-        """
-        if isinstance(allowed_special, str):
-            raise ValueError(f"allowed_special must be a set of tokens, not the text {allowed_special!r}")
-        for special in allowed_special:
-            if special not in self.encoder:
-                raise ValueError(f"{special!r} is not a token of this vocabulary")
-        if allowed_special:
-            parts = re.split("(" + "|".join(map(re.escape, allowed_special)) + ")", text)
-            return [
-                id for part in parts for id in ([self.encoder[part]] if part in allowed_special else self.encode(part))
-            ]
-        try:
-            return list(chain.from_iterable(map(self.cache.__getitem__, self.pieces.findall(text))))
-        except UnicodeEncodeError:
-            at = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
-            raise ValueError(
-                f"character {at} of the text is a lone surrogate, {text[at]!r}: not valid Unicode"
-            ) from None
+    def piece_ids(self, piece: str) -> list[int]:
+        """Return the ids of one piece. Keep them unless it is long, since most words of a text occur again."""
+        word = piece.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)  # one visible character for each byte
+        is_token = self.is_openai and word in self.encoder and word not in self.special_tokens
+        symbols = [word] if is_token else (merge if len(word) < LONG_WORD else merge_long)(word, self.ranks)
+        ids = [self.encoder[symbol] for symbol in symbols]
+        if len(word) < LONG_WORD:
+            if len(self.cache) >= CACHED_PIECES:
+                self.cache.clear()
+            self.cache[piece] = ids
+        return ids
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes that one token stands for. They may be only a part of a character."""
-        return self._bytes([id])
-
-    def _bytes(self, ids: Iterable[int]) -> bytes:
-        try:
-            tokens = "".join(map(self.decoder.__getitem__, ids))
-        except KeyError as error:
-            raise ValueError(f"{error} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}") from None
-        return tokens.translate(CHAR_TO_BYTE).encode("latin-1")
+        if (token := self.decoder.get(id)) is None:
+            raise ValueError(f"{id!r} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}")
+        if token in self.special_tokens:
+            return token.encode("utf-8")
+        return token.translate(CHAR_TO_BYTE).encode("latin-1")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
-        return self._bytes(ids).decode("utf-8", errors="replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of the ids piece by piece as they come. The bytes of a character wait until it is complete."""
@@ -218,21 +168,17 @@ class Encoder:
         yield utf8.decode(b"", final=True)
 
 
-def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> None:
-    """Raise ValueError unless every text has ids, every id has a text, and every merge makes a token."""
-    if not isinstance(encoder, dict) or not set(map(type, encoder.values())) <= {int}:
-        raise ValueError("encoder.json is not a JSON object that maps each token to its id")
-    if sorted(encoder.values()) != list(range(len(encoder))):
-        raise ValueError(f"encoder.json: the ids must be 0 to {len(encoder) - 1}, each used exactly once")
-    alphabet = set(BYTE_TO_CHAR.values())
-    if missing := alphabet - encoder.keys():
-        raise ValueError(f"encoder.json has no token for {len(missing)} of the 256 bytes, {min(missing)!r} among them")
-    if unknown := set("".join(encoder)) - alphabet:
-        raise ValueError(f"encoder.json has a token with the character {min(unknown)!r}, which stands for no byte")
-    if malformed := [line for line in bpe_merges if line.count(" ") != 1 or line[0] == " " or line[-1] == " "]:
+def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> dict[str, int]:
+    """Return the tokens that no merge makes. Raise ValueError unless every text has ids and every id has a text."""
+    if not isinstance(encoder, dict) or set(encoder.values()) != set(range(len(encoder))):
+        raise ValueError("encoder.json is not a JSON object that gives its n tokens the ids 0 to n - 1, each once")
+    merges = "\n".join(bpe_merges)
+    if malformed := re.search(r"^(?!\S+ \S+$).+", merges, re.MULTILINE):
         raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with one space between them")
-    if strange := set("\n".join(bpe_merges).replace(" ", "").split("\n")) - encoder.keys() - {""}:
-        raise ValueError(f"vocab.bpe: a merge makes the token {min(strange)!r}, which is not in the vocabulary")
+    made = {*BYTE_TO_CHAR.values(), *merges.replace(" ", "").split()}
+    if missing := made - encoder.keys():
+        raise ValueError(f"encoder.json has no token {min(missing)!r}, which is a byte or made by a merge of vocab.bpe")
+    return {token: id for token, id in encoder.items() if token not in made}
 
 
 def read_merges(path: Path) -> list[str]:
@@ -242,17 +188,12 @@ def read_merges(path: Path) -> list[str]:
 
 
 def get_encoder(model_name: str, models_dir: str | Path = "models") -> Encoder:
-    """Return the tokenizer in the folder models_dir/model_name.
-
-    Raises OSError when a file can't be read, and ValueError naming the file when its contents are wrong.
-    """
-    folder = Path(models_dir) / model_name
-    path = folder / "encoder.json"
+    """Return the tokenizer in the folder models_dir/model_name. Raises OSError, or ValueError that names the file."""
+    folder = path = Path(models_dir) / model_name
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-        path = folder / "vocab.bpe"
-        merges = read_merges(path)
+        vocabulary = json.loads((path := folder / "encoder.json").read_text(encoding="utf-8"))
+        merges = read_merges(path := folder / "vocab.bpe")
         path = folder  # from here on, an error is about both files
         return Encoder(vocabulary, merges)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

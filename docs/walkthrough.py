@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 
 # Find the repository, so that the imports work wherever in it the notebook is.
-root = next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "gpt2.py").exists())
+folders = [Path.cwd(), *Path.cwd().parents]
+root = next(folder for folder in folders if (folder / "gpt2.py").exists())
 sys.path.insert(0, str(root))
 
 import numpy as np
@@ -124,9 +125,10 @@ show(merge)
 # To watch it work on ` king`, we allow more and more of the merges, and print the symbols whenever they change:
 
 # %%
-ranks, before = encoder.cache.ranks, None  # ranks: each merge with its place in the list
+ranks, before = encoder.ranks, None  # ranks: each merge with its place in the list
 for n in range(len(ranks) + 1):
-    symbols = merge(list("Ġking"), {pair: rank for pair, rank in ranks.items() if rank < n})
+    allowed = {pair: rank for pair, rank in ranks.items() if rank < n}
+    symbols = merge(list("Ġking"), allowed)
     if symbols != before:
         print(f"the first {n:3} merges:", symbols)
     before = symbols
@@ -195,8 +197,8 @@ print(x[1, :8])  # the first numbers of the vector for " king"
 # training unstable. `layer_norm` shifts and scales each row to mean 0 and variance 1. Then it multiplies each column by
 # a number from `g`, the gain, and adds a number from `b`, the bias. Both are parameters.
 #
-# The comment under each `def` gives [shapes](shapes.md): `Matrix[n_seq, n_embd]` is an array of `n_seq` rows, one for
-# each token, and `n_embd` columns.
+# Comments that begin with `type:` give [shapes](shapes.md): `Matrix[n_seq, n_embd]` is an array of `n_seq` rows, one
+# for each token, and `n_embd` columns. Here, `x` and the result are such arrays.
 
 # %% tags=["remove-input"]
 show(gpt2.layer_norm)
@@ -204,7 +206,8 @@ show(gpt2.layer_norm)
 # %%
 block = params["blocks"][0]  # the parameters of the first block
 normed = gpt2.layer_norm(x, g=1, b=0)
-print(f"variance of the row of ' king': {x[1].var():.2f} before, {normed[1].var():.2f} after")
+before, after = x[1].var(), normed[1].var()
+print(f"variance of the row of ' king': {before:.2f} before, {after:.2f} after")
 
 x_norm = gpt2.layer_norm(x, **block["ln_1"])  # ** passes g and b
 
@@ -244,8 +247,8 @@ print(scores.shape)  # a score for each query with each key
 
 # %% [markdown]
 # `softmax` turns scores into weights: it takes their exponentials, and divides these by their sum. `attention` does
-# everything for all heads at once. In its comment, `Heads[n_seq, d_head]` stands for one matrix of this shape per head,
-# and `n_keys` is the number of keys, here `n_seq`. Section 5 explains the mask.
+# everything for all heads at once. Each of its arguments has a comment: `Heads[n_seq, d_head]` stands for one matrix of
+# this shape per head, and `n_keys` is the number of keys, here `n_seq`. Section 5 explains the mask.
 
 # %% tags=["remove-input"]
 show(gpt2.softmax, gpt2.attention)
@@ -277,7 +280,7 @@ assert 0.7 < weights[[tokens.index(word) for word in (" king", " dead", " live")
 # where it may not. The exponential of minus infinity is 0, and so are these weights.
 
 # %% tags=["remove-input"]
-show(gpt2.causal_mask, gpt2.causal_attention)
+show(gpt2.causal_mask)
 
 # %%
 print(gpt2.causal_mask(q[head, :4], k[head, :4]))  # for the first four tokens
@@ -307,16 +310,19 @@ picture(
 # The dot in `·king` stands for its space, and the row called `.` is the full stop. The first token can look only at
 # itself, so its weight is 1. The last row has the weights from above, because the mask hides nothing from it.
 #
-# The scores in the empty half need not be computed. So the model takes some queries at a time, and leaves out the keys
-# after them:
+# Nothing in the empty half has to be computed. So `causal_attention` takes a block of queries at a time, and leaves out
+# all keys behind the block. The mask then only hides keys inside the block from the queries before them. The result is
+# the same for blocks of any size. (`n_past` and the case of a single query belong to section 11.)
 
 # %% tags=["remove-input"]
-show(gpt2.blockwise_attention)
+show(gpt2.causal_attention)
 
 # %%
-all_at_once = gpt2.causal_attention(q, k, v)
-in_blocks = gpt2.blockwise_attention(q, k, v, n_block=2)
-print("the same:", np.allclose(in_blocks, all_at_once, atol=1e-5))
+with_mask = gpt2.attention(q, k, v, gpt2.causal_mask(q, k))
+for n_block in (1, 2, 4, 96):
+    in_blocks = gpt2.causal_attention(q, k, v, n_block)
+    same = np.allclose(in_blocks, with_mask, atol=1e-5)
+    print(f"blocks of {n_block:2}, the same: {same}")
 
 # %% [markdown]
 # ## 6. Heads side by side
@@ -335,8 +341,9 @@ show(gpt2.split_heads, gpt2.merge_heads)
 show(gpt2.mha)
 
 # %%
-by_hand = gpt2.linear(gpt2.merge_heads(all_at_once), **block["attn"]["c_proj"])
-print("the same:", np.allclose(gpt2.mha(x_norm, **block["attn"], n_head=n_head), by_hand, atol=1e-5))
+by_hand = gpt2.linear(gpt2.merge_heads(with_mask), **block["attn"]["c_proj"])
+by_mha = gpt2.mha(x_norm, **block["attn"], n_head=n_head)
+print("the same:", np.allclose(by_mha, by_hand, atol=1e-5))
 
 # %% [markdown]
 # Here are all heads of the first block. In head 0, `ong` puts half its weight on the ` L` before it. In head 3, the
@@ -392,10 +399,13 @@ show(gpt2.transformer_block)
 # row and of what the first block adds to it:
 
 # %%
-from_attention = gpt2.mha(gpt2.layer_norm(x, **block["ln_1"]), **block["attn"], n_head=n_head)
-after = x + from_attention
-from_ffn = gpt2.ffn(gpt2.layer_norm(after, **block["ln_2"]), **block["mlp"])
-for name, rows in [("before", x), ("attention", from_attention), ("ffn", from_ffn), ("after", after + from_ffn)]:
+x_norm = gpt2.layer_norm(x, **block["ln_1"])
+from_attention = gpt2.mha(x_norm, **block["attn"], n_head=n_head)
+between = x + from_attention
+from_ffn = gpt2.ffn(gpt2.layer_norm(between, **block["ln_2"]), **block["mlp"])
+after = between + from_ffn
+parts = {"before": x, "attention": from_attention, "ffn": from_ffn, "after": after}
+for name, rows in parts.items():
     print(f"{name:9} {np.linalg.norm(rows[-1]):5.1f}")
 
 # %% [markdown]
@@ -436,16 +446,19 @@ logits = gpt2.gpt2(ids, **params, n_head=n_head)
 print(logits.shape)
 probs = gpt2.softmax(logits[-1])
 for id in np.argsort(-probs)[:5]:
-    print(f"{encoder.decode([id])!r:9} logit {logits[-1, id]:.2f}  probability {probs[id]:.3f}")
+    token, logit = encoder.decode([id]), logits[-1, id]
+    print(f"{token!r:9} logit {logit:.2f}  probability {probs[id]:.3f}")
 
 # %% [markdown]
-# Does it matter that a king has died? To find out, we change this one word. The last seven tokens stay the same:
+# Does it matter that a king has died? To find out, we change this one word, and look at the probability of ` king`. The
+# last seven tokens stay the same:
 
 # %%
 for word in ("king", "queen", "night"):
     other = encoder.encode(f"The {word} is dead. Long live the")
-    p = gpt2.softmax(gpt2.gpt2(other, **params, n_head=n_head, n_logits=1)[-1])  # only the last row
-    print(f"The {word:5} is dead: {len(other)} tokens, ' king' follows with probability {p[king]:.3f}")
+    last_row = gpt2.gpt2(other, **params, n_head=n_head, n_logits=1)[-1]
+    p = gpt2.softmax(last_row)
+    print(f"The {word:5} is dead: {len(other)} tokens, probability {p[king]:.3f}")
 
 # %% tags=["remove-cell"]
 assert probs.argmax() == king
@@ -479,7 +492,7 @@ show(gpt2.token_probs, gpt2.penalize)
 
 # %%
 rare = probs < 0.01
-print(f"{rare.sum()} tokens have less than 1 % each, and {probs[rare].sum():.0%} together")
+print(f"{rare.sum()} tokens have less than 1 % each, {probs[rare].sum():.0%} together")
 
 # %% [markdown]
 # `top_k` keeps the k likeliest tokens. `top_p` keeps the likeliest tokens until they reach probability p together.
@@ -493,15 +506,18 @@ show(gpt2.keep_largest, gpt2.keep_top_k, gpt2.keep_top_p)
 # sum is 1 again.
 
 # %%
-unchanged = {"ids": ids, "temperature": 1, "top_k": 0, "top_p": 1, "repetition_penalty": 1}
+unchanged = {"temperature": 1, "top_k": 0, "top_p": 1, "repetition_penalty": 1}
+changes = [{}, {"temperature": 0.5}, {"temperature": 2}, {"repetition_penalty": 1.2}]
+changes += [{"top_k": 3}, {"top_p": 0.2}]
 likeliest = np.argsort(-probs)[:4]
 print(" " * 27, *(f"{encoder.decode([id]):>7}" for id in likeliest))
-for change in ({}, {"temperature": 0.5}, {"temperature": 2}, {"repetition_penalty": 1.2}, {"top_k": 3}, {"top_p": 0.2}):
-    p = gpt2.token_probs(logits[-1], **unchanged | change)
+for change in changes:
+    p = gpt2.token_probs(logits[-1], ids, **unchanged | change)
     print(f"{change!s:27}", *(f"{p[id]:7.3f}" for id in likeliest))
 
 # %% [markdown]
-# `generate` puts everything together: it scores, chooses, appends, and repeats. (Section 11 explains `Context`.)
+# `generate` puts everything together: it scores, chooses, appends, and repeats. (`checked_ids` refuses a prompt that is
+# too long, and section 11 explains `Context`.)
 
 # %% tags=["remove-input"]
 show(gpt2.generate)
@@ -545,15 +561,18 @@ kept = cache[..., :8, :].copy()
 one_more = gpt2.gpt2(ids[8:], **params, n_head=n_head, cache=cache, n_past=8)[-1]
 
 print(cache.shape)  # layers, keys and values, heads, positions, numbers
-print("same keys and values of the first eight tokens:", np.allclose(kept, whole[..., :8, :], atol=1e-4))
+same = np.allclose(kept, whole[..., :8, :], atol=1e-4)
+difference = np.abs(at_once - one_more).max()
+print("same keys and values of the first eight tokens:", same)
 print("logits of the four likeliest tokens, at once:  ", at_once[likeliest])
 print("logits of the four likeliest tokens, one more: ", one_more[likeliest])
-print("all 1024 logits differ by less than 0.0001:    ", bool(np.abs(at_once - one_more).max() < 1e-4))
+print("all 1024 logits differ by less than 0.0001:    ", bool(difference < 1e-4))
 
 # %% [markdown]
 # The numbers are the same up to rounding, because the order of the additions differs.
 #
-# `generate` uses a `Context`, which compares the ids with those in its cache, and computes only the new ones:
+# `generate` uses a `Context`, which compares the ids with those in its cache, and computes only the new ones. (Its
+# `check_finite` raises an error if a logit is infinite or not a number, as damaged weights make them.)
 
 # %% tags=["remove-input"]
 show(gpt2.n_shared, gpt2.Context)
@@ -571,7 +590,7 @@ show(gpt2.n_shared, gpt2.Context)
 
 # %%
 def numbers_read(hparams, n_keys):
-    """Count the numbers that a new token reads when it looks at n_keys keys, itself included."""
+    """Count the numbers that a new token reads when it looks at n_keys keys."""
     n_layer, n_embd = hparams["n_layer"], hparams["n_embd"]
     return {
         "`mha`: c_attn": n_layer * 3 * n_embd**2,
@@ -654,7 +673,7 @@ assert all((4 * n / READ) / (2 * n / COMPUTE) > 20 for n in totals)
 
 # %%
 def lens(x):
-    """Return the likeliest next token if x came from the last block, and its probability."""
+    """Return the likeliest next token and its probability if x left the last block."""
     probs = gpt2.softmax(gpt2.layer_norm(x[-1], **params["ln_f"]) @ wte.T)
     return f"{encoder.decode([probs.argmax()])!r} {probs.max():.2f}"
 

@@ -7,11 +7,12 @@ so that no tool waits for the modules of another.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # not from `typing`, which takes long enough to import that Ctrl-C may come in between
 if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them that a name is exported
     from typing import Any
 
+    from picogpt.batch import generate_batch as generate_batch
     from picogpt.explain.numbers import Inside as Inside
     from picogpt.explain.numbers import Settings as Settings
     from picogpt.explain.numbers import look_inside as look_inside
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
     from picogpt.tracing.recorder import trace as trace
 
 NAMES = {  # module: the names that it defines
+    "picogpt.batch": ("generate_batch",),
     "picogpt.explain.numbers": ("Inside", "Settings", "look_inside"),
     "picogpt.explain.page": ("page",),
     "picogpt.explain.plots": ("plot_attention", "plot_lens", "plot_probabilities", "plot_residual"),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import _signal as signal  # type: ignore[import-not-found]  # the part of `signal` that imports nothing
-import sys
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before `run` begins, Ctrl-C ends the program silently
-
+import difflib
 import importlib
+import re
+import sys
 import textwrap
+import warnings
+from pathlib import Path
 
 from picogpt.command_line import log, run
+from picogpt.threads import one_thread_for_small_models
 
 TOOLS = {  # name: (module, purpose)
+    "generate": ("picogpt.generate", "continue a text as gpt2.py does, with more options: many samples, speed, …"),
     "bench": ("picogpt.bench.command", "measure speed and memory, and compare them with the machine's limits"),
     "chat": ("picogpt.chat.terminal", "talk with a model in the terminal"),
     "compare": ("picogpt.compare.table", "check every part of the model against other implementations"),
@@ -21,6 +22,7 @@ TOOLS = {  # name: (module, purpose)
     "evaluate": ("picogpt.evaluate.command", "evaluate a model on LAMBADA and other datasets, by named protocols"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
     "lm_eval": ("picogpt.harness", "run the tasks of lm-evaluation-harness on gpt2.py"),
+    "models": ("picogpt.models", "list the models that are there, and those that can be downloaded"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),
     "score": ("picogpt.scoring.command", "measure how well a model predicts texts: log-probabilities and perplexity"),
     "tokens": ("picogpt.tokens", "show the tokens of a text"),
@@ -32,22 +34,36 @@ TOOLS = {  # name: (module, purpose)
 }
 
 
-def main() -> int:
-    """Run the tool that the command line names, or list the tools."""
+def version() -> str:
+    """Return the version in pyproject.toml, which is always here: picogpt runs from its folder."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return str(re.findall(r'^version = "(.*)"$', text, re.MULTILINE)[0])
+
+
+def usage() -> str:
+    """Return the list of the tools."""
     rows = (f"  {name:15} {purpose}" for name, (_, purpose) in TOOLS.items())
     names = "\n".join(textwrap.fill(row, 79, subsequent_indent=" " * 18) for row in rows)
-    usage = f"usage: python -m picogpt TOOL [--help] …\n\n{names}"
-    if sys.argv[1:2] in (["-h"], ["--help"]):
-        print(usage)
+    return f"usage: python -m picogpt TOOL [--help] …\n\n{names}"
+
+
+def main() -> int:
+    """Run the tool that the command line names, or list the tools."""
+    name = sys.argv[1] if sys.argv[1:] else ""
+    if name in ("-h", "--help", "--version"):
+        print(f"picogpt {version()}" if name == "--version" else usage())
         return 0
-    if not sys.argv[1:]:
-        log(usage, keep="\n")
+    if not name:
+        log(usage(), keep="\n")
         return 2
-    name = sys.argv.pop(1)
     if name not in TOOLS:
-        log(f"picogpt: {name!r} is not one of {', '.join(TOOLS)} (try --help)")
+        close = difflib.get_close_matches(name, TOOLS, 1)
+        question = f": did you mean {close[0]}?" if close else ""
+        log(f"picogpt: {name!r} is not one of {', '.join(TOOLS)}{question} (try --help)")
         return 2
-    sys.argv[0] = f"picogpt {name}"  # error messages begin with it
+    sys.argv = [f"picogpt {name}", *sys.argv[2:]]  # error messages begin with its first word
+    one_thread_for_small_models(sys.argv)
+    warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: `gpt2.check_finite` finds what is not finite
     status: int = importlib.import_module(TOOLS[name][0]).main()
     return status
 

@@ -9,14 +9,13 @@ import argparse
 import contextlib
 import io
 import itertools
+import logging
 import math
 import os
 import re
 import signal
-import stat
 import sys
 import textwrap
-import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -31,25 +30,22 @@ class UsageError(ValueError):
 class Parser(argparse.ArgumentParser):
     """Parse a command line whose errors are one line each. A prompt may begin with -h, so only -h alone asks for help.
 
-    `prog` is the command as a user types it, such as "python -m picogpt train".
+    `prog` is the command as a user types it, such as "python -m picogpt train". `Parser.model` is the model that the
+    last command line named, for messages.
     """
 
-    def __init__(self, prog: str | None = None, **settings: Any):
-        prog = prog or f"python {Path(sys.argv[0]).name}"
+    model = "the model"
+
+    def __init__(self, prog: str, **settings: Any):
         settings["description"] = textwrap.fill(settings.get("description", ""), 78, break_on_hyphens=False)
         super().__init__(prog, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
         self.add_argument("--help", action="help", help="show this text and exit")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else args
-        parsed: argparse.Namespace = super().parse_args(["--help"] if args == ["-h"] else args, namespace)
-        return parsed
-
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        """Take the value of --option=-- as any other. Before Python 3.13, argparse removes the first "--" in a list."""
-        is_value = bool(action.option_strings) and arg_strings == ["--"]
-        values = super()._get_values(action, arg_strings)
-        return super()._get_values(action, ["--", "--"]) if is_value and not values else values
+        parsed, unknown = super().parse_known_args(["--help"] if args == ["-h"] else args, namespace)
+        Parser.model = getattr(parsed, "model_size", Parser.model)
+        return parsed, unknown
 
     def _get_option_tuples(self, option_string: str) -> Any:
         """Find the options that a word may mean. Take --to-hf as --to_hf, since other programs write names so."""
@@ -59,6 +55,8 @@ class Parser(argparse.ArgumentParser):
         return super()._get_option_tuples(option_string)
 
     def error(self, message: str) -> Any:
+        if re.match("unrecognized arguments: [^-]", message) and "prompt" in (action.dest for action in self._actions):
+            message += "; put a text of several words into quotes"
         name = self.prog.removeprefix("python ").removeprefix("-m ")
         log(f"{name}: {message} (try --help)")
         self.exit(2)
@@ -95,29 +93,28 @@ def number(
 def read_prompt(text: str, longest: int = 1 << 24) -> str:
     """Return the prompt from the command line. "-" reads it from standard input, without its last line end.
 
-    Raises UsageError when it is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
+    Line ends become \\n, and a byte order mark at the start is left out, as in files. Raises UsageError when the text
+    is not valid UTF-8, or has more than `longest` bytes: the output of `yes` has no end.
     """
     if text == "-":
         if sys.stdin is None:
             raise UsageError("standard input is closed")
         if len(data := sys.stdin.buffer.read(longest + 1)) > longest:
             raise UsageError(f"standard input has more than {longest:,} bytes")
-        return re.sub(r"\r?\n\Z", "", decode_utf8(data, "standard input"))
+        return decode_utf8(data, "standard input").replace("\r\n", "\n").removesuffix("\n")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(f"the prompt is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def read_text(path: Path, megabytes: int = 1000) -> str:
     """Return the text of a file, with line ends as \\n. Raises OSError, or UsageError if it is too long or not UTF-8.
 
-    The file may be a pipe, such as <(cat TEXT). A device may have no end, so that at most 1 MB is read from it.
+    The file may be a pipe, such as <(cat TEXT), or a device, which may have no end.
     """
     with open(path, "rb") as file:
-        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
-            megabytes = 1
         data = b"".join(itertools.islice(iter(lambda: file.read(1 << 20), b""), megabytes + 1))
     if len(data) > megabytes << 20:
         raise UsageError(f"{path} has more than {megabytes:,} MB, the most that is read of such a file")
@@ -125,9 +122,9 @@ def read_text(path: Path, megabytes: int = 1000) -> str:
 
 
 def decode_utf8(data: bytes, source: str) -> str:
-    """Decode UTF-8. Raises UsageError naming the source and its first wrong byte."""
+    """Decode UTF-8 without a byte order mark. Raises UsageError naming the source and its first wrong byte."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None
 
@@ -197,22 +194,31 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     return min(limits)
 
 
+class Logged(logging.Handler):
+    """Shows the warnings of the library, which go to the logger `picogpt`, as `log` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
 def run(main: Callable[[], int]) -> int:
     """Call `main` and return the exit status. An error is one line on stderr; Ctrl-C and a closed pipe are silent."""
     prepare_streams()
+    if not (logger := logging.getLogger("picogpt")).handlers:
+        logger.addHandler(Logged())
     try:
         with signals_as_exceptions():
-            return flushed(main)
+            status = main()
+            sys.stdout.flush()  # what can't be written is an error, too
+            return status
+    except SystemExit as stop:  # of argparse and of signals
+        status = int(stop.code or 0)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         status = 141
-    except MemoryError as error:
-        log(f"{Path(sys.argv[0]).name}: not enough memory" + (f": {error}" if str(error) else ""))
-        status = 1
-    except (OSError, ValueError) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        log(f"{Path(sys.argv[0]).name}: {text}")
+    except (OSError, ValueError, MemoryError, FloatingPointError) as error:
+        log(f"{Path(sys.argv[0]).name}: {reason(error)}")
         status = 2 if isinstance(error, UsageError) else 1
     try:
         sys.stdout.flush()
@@ -223,62 +229,57 @@ def run(main: Callable[[], int]) -> int:
 
 
 def prepare_streams() -> None:
-    """Make sure that printing works: where a stream is closed, and whatever encoding PYTHONIOENCODING asks for."""
+    """Make sure that printing works where a stream is closed, or has no such character in its encoding."""
     for name, errors in {"stdin": "strict", "stdout": "replace", "stderr": "backslashreplace"}.items():
         stream = getattr(sys, name)
         if stream is None and name != "stdin":  # print would fail, or send errors to stdout
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
+        elif isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
             with contextlib.suppress(io.UnsupportedOperation):  # something was read from stdin already
                 stream.reconfigure(errors=errors)
-            try:
-                "a".encode(stream.encoding, errors)
-            except UnicodeError:  # an encoding that is not meant for text, such as idna
-                stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn Ctrl-C into KeyboardInterrupt, and SIGTERM and SIGHUP into SystemExit, so that no half-written file stays.
+    """Turn SIGTERM and SIGHUP into SystemExit, as Ctrl-C is KeyboardInterrupt, so that no half-written file stays.
 
-    A handler is set where there is none. Afterwards, Python's own is in place again for Ctrl-C, which would otherwise
-    end a notebook's kernel in which a command has run.
+    A handler is set where there is none, and taken away at the end.
     """
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handled = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
-    hook, sys.unraisablehook = sys.unraisablehook, signal_again
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    free = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     with contextlib.suppress(ValueError):  # Python sets handlers in the main thread only
-        for number in handled:
-            signal.signal(number, raise_for_signal)
+        for number in free:
+            signal.signal(number, leave)
     try:
         yield
     finally:
-        sys.unraisablehook = hook
         with contextlib.suppress(ValueError):
-            for number in handled:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            for number in free:
+                signal.signal(number, signal.SIG_DFL)
 
 
-def raise_for_signal(number: int, frame: Any) -> None:
-    """Raise the exception of a signal."""
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+def reason(error: Exception) -> str:
+    """Return why something failed: with the file of an OSError, and the model whose numbers are not finite."""
+    if isinstance(error, FloatingPointError):
+        return f"{Parser.model}: {error}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error) or type(error).__name__
+    return f"not enough memory: {text}" if isinstance(error, MemoryError) else text
 
 
-def signal_again(ignored: sys.UnraisableHookArgs) -> None:
-    """Send a signal once more if Python ignored its exception, as it does in a progress bar's `__del__`."""
-    error = ignored.exc_value
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(error.code or 0) - 128
-        threading.Timer(0.05, signal.raise_signal, [number]).start()
-    else:
-        sys.__unraisablehook__(ignored)
+def check_memory(what: str, n_bytes: float, advice: str = "") -> str:
+    """Return a sentence that says how much memory some work takes and how much is free. `what` names the work.
 
-
-def flushed(main: Callable[[], int]) -> int:
-    """Call `main` and return its exit status, after everything that it printed was really written."""
-    try:
-        status = main()
-    except SystemExit as error:  # argparse and the signals above
-        status = int(error.code or 0)
-    sys.stdout.flush()
-    return status
+    Raises UsageError, which ends with the advice, if too little is free. What the work takes is rounded up, and what
+    is free is rounded down.
+    """
+    free = free_memory()
+    takes, are_free = f"{math.ceil(n_bytes / 1e6):,} MB of memory", f"{math.floor(free / 1e6):,} MB are free"
+    if n_bytes > free:
+        raise UsageError(f"{what} takes {takes}, but only {are_free}" + (f": {advice}" if advice else ""))
+    return f"{what} takes {takes}; {are_free}"

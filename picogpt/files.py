@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import os
 import secrets
 import shutil
-import stat
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from picogpt.command_line import UsageError
-from utils import lock
-
 
 @contextlib.contextmanager
 def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Make a folder. Inside the `with` block it is in a hidden place; it is moved to `path` if the block succeeds.
+    """Make a folder. Inside the `with` block it has a hidden name; it is renamed to `path` if the block succeeds.
 
-    If the block fails, the folder and the parents made for it are removed. An existing folder raises FileExistsError,
-    unless `replace` is true and it holds a model.
+    If the block fails, the folder is removed. An existing folder raises FileExistsError, unless `replace` is true and
+    it holds a model.
     """
     target = folder_to_make(path, replace)
-    made = [parent for parent in target.parents if not parent.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with hidden_place(target, path) as place:
-            partial = place / target.name
-            partial.mkdir()
-            yield partial
-            folder_to_make(path, replace)  # another program may have made it in the meantime
-            if target.exists():
-                target.rename(place / "replaced")  # is removed with the hidden place
-            partial.rename(target)
-    finally:
-        if not target.exists():
-            for parent in made:
-                with contextlib.suppress(OSError):  # the parent is not empty: another program uses it by now
-                    parent.rmdir()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary(target, path) as partial, temporary(target, path) as replaced:
+        partial.mkdir()
+        yield partial
+        folder_to_make(path, replace)  # another program may have made it in the meantime
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
 
 
 @contextlib.contextmanager
@@ -54,26 +39,40 @@ def new_file(path: Path, replace: bool = False) -> Iterator[IO[bytes]]:
     OSError as `file_to_write` does.
     """
     target = file_to_write(path, replace)
-    with hidden_place(target, path) as place:
-        partial = place / target.name
+    with temporary(target, path) as partial:
         with open(partial, "xb") as file:
+            with contextlib.suppress(FileNotFoundError):  # there is no old file
+                shutil.copymode(target, partial)
             yield file
-        with contextlib.suppress(FileNotFoundError):  # there is no old file
-            old = target.stat()
-            with contextlib.suppress(OSError, AttributeError):  # only root may give files away; Windows has no chown
-                os.chown(partial, old.st_uid, old.st_gid)
-            partial.chmod(stat.S_IMODE(old.st_mode))
         file_to_write(path, replace)  # another program may have made it in the meantime
         os.replace(partial, target)
 
 
-def folder_to_make(path: Path, replace: bool = False) -> Path:
-    """Return the absolute path of a folder to make. Raises FileExistsError, or UsageError for "new/..".
+@contextlib.contextmanager
+def temporary(target: Path, path: Path) -> Iterator[Path]:
+    """Choose a hidden name beside `target`, and remove the file or folder that still has it at the end.
 
-    If `replace` is true, a folder that holds a model may exist. Anything else that does is not ours to remove.
+    Errors name `path`, because that is all the user knows. A run that is killed leaves what it had written.
     """
-    if path.name in ("", ".."):
-        raise UsageError(f"{path} is not the name of a folder to make")
+    partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.partial")  # a name has at most 255 bytes
+    try:
+        yield partial
+    except OSError as error:
+        if error.filename and Path(str(error.filename)).is_relative_to(partial):
+            error.filename = str(path)
+        raise
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def folder_to_make(path: Path, replace: bool = False) -> Path:
+    """Return the absolute path of a folder to make. Raises FileExistsError if something is there.
+
+    If `replace` is true, a folder that holds a model may be there. Anything else is not ours to remove.
+    """
     if os.path.lexists(path):  # also a link that points to nothing
         is_model = not path.is_symlink() and any((path / name).is_file() for name in ("hparams.json", "config.json"))
         if not is_model:
@@ -86,27 +85,18 @@ def folder_to_make(path: Path, replace: bool = False) -> Path:
 def file_to_write(path: Path, replace: bool = False) -> Path:
     """Return the absolute path of a file to write, behind all links.
 
-    Raises OSError if `path` is a folder, a device, a pipe or a loop of links, or lies in no folder, and if it exists
-    but must not be replaced.
+    Raises OSError if `path` is a folder, a device or a pipe, or lies in no folder, and if it exists but must not be
+    replaced.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file to write")
-    if path.exists() and not path.is_file():  # `target` may not exist where `path` does, such as /dev/stdout
-        raise FileExistsError(f"{path} is a device or a pipe, not a file to write")
-    if target.is_symlink():
-        raise FileExistsError(f"{path} is a loop of links, not a file to write")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise FileExistsError(f"{path} is {kind}, not a file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
-    if not replace and target.exists():
+    if not replace and os.path.lexists(target):
         raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
     return target
-
-
-def check_readable(path: str | Path) -> None:
-    """Raise OSError if there is no file at a path, or a folder. It may be a pipe, so it is not opened."""
-    if stat.S_ISDIR(os.stat(path).st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def overwritten(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path]) -> str:
@@ -122,58 +112,6 @@ def overwritten(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path]
                 return f"argument {option}: {path} is also {taken[place]}"
             taken[place] = f"the file of {option}"
     return ""
-
-
-@contextlib.contextmanager
-def hidden_place(target: Path, path: Path) -> Iterator[Path]:
-    """Make a folder in a folder .NAME.*.partial beside `target` to work in, and remove both at the end.
-
-    Those of killed runs are removed first. While a run uses its folder, it locks a file in there. The system frees the
-    lock when the process ends, however it ends. Errors name `path`, because that is all the user knows.
-    """
-    begin = f".{target.name[:40]}."  # a longer one could exceed the 255 bytes that a name may have
-    for old in target.parent.glob(f"{glob.escape(begin)}*-{'[0-9a-f]' * 16}.partial"):
-        remove_abandoned(old)
-    place = target.with_name(f"{begin}{os.getpid()}-{secrets.token_hex(8)}.partial")
-    try:
-        place.mkdir(mode=0o700)
-        with open(place / ".lock", "wb", buffering=0) as file:
-            with contextlib.suppress(OSError):  # some network file systems have no locks; there, nothing is abandoned
-                lock(file.fileno(), wait=False)
-            file.write(b"locked")
-            (place / "new").mkdir()
-            yield place / "new"
-    except OSError as error:
-        if error.filename and Path(str(error.filename)).is_relative_to(place):
-            error.filename = str(path)
-        raise
-    finally:
-        remove_place(place)
-
-
-def remove_place(place: Path) -> None:
-    """Remove a folder of `hidden_place`. The lock goes last: after a kill, the next run finds it and goes on."""
-    for folder in (place / "new", place):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_abandoned(place: Path) -> None:
-    """Remove a folder of `hidden_place`, unless a living process works in it, or is just making it.
-
-    Links, and what belongs to other users, stay: in a folder such as /tmp they may be traps.
-    """
-    with contextlib.suppress(OSError):  # another process has the lock, or removes the folder, too
-        status = place.lstat()
-        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == getattr(os, "getuid", lambda: 0)()
-        is_new = time.time() - status.st_mtime < 60
-        if is_ours and not (place / ".lock").exists() and not is_new:
-            place.rmdir()
-        elif is_ours:
-            with open(place / ".lock", "r+b") as file:
-                lock(file.fileno(), wait=False)
-                is_new = is_new and file.read() == b""  # its run writes to it when it has locked it
-            if not is_new:
-                remove_place(place)
 
 
 def state_folder() -> Path | None:

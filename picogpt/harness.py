@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from picogpt.command_line import Parser, UsageError
+from picogpt.command_line import Parser, UsageError, reason
 from picogpt.options import add_model_options, require
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read our options. The others, which are the harness's, become the list `rest`."""
     parser = Parser(
         prog=COMMAND,
-        allow_abbrev=False,  # --model would be short for --model_size
-        usage=f"{COMMAND} --tasks TASK … [--model_size NAME]\n{' ' * 32}[--models_dir FOLDER] "
-        "[option of the harness] …",
+        allow_abbrev=False,  # no option of the harness is short for one of ours
+        usage=f"{COMMAND} --tasks TASK … [--model NAME]\n{' ' * 32}[--models_dir FOLDER] [option of the harness] …",
         description="Run the tasks of lm-evaluation-harness on gpt2.py.",
         epilog=f"""All other options go to the harness's own command. `lm_eval run --help` lists
 all of them:
@@ -57,7 +56,7 @@ examples:
     if not rest:
         parser.error("--tasks is missing")
     args.rest = rest
-    return args
+    return args  # type: ignore[no-any-return]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,8 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, (OSError, MemoryError)) or not is_of_a_task(error):
             raise
-        what = f"can't use --tasks {' '.join(theirs.tasks or [])}"
-        raise UsageError(f"{what}: {' '.join(reason(error).split())}") from None
+        what = " ".join(reason(error).split())
+        if isinstance(error, (KeyError, TypeError)):  # for a metric that does not exist, the harness says only "None"
+            hint = "an entry is missing, or names what does not exist, such as a metric or a split"
+            what = f"{hint} ({type(error).__name__}: {what})"
+        raise UsageError(f"can't use --tasks {' '.join(theirs.tasks or [])}: {what}") from None
     return 0
 
 
@@ -96,14 +98,6 @@ def is_of_a_task(error: Exception) -> bool:
     return isinstance(error, TemplateError) or any(name.startswith("lm_eval.tasks.") for name in modules)
 
 
-def reason(error: Exception) -> str:
-    """Return what is wrong with a task. For a metric that does not exist, the harness says no more than "None"."""
-    if not isinstance(error, (KeyError, TypeError)):
-        return str(error) or type(error).__name__
-    hint = "an entry is missing, or names what does not exist, such as a metric or a split"
-    return f"{hint} ({type(error).__name__}: {error})"
-
-
 def harness_options(harness: HarnessCLI, words: list[str]) -> argparse.Namespace:
     """Return the options of `lm_eval run`. Raises UsageError with the harness's own message if they are wrong."""
     sys.argv[1:] = ["run", *words]  # the harness reads them from there
@@ -116,7 +110,7 @@ def harness_options(harness: HarnessCLI, words: list[str]) -> argparse.Namespace
             raise
         raise UsageError(messages.getvalue().strip().rpartition("error: ")[2]) from None
     if theirs.model is not None or theirs.model_args is not None:
-        raise UsageError("--model_size and --models_dir name the model, not --model and --model_args")
+        raise UsageError("--model and --models_dir name the model, not --model_args")
     if theirs.tasks is None and theirs.config is None:
         raise UsageError("--tasks is missing (try --help)")
     return theirs

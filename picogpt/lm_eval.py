@@ -15,7 +15,7 @@ Source: github.com/EleutherAI/lm-evaluation-harness, version 0.4.13: lm_eval/api
 from __future__ import annotations
 
 import functools
-import math
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, takewhile
 from pathlib import Path
@@ -30,7 +30,8 @@ from tqdm import tqdm
 import gpt2
 from encoder import END_OF_TEXT
 from picogpt.checkpoints.writing import arrays_of
-from picogpt.command_line import UsageError, log
+from picogpt.command_line import UsageError
+from picogpt.options import SAMPLING_LIMITS
 from picogpt.scoring.windows import Scores, Window, rolling_windows, score_windows
 from utils import load_encoder_hparams_and_params
 
@@ -40,15 +41,10 @@ if TYPE_CHECKING:
     from picogpt.typing.shapes import Choose
 
 N_TOGETHER = 256  # requests that are scored together. An interrupted run keeps those before them, with --use_cache
+LOGGER = logging.getLogger("picogpt")
 MAX_GEN_TOKS = 256  # the harness's default length of a generated text
 
 FROM_HARNESS = {"batch_size", "max_batch_size", "device", "trust_remote_code"}  # it sets these for every model
-LIMITS = {  # the settings of `gpt2.sample`
-    "temperature": (0, math.inf),
-    "top_k": (0, math.inf),
-    "top_p": (0, 1),
-    "repetition_penalty": (0.01, 100),
-}
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # four names for one setting
 
 
@@ -190,9 +186,10 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
 
 
 def cut_left(texts: list[list[int]], limits: list[int]) -> list[list[int]]:
-    """Return the last ids of each text, at most as many as its limit. Log how many texts have become shorter."""
+    """Return the last ids of each text, at most as many as its limit. Warn how many texts have become shorter."""
     if n_cut := sum(len(ids) > limit for ids, limit in zip(texts, limits)):
-        log(f"{n_cut} of {len(texts)} contexts are too long for the model, and lose their first tokens")
+        text = "%d of %d contexts are too long for the model, and lose their first tokens"
+        LOGGER.warning(text, n_cut, len(texts))
     return [ids[-limit:] for ids, limit in zip(texts, limits)]
 
 
@@ -201,17 +198,13 @@ def chooser(settings: Mapping[str, Any], rng: np.random.Generator) -> Choose:
 
     Raises UsageError for a setting that is out of range.
     """
-    given = {name: settings[name] for name in LIMITS if settings.get(name) is not None}
-    for name, value in given.items():
-        low, high = LIMITS[name]
-        if not low <= value <= high:
-            raise UsageError(f"{name} is {value}, but it must be from {low:g} to {high:g}")
+    given = {name: settings[name] for name in SAMPLING_LIMITS if settings.get(name) is not None}
     if not settings["do_sample"]:
         given = {"temperature": 0.0, "repetition_penalty": given.get("repetition_penalty", 1.0)}
     return functools.partial(gpt2.sample, rng=rng, **given)
 
 
 def warn_about_unused(names: set[str]) -> None:
-    """Log a warning about generation settings that gpt2.py does not have, such as num_beams."""
-    if unused := sorted(names - {"until", "do_sample", *LIMITS, *LENGTHS}):
-        log(f"warning: picogpt has no generation setting {', '.join(unused)}: the tasks run without")
+    """Warn about generation settings that gpt2.py does not have, such as num_beams."""
+    if unused := sorted(names - {"until", "do_sample", *SAMPLING_LIMITS, *LENGTHS}):
+        LOGGER.warning("picogpt has no generation setting %s: the tasks run without", ", ".join(unused))

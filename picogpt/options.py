@@ -29,10 +29,12 @@ SAMPLING_LIMITS = {  # for each setting of sampling, the function that parses it
 }
 
 
-def add_model_options(parser: argparse.ArgumentParser, default: str = "124M") -> None:
-    """Add --model_size and --models_dir."""
+def add_model_options(parser: argparse.ArgumentParser, default: str = "124M", several: bool = False) -> None:
+    """Add --model, which is also called --model_size and -m, and --models_dir. A tool may take several models."""
     sizes = "124M, 355M, 774M, 1558M, or a folder: its name in --models_dir, or its path (default: %(default)s)"
-    parser.add_argument("--model_size", default=default, metavar="NAME", help=sizes)
+    more = "; A,B for a table of both" if several else ""
+    names = ("-m", "--model", "--model_size")
+    parser.add_argument(*names, dest="model_size", default=default, metavar="NAME", help=sizes + more)
     add_models_dir(parser)
 
 
@@ -45,6 +47,20 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the argument `prompt`. `command_line.read_prompt` turns its value into the text."""
     parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
+
+
+def add_allow_special(parser: argparse.ArgumentParser) -> None:
+    """Add --allow_special, which `allow_special` applies to a tokenizer."""
+    text = "special tokens in the text, such as <|endoftext|>, are tokens (default: ordinary text)"
+    parser.add_argument("--allow_special", action="store_true", help=text)
+
+
+def allow_special(encoder: Encoder, args: argparse.Namespace) -> Encoder:
+    """Return the tokenizer. With --allow_special, it takes the special tokens in every text as tokens."""
+    if args.allow_special:
+        encode = functools.partial(encoder.encode, allowed_special=encoder.special_tokens)
+        encoder.encode = encode  # type: ignore[method-assign]
+    return encoder
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

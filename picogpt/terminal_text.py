@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable
 
 from picogpt.command_line import log
 
@@ -24,15 +22,6 @@ def log_wrapped(text: str) -> None:
     """Print a text to stderr in lines that fit the terminal."""
     for line in textwrap.wrap(text, width_of_terminal()):
         log(line)
-
-
-def megabytes(n_bytes: float, rounded: Callable[[float], int] = math.ceil) -> str:
-    """Return a number of bytes as text. What work takes is rounded up; what is free is to be rounded down.
-
-    >>> megabytes(1_200_000_001), megabytes(1_200_000_001, math.floor)
-    ('1,201 MB', '1,200 MB')
-    """
-    return f"{rounded(n_bytes / 1e6):,} MB"
 
 
 def n_columns(text: str) -> int:

@@ -6,7 +6,7 @@ python -m picogpt tokens "Not all heroes wear capes."
 from __future__ import annotations
 
 from picogpt.command_line import Parser, read_prompt
-from picogpt.options import add_model_options, add_prompt
+from picogpt.options import add_allow_special, add_model_options, add_prompt, allow_special
 from utils import TOKENIZER_FILES, ensure_downloaded, load_encoder
 
 
@@ -20,10 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_prompt(parser)
     add_model_options(parser)
+    add_allow_special(parser)
     args = parser.parse_args(argv)
     text = read_prompt(args.prompt)
     folder = ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
-    encoder = load_encoder(folder)
+    encoder = allow_special(load_encoder(folder), args)
     for id in encoder.encode(text):
         token = encoder.token_bytes(id)
         try:

@@ -1,4 +1,4 @@
-"""Compare the shapes in gpt2.py's type comments with the real arrays, on every call of its functions.
+"""Compare the shapes in signatures with the real arrays, on every call of a function of gpt2.py or picogpt/batch.py.
 
 Within a call, a dimension's name stands for one size, leading axes (a batch) are the same everywhere, and all floats
 have one dtype, the result included. The names come from picogpt/typing/shapes.py. The types of arrays are defined here
@@ -26,7 +26,7 @@ N, R, C = TypeVar("N"), TypeVar("R"), TypeVar("C")
 
 
 class ShapeError(AssertionError):
-    """An array does not have the shape in the type comment."""
+    """An array does not have the shape in the signature."""
 
 
 class Vector(Generic[N]):
@@ -55,7 +55,7 @@ class Cache:
 
 KINDS = (Vector, Ids, Matrix, Heads, KV, Cache)
 NAMES = {**vars(collections.abc), **vars(shapes), **{kind.__name__: kind for kind in KINDS}}
-NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable, "Ended": Callable, "Encoder": Any}
+NAMES |= {"IdsLike": Ids, "np": np, "Any": Any, "Choose": Callable, "Ended": Callable}
 ANY_SHAPE = {"gelu"}  # its comment gives the shape of x in the model, but it takes arrays of any shape
 OWN_BATCH = {"causal_mask", "empty_cache"}  # leading axes of the result: none, and those that an argument lists
 FILTERS = {
@@ -78,7 +78,7 @@ class Call:
             self.sizes[n_head] = arguments["n_head"]
 
     def error(self, name: str, text: str) -> ShapeError:
-        return ShapeError(f"gpt2.{self.function}: {name} {text}")
+        return ShapeError(f"{self.function}: {name} {text}")
 
     def bind(self, name: str, dimension: Any, size: int) -> None:
         if dimension is Any:
@@ -130,7 +130,7 @@ class Call:
             (get(n_embd), "n_embd is n_head times d_head", get(n_head, 0) * get(d_head, 0)),
         ):
             if left and right and left != right:
-                raise ShapeError(f"gpt2.{self.function}: {text}, but {left} is not {right}")
+                raise ShapeError(f"{self.function}: {text}, but {left} is not {right}")
 
 
 Check = Callable[[Call, str, Any], None]
@@ -169,31 +169,44 @@ def check_of(hint: Any, given: dict[Any, Any]) -> Check | None:
     return lambda call, name, value: None if isinstance(value, plain) else check(call, name, value)
 
 
+def types_of(node: ast.FunctionDef) -> dict[str, str]:
+    """Return the type of each argument, except self, and of the result: {"x": "Matrix[n_seq, n_hidden]", "return": …}.
+
+    A signature is a comment under def, or annotations. A comment that begins with (...) leaves the types of the
+    arguments to comments behind them.
+    """
+    arguments = [argument for argument in node.args.args if argument.arg != "self"]
+    found, result = [argument.type_comment or argument.annotation for argument in arguments], node.returns
+    if node.type_comment:
+        comment = ast.parse(node.type_comment, mode="func_type")
+        result = comment.returns
+        if [ast.unparse(part) for part in comment.argtypes] != ["..."]:
+            found = comment.argtypes
+    texts = [part if isinstance(part, str) else ast.unparse(part) for part in (*found, result) if part]
+    names = [*(argument.arg for argument in arguments), "return"]
+    assert len(texts) == len(names), f"{node.name} needs a type for each of {names}, and has {texts}"
+    return dict(zip(names, texts))
+
+
 @functools.cache
-def type_comments(file: str) -> dict[str, str]:
-    """Read the type comment of every function and method: {"gelu": "(Matrix[n_seq, n_hidden]) -> …"}."""
+def signatures(file: str) -> dict[str, dict[str, str]]:
+    """Return the types in the signature of every function and method: {"gelu": {"x": …}, "Context.logits": {…}}."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"), type_comments=True)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     functions |= {f"{owner.name}.{node.name}": node for owner in classes for node in owner.body[1:]}
-    return {name: node.type_comment for name, node in functions.items()}
+    return {name: types_of(node) for name, node in functions.items()}
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Evaluate a function's type comment: {parameter: type}, and "return". It does not name a method's self."""
+    """Evaluate a function's signature: {parameter: type}, and "return"."""
     function = inspect.unwrap(function)
-    comment = type_comments(function.__code__.co_filename)[function.__qualname__]
-    parsed = ast.parse(comment, mode="func_type")
-    names = [*inspect.signature(function).parameters, "return"]
-    texts = [ast.unparse(type) for type in (*parsed.argtypes, parsed.returns)]
-    if names[0] == "self":
-        names = names[1:]
-    assert len(names) == len(texts), f"{function.__qualname__} has {len(names) - 1} parameters: {comment}"
-    return {name: eval(text, NAMES) for name, text in zip(names, texts)}
+    texts = signatures(function.__code__.co_filename)[function.__qualname__]
+    return {name: eval(text, NAMES) for name, text in texts.items()}
 
 
 def checked(function: Callable[..., Any], hints: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """Wrap a function so that every call is compared with its type comment. Without shapes, it stays as it is."""
+    """Wrap a function so that every call is compared with its signature. Without shapes, it stays as it is."""
     signature = inspect.signature(function)
     hints = hints_of(function) if hints is None else hints
     if function.__name__ in ANY_SHAPE:
@@ -223,7 +236,7 @@ def checked(function: Callable[..., Any], hints: dict[str, Any] | None = None) -
 
 
 def watch(module: types.ModuleType) -> types.ModuleType:
-    """Replace the functions of gpt2.py, or of a copy of it, and the methods of its classes by checked ones."""
+    """Replace the functions of a module, and the methods of its classes, by checked ones."""
     for name, thing in list(vars(module).items()):
         if inspect.isfunction(thing) and thing.__module__ == module.__name__:
             setattr(module, name, checked(thing))

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread for each program: most models here are small, and threads that wait for each other take longer than the
 # work itself, on a busy machine many times as long. The libraries read this when they are first imported.
@@ -21,12 +22,12 @@ import numpy as np
 import pytest
 from check_shapes import watch
 from helpers import ODD, SHARED
-from tables import graph_of
 
 import gpt2
-from picogpt import jax_model
+from encoder import Encoder
+from picogpt import batch, jax_model
 from picogpt.checkpoints.writing import write_random_model
-from utils import META, SIZES
+from utils import SIZES, load_encoder_hparams_and_params
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,15 +39,16 @@ def no_tensorflow_here() -> Iterator[None]:
 
 @pytest.fixture
 def checked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check every call of gpt2.py's functions, and of their copies in JAX, against the shapes in their signatures.
+    """Check every call of the model's functions, and of their copies in JAX, against the shapes in their signatures.
 
     Not under mutation, where each function has dozens of copies: wrapping them takes longer than the tests.
     """
     if "MUTANT_UNDER_TEST" in os.environ:
         return
-    for name, function in list(vars(gpt2).items()):
-        monkeypatch.setattr(gpt2, name, function)  # put back what `watch` replaces
-    watch(gpt2)
+    for module in (gpt2, batch):
+        for name, function in list(vars(module).items()):
+            monkeypatch.setattr(module, name, function)  # put back what `watch` replaces
+        watch(module)
     load = jax_model.gpt2_in_jax
     monkeypatch.setattr(jax_model, "gpt2_in_jax", lambda: watch(load()))
 
@@ -81,9 +83,29 @@ def damaged(models_dir: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that copies the small model, for tests that break something in it, and returns the folder."""
 
     def copy(name: str = "odd") -> Path:
-        folder = shutil.copytree(models_dir / "odd", tmp_path / "models" / name)
-        if name in SIZES:  # otherwise the missing file would be downloaded
-            (folder / META).write_bytes(graph_of(ODD))
-        return folder
+        return Path(shutil.copytree(models_dir / "odd", tmp_path / "models" / name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def odd(models_dir: Path) -> Path:
+    """Return the folder of the small model."""
+    return models_dir / "odd"
+
+
+@pytest.fixture(scope="session")
+def loaded(odd: Path) -> tuple[Encoder, dict[str, int], Any]:
+    """Return the small model's tokenizer, hyperparameters and parameters."""
+    return load_encoder_hparams_and_params(odd.name, odd.parent)
+
+
+@pytest.fixture(scope="session")
+def continued(loaded: tuple[Encoder, dict[str, int], Any]) -> Callable[[str, int], str]:
+    """Return a function that continues a prompt with the small model, without any command line."""
+    encoder, hparams, params = loaded
+
+    def text(prompt: str, n: int) -> str:
+        return encoder.decode(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n))
+
+    return text

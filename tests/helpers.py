@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import io
 import os
+import runpy
 import subprocess
 import sys
 import warnings
@@ -61,21 +62,36 @@ def run_command(name: str, *args: Any, stdin: bytes = b"", cwd: Path = ROOT, tim
 
 
 def run_main(name: str, *args: Any, stdin: bytes = b"") -> Result:
-    """Run a script or a tool in this process, in a hundredth of the time. NumPy's warnings are errors."""
-    module = importlib.import_module(TOOLS[name.split()[1]][0] if name.startswith("picogpt ") else Path(name).stem)
+    """Run a script or a tool in this process, in a fiftieth of the time. NumPy's warnings are errors in a tool."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="\n") for _ in range(2))
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")),
-        mock.patch.object(sys, "argv", [name]),
+        mock.patch.object(sys, "argv", [name, *map(str, args)]),
         warnings.catch_warnings(),
+        np.errstate(),
     ):
         warnings.simplefilter("error", RuntimeWarning)
-        status = command_line.run(lambda: module.main([str(arg) for arg in args]))
+        if name.startswith("picogpt "):
+            status = command_line.run(importlib.import_module(TOOLS[name.split()[1]][0]).main)
+        else:
+            status = run_script(ROOT / name)
         out.flush()
         err.flush()
     return Result(status, out.buffer.getvalue().decode("utf-8"), err.buffer.getvalue().decode("utf-8"))
+
+
+def run_script(path: Path) -> int:
+    """Run a file as `python FILE` does, and return its exit status."""
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
+    return 0
 
 
 def decoded(data: bytes) -> str:

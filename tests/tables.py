@@ -1,4 +1,4 @@
-"""Write TensorFlow V2 checkpoints byte by byte, good ones and broken ones with right checksums, without TensorFlow."""
+"""Write TensorFlow V2 checkpoints byte by byte, good ones and unusual ones, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
-import numpy as np
 
-from utils import DTYPES, Entry, expected_shapes
+from utils import expected_shapes
 
+DTYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10, "float16": 19}  # TensorFlow's numbers
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
 
@@ -24,20 +24,19 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def mask(crc: int) -> bytes:
-    """Return a CRC-32C in its stored form."""
+def masked(data: bytes) -> bytes:
+    """Return the CRC-32C of data in its stored form."""
+    crc = google_crc32c.value(data)
     return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def masked(data: bytes) -> bytes:
-    """Return the CRC-32C of data in its stored form."""
-    return mask(google_crc32c.value(data))
-
-
-def entry_of(entry: Entry, crc: bytes) -> bytes:
-    shape = b"".join(field(2, field(1, n)) for n in entry.shape)
-    numbers = field(1, entry.dtype) + field(2, shape) + field(3, entry.shard) + field(4, entry.offset)
-    return numbers + field(5, entry.size) + varint(6 << 3 | 5) + crc
+def entry_of(
+    dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int = 0, crc: bytes = bytes(4)
+) -> bytes:
+    """Return the index entry of a tensor. Without `crc`, its checksum is wrong."""
+    dims = b"".join(field(2, field(1, n)) for n in shape)
+    numbers = field(1, dtype) + field(2, dims) + field(3, shard) + field(4, offset)
+    return numbers + field(5, size) + varint(6 << 3 | 5) + crc
 
 
 def table_block(pairs: list[tuple[bytes, bytes]], kind: bytes = b"\0") -> bytes:
@@ -77,12 +76,11 @@ def write_model(
     folder: Path, hparams: dict[str, Any], tensors: dict[str, Any], n_shards: int = 1
 ) -> dict[bytes, bytes]:
     """Write hparams.json and a checkpoint of these tensors, each third of them into another shard. Return its index."""
-    numbers = {np.dtype(name): number for number, name in DTYPES.items()}
     pairs, shards = {b"": header(n_shards)}, [b""] * n_shards
     for i, (name, array) in enumerate(sorted(tensors.items())):
         shard, data = i * n_shards // len(tensors), array.tobytes()
-        entry = Entry(numbers[array.dtype], array.shape, shard, len(shards[shard]), len(data), 0)
-        pairs[name.encode()] = entry_of(entry, masked(data))
+        dtype = DTYPES[array.dtype.name]
+        pairs[name.encode()] = entry_of(dtype, array.shape, len(shards[shard]), len(data), shard, masked(data))
         shards[shard] += data
     for shard, data in enumerate(shards):
         (folder / f"model.ckpt.data-{shard:05d}-of-{n_shards:05d}").write_bytes(data)

@@ -1,12 +1,13 @@
-"""The command lines: exit status, stdout and stderr, wrong input, broken files, signals."""
+"""The plain command lines of gpt2.py and utils.py, and what all commands share: errors, streams, signals, models."""
 
 from __future__ import annotations
 
 import contextlib
 import doctest
 import functools
-import io
+import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,615 +29,233 @@ from helpers import (
     Result,
     assert_error,
     command,
-    decoded,
     model_options,
-    read_to_the_end,
     run_command,
     run_main,
 )
 
-import encoder
-import gpt2
 import utils
-from picogpt import command_line, options
-from picogpt.__main__ import TOOLS
+from picogpt import command_line, generate
+from picogpt.__main__ import TOOLS, version
 from picogpt.checkpoints.writing import write_random_model
 
 SCRIPTS = ["gpt2.py", "utils.py", "picogpt tokens"]
-COMMANDS = ["gpt2.py", "utils.py", *(f"picogpt {name}" for name in TOOLS)]
-TRUE_LIMIT = ODD["n_ctx"] + 1  # prompt tokens + new ones: the last is never fed back
-SPEED = re.compile(r"\[(\d+) prompt tokens? in \d+\.\d\d s(, then \d+\.\d tokens/s)?\]\n")
-posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or arguments of bytes")
-
-Model = Callable[..., Result]
-
-
-def assert_text(result: Result, text: str, n_prompt: int) -> None:
-    assert result.status == 0, result
-    assert result.out == text + "\n"
-    speed = SPEED.fullmatch(result.err)
-    assert speed, result.err
-    assert int(speed[1]) == n_prompt
+TINY = ["--model_size", "tiny"]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals, pipes or permissions")
 
 
 @pytest.fixture(scope="session")
-def odd(models_dir: Path) -> Path:
-    return models_dir / "odd"
-
-
-@pytest.fixture(scope="session")
-def loaded(odd: Path) -> tuple[encoder.Encoder, dict[str, int], dict[str, Any]]:
-    return utils.load_encoder_hparams_and_params(odd.name, odd.parent)
-
-
-@pytest.fixture(scope="session")
-def continued(loaded: tuple[encoder.Encoder, dict[str, int], dict[str, Any]]) -> Callable[[str, int], str]:
-    """Return a function that continues a prompt with the small model, without any command line."""
-    tokenizer, hparams, params = loaded
-
-    def text(prompt: str, n: int) -> str:
-        return tokenizer.decode(gpt2.generate(tokenizer.encode(prompt), params, hparams["n_head"], n))
-
-    return text
-
-
-@pytest.fixture
-def small(odd: Path) -> Model:
-    """Return a function that runs gpt2.py with the small model in this process."""
-    return lambda *args, stdin=b"": run_main("gpt2.py", *args, *model_options(odd), stdin=stdin)
-
-
-@pytest.fixture(scope="session")
-def endless(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return a command that generates for longer than any test waits."""
+def endless(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return the end of a command that generates for longer than any test waits."""
     folder = tmp_path_factory.mktemp("long") / "long"
     folder.mkdir()
     n = 30_000
     write_random_model(folder, ODD | {"n_ctx": n}, seed=1)
-    return command("gpt2.py", "ab", *model_options(folder), "--n_tokens_to_generate", n - 2)
+    return ["ab", *model_options(folder), "-n", n - 2]
 
 
-# ------------------------------------------------------------------------------------------------------- the prompt
-
-
-@pytest.mark.parametrize("prompt", ["1234", "--help me"])
-def test_prompt_as_a_process(prompt, odd, continued):
-    result = run_command("gpt2.py", prompt, *model_options(odd), "--n_tokens_to_generate", 5)
-    assert_text(result, continued(prompt, 5), len(prompt))
+# ------------------------------------------------------------------------------------- gpt2.py, and its tool generate
 
 
 @pytest.mark.parametrize(
-    "prompt",
+    "args",
     [
-        "1234",
-        "-1",
-        "-1.5",
-        "--help me",
-        "-h me",
-        "-hello world",
-        "--stop it",
-        "- item",
-        "a\nb",
-        "\n",
-        "\t",
-        "é漢😀",
-        "a\0b",
+        ["ROMEO:"],
+        [""],
+        ["a b "],
+        ["é漢😀\n"],
+        ["--help me"],
+        ["-1"],
+        ["<|endoftext|>"],
+        ["ROMEO:", "-n", 0],
+        ["ROMEO:", "--n_tokens", 255],
+        ["ROMEO:", "--temperature", 1e-320],
+        ["ROMEO:", "--temperature", 0.8, "--seed", 1],
+        ["ROMEO:", "--temperature", 1, "--seed", 7, "--top_k", 5],
+        ["ROMEO:", "--temperature", 1, "--seed", 7, "--top_p", 0.5],
+        ["ROMEO:", "--temperature", 1, "--seed", 3, "--top_k", 20, "--top_p", 0.9, "--repetition_penalty", 1.3],
+        ["ROMEO:", "--repetition_penalty", 2],
+        ["ROMEO:", "--stop", " and"],
+        ["ROMEO:", "--stop", "\n\n"],
+        ["", "--temperature", 1, "--seed", 2, "--stop", "<|endoftext|>"],
     ],
 )
-def test_prompt_is_taken_literally(prompt, small, continued):
-    result = small(prompt, "--n_tokens_to_generate", 5)
-    assert_text(result, continued(prompt, 5), len(prompt.encode("utf-8")))
-
-
-def test_end_of_text_in_a_prompt_is_plain_text(small, continued):
-    assert_text(small("<|endoftext|>", "--n_tokens_to_generate", 3), continued("<|endoftext|>", 3), 13)
+def test_gpt2_py_prints_what_generate_prints(args):
+    ours, other = (run_main(name, *args, *TINY) for name in ("gpt2.py", "picogpt generate"))
+    assert (ours.status, ours.out) == (other.status, other.out) == (0, other.out)
+    assert ours.err == ""
 
 
 STDIN = [
-    (b"ab", "ab"),
     (b"ab\n", "ab"),
     (b"ab\n\n", "ab\n"),
-    (b"ab\r\n", "ab"),
-    (b"a\r\nb\r\n", "a\r\nb"),
+    (b"a\r\nb\r\n", "a\nb"),
     (b"ab\r", "ab\r"),
-    (b"a\nb\n", "a\nb"),
     (b"\na\nb", "\na\nb"),
     (b"\n\n", "\n"),
     (b"-\n", "-"),
     (b"--help me", "--help me"),
     (b"a\0b\n", "a\0b"),
     ("é漢😀\n".encode(), "é漢😀"),
+    (b"\xef\xbb\xbfab\n", "ab"),  # a byte order mark
+    ("a\ufeffb".encode(), "a\ufeffb"),
 ]
 
 
+@pytest.mark.parametrize("name", ["gpt2.py", "picogpt generate"])
 @pytest.mark.parametrize(("stdin", "prompt"), STDIN)
-def test_prompt_from_stdin(stdin, prompt, small, continued):
-    result = small("-", "--n_tokens_to_generate", 5, stdin=stdin)
-    assert_text(result, continued(prompt, 5), len(prompt.encode("utf-8")))
+def test_prompt_from_stdin(name, stdin, prompt, odd, continued):
+    result = run_main(name, "-", "-n", 5, *model_options(odd), stdin=stdin)
+    assert (result.status, result.out) == (0, continued(prompt, 5) + "\n"), result
 
 
-def test_prompt_from_stdin_of_a_process(odd, continued):
+@pytest.mark.parametrize("name", ["gpt2.py", "picogpt generate"])
+def test_a_byte_order_mark_in_front_of_a_prompt_is_skipped(name):
+    with_mark, without = (run_main(name, prompt, "-n", 5, *TINY) for prompt in ("\ufeffROMEO:", "ROMEO:"))
+    assert with_mark.out == without.out != run_main(name, "a\ufeffROMEO:", "-n", 5, *TINY).out
+    assert run_main("picogpt tokens", "\ufeffa", *TINY).out == "    64  'a'\n"
+
+
+@pytest.mark.parametrize("prompt", ["1234", "--help me"])
+def test_gpt2_py_as_a_process(prompt, odd, continued):
+    assert run_command("gpt2.py", prompt, *model_options(odd), "-n", 5) == (0, continued(prompt, 5) + "\n", "")
+
+
+def test_stdin_of_a_process(odd, continued):
     """Windows must not translate line ends on the way in."""
-    result = run_command(
-        "gpt2.py", "-", *model_options(odd), "--n_tokens_to_generate", 5, stdin="é\r\na\0b\r\n".encode()
-    )
-    assert_text(result, continued("é\r\na\0b", 5), 7)
-
-
-@pytest.mark.parametrize("stdin", [b"", b"\n", b"\r\n"])
-def test_empty_stdin(stdin, small):
-    """A command before the pipe has probably failed."""
-    assert_error(small("-", stdin=stdin), 2, "standard input is empty", 'give "" as the prompt')
-
-
-@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
-@pytest.mark.parametrize(("stdin", "at"), [(b"ab\xff", 2), (b"\xe6\xbc", 0), (b"a\xed\xa0\x80", 1)])
-def test_stdin_that_is_not_utf8(script, stdin, at, odd):
-    result = run_main(script, "-", *model_options(odd), stdin=stdin)
-    assert_error(result, 2, "standard input is not UTF-8", f"byte {at} is 0x{stdin[at]:02x}")
-
-
-def test_stdin_that_is_not_utf8_of_a_process(odd):
-    assert_error(run_command("gpt2.py", "-", *model_options(odd), stdin=b"ab\xff"), 2, "gpt2.py: ", "byte 2 is 0xff")
-
-
-@posix
-@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
-def test_prompt_that_is_not_utf8(script, odd):
-    assert_error(run_command(script, b"ab\xff", *model_options(odd)), 2, "not valid UTF-8", "character 2", "udcff")
-
-
-def test_no_prompt(odd):
-    assert_error(run_command("gpt2.py", *model_options(odd)), 2, "gpt2.py: ", "prompt", "(try --help)")
-
-
-def test_prompt_without_quotes(small):
-    assert_error(small("one", "two"), 2, "unrecognized", "two")
-    assert_error(small("one", "two\nlines"), 2, "unrecognized", "two")
-
-
-def test_trailing_space_is_kept_with_a_warning(odd, continued):
-    result = run_command("gpt2.py", "ab ", *model_options(odd), "--n_tokens_to_generate", 5)
-    warning, speed = result.err.splitlines(keepends=True)
-    assert warning.startswith("warning: ")
-    assert "space" in warning
-    assert_text(result._replace(err=speed), continued("ab ", 5), 3)
-
-
-@pytest.mark.parametrize("prompt", [" ab", "ab\n", "ab\t"])
-def test_no_warning_for_other_white_space(prompt, small, continued):
-    assert_text(small(prompt, "--n_tokens_to_generate", 2), continued(prompt, 2), 3)
-
-
-# ------------------------------------------------------------------------------------------------- very long prompts
-
-
-class Endless(io.RawIOBase):
-    """Like the output of `yes`. It counts the bytes that were read."""
-
-    n_read = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        buffer[:] = b"y" * len(buffer)
-        self.n_read += len(buffer)
-        return len(buffer)
-
-
-def test_endless_stdin(monkeypatch):
-    endless = Endless()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
-    with pytest.raises(command_line.UsageError, match="standard input has more than 16,777,216 bytes"):
-        command_line.read_prompt("-")
-    assert endless.n_read < 17 << 20
-
-
-@pytest.mark.parametrize("script", ["gpt2.py", "picogpt explain", "picogpt trace"])
-def test_prompt_with_too_many_bytes_is_not_encoded(script, odd, tmp_path, monkeypatch):
-    """Encoding this one would take a minute and two gigabytes."""
-    monkeypatch.setattr(encoder.Encoder, "encode", mock.Mock(side_effect=AssertionError))
-    out = ["--out", tmp_path / "out.npz"] if script == "picogpt trace" else []
-    result = run_main(script, "-", *model_options(odd), *out, stdin=b"a" * 10**7)
-    assert_error(result, 2, "10,000,000 bytes", "769,231 tokens or more", f"n_ctx = {ODD['n_ctx']}")
-
-
-def test_smallest_number_of_tokens(loaded):
-    """The longest token of the small model is <|endoftext|>, and gpt2.py generates 0 tokens after n_ctx + 1."""
-    prompt = "é" * (13 * 10_000)
-    options.check_size(loaded[0], prompt, 19_999)
-    with pytest.raises(command_line.UsageError, match="260,001 bytes, .* 20,001 tokens .* n_ctx = 19999"):
-        options.check_size(loaded[0], prompt + "a", 19_999)
-
-
-# ------------------------------------------------------------------------------------------------------ the lengths
-
-
-@pytest.mark.parametrize("n_prompt", [1, 4, ODD["n_ctx"]])
-def test_exactly_at_the_limit(n_prompt, small, continued):
-    prompt, n = "abcdefghijklmnopqrstuvwxyz"[:n_prompt], TRUE_LIMIT - n_prompt
-    assert_text(small(prompt, "--n_tokens_to_generate", n), continued(prompt, n), n_prompt)
-    result = small(prompt, "--n_tokens_to_generate", n + 1)
-    assert_error(result, 2, f"{n_prompt} prompt tokens", f"{n + 1} to generate", f"of {ODD['n_ctx']}", f"only {n} fit")
-
-
-def test_past_the_limit_as_a_process(odd):
-    """The default number of tokens exceeds the small model's context."""
-    assert_error(
-        run_command("gpt2.py", "abcd", *model_options(odd)), 2, "gpt2.py: 4 ", "40 to generate", "of 17", "only 14 fit"
-    )
-
-
-@pytest.mark.parametrize("too_long", [1, 2, 1000])
-def test_prompt_alone_is_too_long(too_long, small):
-    result = small("a" * (ODD["n_ctx"] + too_long), "--n_tokens_to_generate", 1)
-    assert_error(result, 2, f"{ODD['n_ctx'] + too_long} prompt tokens", f"{too_long} too long", f"of {ODD['n_ctx']}")
-
-
-def test_number_of_tokens_beyond_all_bounds(small):
-    assert_error(small("a", "--n_tokens_to_generate", 10**12), 2, str(10**12), "only 17 fit")
-
-
-def test_no_tokens_to_generate(small):
-    assert small("abc", "--n_tokens_to_generate", 0) == (0, "\n", "")
-
-
-def test_prompt_and_number_of_tokens_are_used_exactly(small, loaded):
-    result = small("ab", "--n_tokens_to_generate", 1)
-    tokenizer, hparams, params = loaded
-    logits = gpt2.gpt2(tokenizer.encode("ab"), **params, n_head=hparams["n_head"])
-    assert_text(result, tokenizer.decode([int(np.argmax(logits[-1]))]), 2)
-    assert ", then" not in result.err  # no rate of what happened once
-
-
-# ------------------------------------------------------------------------------------------------------ the numbers
-
-WRONG_NUMBERS = {
-    "--n_tokens_to_generate": (["-1", "1.5", "x", "", "nan", "inf"], "whole number at least 0"),
-    "--temperature": (["-1", "-1e-9", "nan", "inf", "-inf", "x", ""], "number at least 0"),
-    "--top_k": (["-1", "1.5", "x", "nan"], "whole number at least 0"),
-    "--top_p": (["-0.1", "1.5", "1.0001", "nan", "inf", "x"], "number at least 0 and at most 1"),
-    "--repetition_penalty": (["0", "-1", "nan", "inf", "x"], "number at least 0.01 and at most 100"),
-    "--seed": (["-1", "1.5", "x"], "whole number at least 0"),
-}
+    result = run_command("gpt2.py", "-", *model_options(odd), "-n", 5, stdin="é\r\na\0b\r\n".encode())
+    assert result == (0, continued("é\na\0b", 5) + "\n", "")
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "limit"),
-    [(option, value, limit) for option, (values, limit) in WRONG_NUMBERS.items() for value in values],
+    ("args", "words"),
+    [
+        ([], ["prompt"]),
+        (["To", "be", "or", "not"], ["'be'", "put a text of several words into quotes"]),
+        (["x", "--n_samples", "3"], ["'--n_samples'", "python -m picogpt generate"]),
+        (["x", "--end_of_text"], ["'--end_of_text'", "python -m picogpt generate"]),
+        (["x", "--seed", "x"], ["--seed", "'x'"]),
+    ],
 )
-def test_wrong_number(option, value, limit, small):
-    assert_error(small("a", f"{option}={value}"), 2, option, repr(value), limit)
-
-
-@pytest.mark.parametrize(("option", "value"), [("--n_tokens_to_generate", "-1"), ("--top_p", "-0.1")])
-def test_wrong_number_as_a_process(option, value, odd):
-    assert_error(
-        run_command("gpt2.py", "a", *model_options(odd), option, value),
-        2,
-        "gpt2.py: ",
-        option,
-        repr(value),
-        "at least 0",
-    )
-
-
-@pytest.mark.parametrize("option", ["--seed", "--top_k", "--n_tokens_to_generate"])
-def test_whole_number_beyond_a_float(option, small):
-    result = small("a", "--temperature", 1, "--n_tokens_to_generate", 3, option, "1" * 400)
-    assert result.status in ((2,) if option == "--n_tokens_to_generate" else (0, 2)), result
-    assert result.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("temperature", ["0", "1"])
-@pytest.mark.parametrize("penalty", ["1e-310", "1e-30", "1e30", "1e308"])
-def test_extreme_penalty_works_or_is_refused(temperature, penalty, small):
-    result = small("ab", "--n_tokens_to_generate", 5, "--temperature", temperature, "--repetition_penalty", penalty)
-    assert result.status in (0, 2), result
-    assert result.err.count("\n") == 1
-
-
-GREEDY = [
-    ["--temperature", "0"],
-    ["--temperature", "1e-30"],
-    ["--temperature", "1e-320"],
-    ["--temperature", "1", "--top_k", "1"],
-    ["--temperature", "1", "--top_p", "0"],
-    ["--temperature", "0", "--repetition_penalty", "1"],
-]
-
-
-@pytest.mark.parametrize("args", GREEDY)
-def test_settings_that_take_the_likeliest_token(args, small, continued):
-    assert_text(small("abcd", "--n_tokens_to_generate", 14, *args), continued("abcd", 14), 4)
-
-
-@pytest.fixture
-def sampled(small: Model) -> Callable[..., str]:
-    def text(*args: Any) -> str:
-        result = small("abcd", "--n_tokens_to_generate", 14, "--temperature", 1, *args)
-        assert_text(result, result.out[:-1], 4)
-        return result.out[:-1]
-
-    return text
-
-
-def test_seed(sampled, continued):
-    assert sampled("--seed", 1) == sampled("--seed", 1)
-    assert len({sampled("--seed", seed) for seed in (0, 1, 2)} | {continued("abcd", 14)}) == 4
-    assert sampled() != sampled()
-
-
-def test_seed_of_a_process(odd, sampled):
-    args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 7]
-    assert_text(run_command("gpt2.py", "abcd", *model_options(odd), *args), sampled("--seed", 7), 4)
+def test_a_command_line_that_gpt2_py_can_not_read(args, words):
+    assert_error(run_main("gpt2.py", *args), 2, "gpt2.py: error: ", *words)
 
 
 @pytest.mark.parametrize(
-    "args", [["--top_k", 0], ["--top_k", 300], ["--top_k", 301], ["--top_k", 10**9], ["--top_p", 1]]
+    ("args", "words"),
+    [
+        (["ROMEO:", "-n", 300], ["2 prompt tokens [+] 300 to generate exceed the context of 256: 255 new ones fit"]),
+        (["a" * 1000], ["prompt tokens [+] 40 .* of 256: 0 new ones fit"]),
+        (["x", "--temperature", "nan"], ["temperature=nan"]),
+        (["x", "--temperature", "1", "--top_p", "1.5"], ["top_p=1.5"]),
+        (["x", "--model_size", "nope"], ["there is no model 'nope'", "only .*tiny"]),
+        (["-"], ["position 1"]),
+        (["a\udcffb"], ["character 1 .*surrogate.*udcff"]),
+    ],
 )
-def test_filters_that_keep_everything(args, sampled):
-    assert sampled("--seed", 1, *args) == sampled("--seed", 1)
+def test_what_gpt2_py_can_not_do(args, words):
+    result = run_main("gpt2.py", *TINY, *args, stdin=b"a\xff")
+    assert_error(result, 1, "gpt2.py: ")
+    for word in words:
+        assert re.search(word, result.err), result.err
 
 
-@pytest.mark.parametrize(
-    "args", [["--top_k", 2], ["--top_p", 0.1], ["--repetition_penalty", 9], ["--temperature", 0.1]]
-)
-def test_settings_that_change_the_text(args, sampled):
-    assert sampled("--seed", 1, *args) != sampled("--seed", 1)
+def test_help_of_gpt2_py_names_what_has_more_options():
+    result = run_command("gpt2.py", "--help")
+    assert (result.status, result.err) == (0, "")
+    assert "python -m picogpt generate" in result.out
+    for option in ("-n", "--model_size", "--models_dir", "--temperature", "--top_k", "--top_p", "--seed", "--stop"):
+        assert option in result.out
 
 
-def test_repetition_penalty_without_sampling(small, loaded):
-    """The small model repeats itself. With a high penalty, every token becomes another one."""
-    tokenizer, hparams, params = loaded
-    choose = functools.partial(gpt2.sample, rng=np.random.default_rng(), temperature=0, repetition_penalty=100)
-    ids = list(gpt2.generate(tokenizer.encode("abcd"), params, hparams["n_head"], 14, choose))
-    assert len(set(ids)) == 14
-    result = small("abcd", "--n_tokens_to_generate", 14, "--repetition_penalty", 100)
-    assert_text(result, tokenizer.decode(ids), 4)
+def test_three_files_are_enough(odd, tmp_path, continued):
+    for script in ("gpt2.py", "encoder.py", "utils.py"):
+        shutil.copyfile(ROOT / script, tmp_path / script)
+    model = [arg if isinstance(arg, str) else arg.resolve() for arg in model_options(odd)]
+    run = functools.partial(run_command, cwd=tmp_path)
+    assert run("gpt2.py", "ab", *model, "-n", 3) == (0, continued("ab", 3) + "\n", "")
+    assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
 
 
-@pytest.mark.parametrize("args", [["--top_k", 5], ["--top_p", 0.5], ["--seed", 0]])
-def test_warning_for_what_has_no_effect(args, small, continued):
-    result = small("ab", "--n_tokens_to_generate", 5, *args)
-    warning, speed = result.err.splitlines(keepends=True)
-    assert warning.startswith("warning: ")
-    assert args[0] in warning
-    assert "temperature" in warning
-    assert_text(result._replace(err=speed), continued("ab", 5), 2)
+# --------------------------------------------------------------------------------------------- utils.py, and its checks
 
 
-# --------------------------------------------------------------------------------------------------------- the stop
+def found(folder: Path) -> str:
+    return f"""{folder}: n_vocab 300, n_ctx 17, n_embd 21, n_head 3, n_layer 2
+tokenizer: 300 tokens, not OpenAI's files
+weights: float32, 28 tensors, 17,829 numbers; all checksums are right
+"""
 
 
-@pytest.mark.parametrize("sampling", [[], ["--temperature", 1, "--seed", 1]])
-def test_stop_cuts_the_text_before_it(sampling, small):
-    args = ["abcd", "--n_tokens_to_generate", 14, *sampling]
-    text = small(*args).out[:-1]
-    stops = {text[i:j] for i in range(len(text)) for j in range(i + 1, min(i + 5, len(text)) + 1)}
-    assert any(len(stop) > 3 for stop in stops)  # two tokens at least: none is longer than two characters
-    for stop in stops:
-        result = small(*args, f"--stop={stop}")
-        assert (result.status, result.out) == (0, text[: text.index(stop)] + "\n"), stop
+def without_bar(result: Result) -> Result:
+    """Return the result without the progress bar, which is redrawn after a carriage return."""
+    lines = [line for line in re.split(r"[\r\n]+", result.err) if line and not line.startswith("checking ")]
+    return result._replace(err="".join(f"{line}\n" for line in lines))
 
 
-def test_stop_that_never_comes(small, continued):
-    text = continued("abcd", 14)
-    for stop in ("never", text + "x", text[-1] + "x"):
-        assert_text(small("abcd", "--n_tokens_to_generate", 14, f"--stop={stop}"), text, 4)
+def test_utils_prints_what_it_found(odd):
+    assert without_bar(run_command("utils.py", "odd", "--models_dir", odd.parent)) == (0, found(odd), "")
+    assert_error(run_main("utils.py"), 2, "utils.py: error: ", "model_size")
+    assert_error(run_main("utils.py", "odd", "--n", "1"), 2, "utils.py: error: ", "--n")
 
 
-def test_stop_in_the_prompt_does_not_count(small, continued):
-    assert "bc" not in continued("abcd", 3)
-    assert_text(small("abcd", "--n_tokens_to_generate", 3, "--stop", "bc"), continued("abcd", 3), 4)
-
-
-def test_stop_of_a_process(odd, continued):
-    text = continued("abcd", 14)
-    stop = text[5:8]
-    result = run_command("gpt2.py", "abcd", *model_options(odd), "--n_tokens_to_generate", 14, f"--stop={stop}")
-    assert (result.status, result.out) == (0, text[: text.index(stop)] + "\n")
-    assert "Traceback" not in result.err
-
-
-def test_empty_stop(small):
-    assert_error(small("a", "--stop", ""), 2, "--stop", "empty")
-
-
-def test_stop_before_joins_pieces(rng):
-    for _ in range(300):
-        text = "".join(rng.choice(list("ab"), rng.integers(0, 12)))
-        stop = "".join(rng.choice(list("ab"), rng.integers(1, 5)))
-        cuts = sorted(rng.integers(0, len(text) + 1, 3))
-        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
-        assert "".join(gpt2.stop_before(pieces, stop)) == text.split(stop)[0], (pieces, stop)
-
-
-def test_stop_before_asks_for_no_more_than_it_needs():
-    pieces = iter("xaaby")
-    assert "".join(gpt2.stop_before(pieces, "ab")) == "xa"
-    assert next(pieces) == "y"
-    held_back = gpt2.stop_before(iter(["x", "a", "c"]), "ab")
-    assert [next(held_back), next(held_back), next(held_back)] == ["x", "", "ac"]
-
-
-# ----------------------------------------------------------------------------------------------------- broken files
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_unknown_model(script, odd):
-    args = ["nope"] if script == "utils.py" else ["a", "--model_size", "nope"]
-    result = run_command(script, *args, "--models_dir", odd.parent)
-    assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "only odd;", ", ".join(utils.SIZES))
-
-
-@pytest.mark.parametrize("name", ["124m", "ODD2", "odd2", "no/where", "two\nlines"])
-def test_unknown_model_like_a_known_one(name, odd):
-    result = run_main("gpt2.py", "a", "--models_dir", odd.parent, "--model_size", name)
-    assert_error(result, 1, repr(name), "only odd;")
-
-
-def test_no_models_at_all(tmp_path):
-    result = run_main("gpt2.py", "a", "--models_dir", tmp_path / "none", "--model_size", "odd")
-    assert_error(result, 1, "'odd'", str(tmp_path / "none"), "only nothing;", ", ".join(utils.SIZES))
-    assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize("name", ["odd", "124M"])
-def test_models_dir_that_is_a_file(name, tmp_path):
-    (tmp_path / "models").write_text("not a folder")
-    result = run_main("gpt2.py", "a", "--models_dir", tmp_path / "models", "--model_size", name)
-    assert_error(result, 1, str(tmp_path / "models"))
-    assert (tmp_path / "models").read_text() == "not a folder"
+@pytest.mark.parametrize("at", [0, 35_000, -1])
+def test_utils_finds_a_flipped_bit(at, damaged):
+    folder = damaged()
+    data = bytearray((folder / utils.DATA).read_bytes())
+    data[at] ^= 1
+    (folder / utils.DATA).write_bytes(data)
+    result = without_bar(run_main("utils.py", "odd", "--models_dir", folder.parent))
+    assert_error(result, 1, "utils.py: ", str(folder / utils.DATA), "checksum of model/")
 
 
 NEEDED = ["encoder.json", "vocab.bpe", "hparams.json", utils.INDEX, utils.DATA]
 
 
-@pytest.mark.parametrize("script", ["gpt2.py", "utils.py"])
 @pytest.mark.parametrize("name", NEEDED)
-def test_missing_file(name, script, damaged):
+def test_missing_file(name, damaged):
     folder = damaged()
     (folder / name).unlink()
-    args = ["a", *model_options(folder)] if script == "gpt2.py" else [folder.name, "--models_dir", folder.parent]
-    assert_error(run_main(script, *args), 1, str(folder / name))
-
-
-@pytest.mark.parametrize("name", sorted(set(utils.FILES) - set(NEEDED)))
-def test_file_that_only_tensorflow_needs_may_be_missing(name, damaged, continued):
-    folder = damaged()
-    (folder / name).unlink(missing_ok=True)
-    assert_text(run_main("gpt2.py", "ab", *model_options(folder), "--n_tokens_to_generate", 3), continued("ab", 3), 2)
-
-
-@pytest.mark.parametrize("name", NEEDED)
-def test_folder_in_place_of_a_file(name, damaged):
-    folder = damaged()
-    (folder / name).unlink()
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder / name))
+    assert_error(run_main("utils.py", folder.name, "--models_dir", folder.parent), 1, str(folder / name))
     (folder / name).mkdir()
     assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder / name))
 
 
-def flip(at: int) -> Callable[[bytes], bytes]:
-    def damage(data: bytes) -> bytes:
-        changed = bytearray(data)
-        changed[at] ^= 1
-        return bytes(changed)
-
-    return damage
-
-
-def vocabulary(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
-    """Return a function that changes the JSON object in encoder.json."""
-
-    def damage(data: bytes) -> bytes:
-        tokens = json.loads(data)
-        change(tokens)
-        return json.dumps(tokens).encode()
-
-    return damage
+def test_files_that_only_tensorflow_needs_may_be_missing(damaged, continued):
+    folder = damaged()
+    for name in set(utils.FILES) - set(NEEDED):
+        (folder / name).unlink(missing_ok=True)
+    assert run_main("gpt2.py", "ab", *model_options(folder), "-n", 3) == (0, continued("ab", 3) + "\n", "")
 
 
 def page(_: bytes) -> bytes:
     return b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
 
 
-DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
-    (utils.INDEX, lambda data: data[:-1], "truncated"),
-    (utils.INDEX, lambda data: data[: len(data) // 2], "truncated"),
-    (utils.INDEX, lambda data: data[100:], "block"),
-    (utils.INDEX, lambda data: b"", "truncated"),
-    (utils.INDEX, flip(30), "checksum"),
-    (utils.INDEX, flip(500), "checksum"),
-    (utils.INDEX, flip(-1), "not the index"),
-    (utils.INDEX, page, "not the index"),
-    (utils.DATA, lambda data: data[:-4], "71,312 bytes"),
-    (utils.DATA, lambda data: data[: len(data) // 2], "71,316"),
-    (utils.DATA, lambda data: data + b"\0", "71,317 bytes"),
-    (utils.DATA, lambda data: b"", "0 bytes"),
-    (utils.DATA, page, "71,316"),
-    ("hparams.json", lambda data: data[:-3], "not JSON"),
-    ("hparams.json", lambda data: b"", "not JSON"),
-    ("hparams.json", lambda data: b"[1, 2]", "not a JSON object"),
-    ("hparams.json", lambda data: b"\xff\xfe{}", "not JSON"),
-    ("hparams.json", page, "not JSON"),
-    ("encoder.json", lambda data: data[:-1], ""),
-    ("encoder.json", lambda data: b"", ""),
-    ("encoder.json", lambda data: b"\xff", "utf-8"),
-    ("encoder.json", page, ""),
-    ("encoder.json", lambda data: b"[]", "JSON object"),
-    ("encoder.json", lambda data: b"{}", "256 bytes"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=1.0)), "JSON object"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=[64])), "JSON object"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=65)), "0 to 299"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update(a=300)), "0 to 299"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.update({"漢": 300})), "漢"),
-    ("encoder.json", vocabulary(lambda tokens: tokens.popitem()), "299"),
-    ("vocab.bpe", lambda data: b"", "merge"),
-    ("vocab.bpe", lambda data: data[:-3], "merge"),
-    ("vocab.bpe", lambda data: data[:-2], "merge"),
-    ("vocab.bpe", lambda data: data + b"\xff \xff\n", "utf-8"),
-    ("vocab.bpe", lambda data: data + b"a b c\n", "a b c"),
-    ("vocab.bpe", lambda data: data + b"a b\n", "ab"),
-    ("vocab.bpe", page, "merge"),
-]
-
-
-@pytest.mark.parametrize(("name", "damage", "word"), DAMAGE, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(DAMAGE)])
-def test_broken_file(name, damage, word, damaged):
-    folder = damaged()
-    (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder), name, word)
-
-
 @pytest.mark.parametrize(
-    ("name", "damage"), [(utils.INDEX, flip(30)), (utils.DATA, lambda data: data[:-4]), ("hparams.json", page)]
-)
-def test_broken_file_as_a_process(name, damage, damaged):
-    folder = damaged()
-    (folder / name).write_bytes(damage((folder / name).read_bytes()))
-    assert_error(run_command("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder / name}")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "word"),
+    ("name", "damage"),
     [
-        ("n_vocab", 301, "(301, 21)"),
-        ("n_vocab", 299, "(299, 21)"),
-        ("n_ctx", 16, "(16, 21)"),
-        ("n_ctx", 1024, "(1024, 21)"),
-        ("n_embd", 24, "24)"),
-        ("n_embd", 7 * 3 * 2, "42)"),
-        ("n_head", 4, "n_head = 4"),
-        ("n_layer", 1, "n_layer = 1"),
-        ("n_layer", 3, "model/h2/"),
+        *((name, page) for name in NEEDED),
+        *((name, lambda data: b"") for name in NEEDED),
+        *((name, lambda data: data[: len(data) // 2]) for name in NEEDED if name != "vocab.bpe"),
+        (utils.DATA, lambda data: data + b"\0"),
+        ("hparams.json", lambda data: json.dumps(ODD | {"n_layer": 3}).encode()),
+        ("hparams.json", lambda data: json.dumps(ODD | {"n_head": "a\nb"}).encode()),
+        ("encoder.json", lambda data: data.replace(b'"a"', b'"\\n\xe6\xbc\xa2"')),
     ],
 )
-def test_hparams_of_another_model(name, value, word, damaged):
+def test_broken_file(name, damage, damaged):
+    """Whatever is wrong with a file, it is one line that names the file. Other tests look at each check."""
     folder = damaged()
-    (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
-    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder), "hparams.json", word)
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder}", name)
 
 
-@pytest.mark.parametrize("value", [0, -1, 17.0, 17.5, "17", True, None, [17], {}, 1 << 40])
-@pytest.mark.parametrize("name", utils.HPARAMS)
-def test_hparams_of_a_wrong_type(name, value, damaged):
+def test_broken_file_as_a_process(damaged):
     folder = damaged()
-    (folder / "hparams.json").write_text(json.dumps(ODD | {name: value}))
-    assert_error(
-        run_main("gpt2.py", "a", *model_options(folder)),
-        1,
-        f"{folder / 'hparams.json'}: {name} is {value!r}",
-        "positive",
-    )
-
-
-@pytest.mark.parametrize("name", utils.HPARAMS)
-def test_hparams_without_a_key(name, damaged):
-    folder = damaged()
-    (folder / "hparams.json").write_text(json.dumps({key: value for key, value in ODD.items() if key != name}))
-    assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, str(folder / "hparams.json"), name)
+    (folder / "hparams.json").write_bytes(page(b""))
+    assert_error(run_command("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder / 'hparams.json'}")
 
 
 @contextlib.contextmanager
@@ -662,40 +280,59 @@ def test_folder_that_is_not_readable(damaged):
     folder.chmod(0)
     try:
         with without_root():
-            result = run_main("gpt2.py", "a", *model_options(folder))
+            result = run_main("picogpt generate", "a", *model_options(folder))
     finally:
         folder.chmod(0o700)
     assert_error(result, 1, str(folder), "Permission denied")
 
 
-def test_no_network(tmp_path, monkeypatch):
-    """The discard port refuses. Each attempt is one line, and the last line says what to do instead."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    mirror = "http://127.0.0.1:9"
-    for name, value in {"PICOGPT_MIRROR": mirror, "no_proxy": "*", "NO_PROXY": "*"}.items():
-        monkeypatch.setenv(name, value)
-    result = run_main("gpt2.py", "a", "--models_dir", tmp_path)
-    *attempts, last = result.err.splitlines()
-    pauses = [re.fullmatch(r"checkpoint: .*refused.*; attempt (\d) in (\d) s", line).groups() for line in attempts]
-    assert pauses == [("2", "1"), ("3", "2"), ("4", "4")]
-    assert slept == [1, 2, 4]
-    assert_error(result._replace(err=last + "\n"), 1, "gpt2.py: can't download", f"{mirror}/124M/")
-    for word in (str(tmp_path / "124M"), *utils.FILES, "PICOGPT_MIRROR", "124M/<file>", "--model_size tiny"):
-        assert word in last
-    assert "Traceback" not in result.err
-    assert list(tmp_path.iterdir()) == []
+# ------------------------------------------------------------------------------------------ numbers that are not finite
+
+
+@pytest.fixture(scope="module", params=[np.nan, np.inf])
+def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of models/tiny with a weight that is not finite."""
+    folder = shutil.copytree(ROOT / "models" / "tiny", tmp_path_factory.mktemp("models") / "broken")
+    entry = utils.read_index(folder / utils.INDEX)["model/h1/mlp/c_fc/w"]
+    with open(folder / utils.DATA, "r+b") as data:
+        data.seek(entry.offset)
+        data.write(np.float32(request.param).tobytes())
+    return Path(folder)
+
+
+WITH_A_MODEL: dict[str, list[Any]] = {
+    "gpt2.py": ["Hello"],
+    "picogpt chat": [],
+    "picogpt evaluate": ["lambada", "--data", ROOT / "tests" / "evaluate" / "passages.jsonl"],
+    "picogpt explain": ["Hello"],
+    "picogpt generate": ["Hello", "--temperature", 1],
+    "picogpt score": ["-"],
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_MODEL)
+def test_logits_that_are_not_finite_are_one_line_that_names_the_model(name, broken):
+    result = run_command(name, *WITH_A_MODEL[name], *model_options(broken), stdin=b"Hello, world.\n")
+    assert (result.status, result.out.strip()) == (1, ""), result
+    assert re.fullmatch(rf"{name}: .*\bbroken: .*not finite.*\n", result.err), result.err
+
+
+def test_samples_that_are_not_finite(broken):
+    result = run_command("picogpt generate", "Hello", *model_options(broken), "--n_samples", 2, "--temperature", 1)
+    memory, error = result.err.splitlines(keepends=True)
+    assert memory.startswith("[making 2 samples")
+    assert_error(result._replace(err=error), 1, "picogpt generate: broken: its logits are not finite")
 
 
 # ------------------------------------------------------------------------------------------------ stdout and signals
 
 
-def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(endless, continued):
+@pytest.mark.parametrize("name", ["gpt2.py", "picogpt generate"])
+def test_text_comes_before_the_process_ends_and_ctrl_c_is_quiet(name, endless):
     # A shell that runs pytest in the background makes its children ignore Ctrl-C.
     heed = None if os.name == "nt" else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        endless, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0, preexec_fn=heed
-    ) as process:
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT, "preexec_fn": heed}
+    with subprocess.Popen(command(name, *endless), cwd=ROOT, bufsize=0, **settings) as process:
         try:
             first = process.stdout.read(1 << 16)
             assert 0 < len(first) < 4096  # a buffer would have held back 8192
@@ -719,102 +356,54 @@ def error_of_closed_pipe(words: list[Any]) -> tuple[int, bytes]:
 
 @posix
 def test_closed_pipe(endless, odd):
-    assert error_of_closed_pipe(endless) == (141, b"")
+    assert error_of_closed_pipe(command("gpt2.py", *endless)) == (130, b"")
+    assert error_of_closed_pipe(command("picogpt generate", *endless)) == (141, b"")
     for n in (1, 5000):  # fails when it is flushed at the end, and in the middle
         assert error_of_closed_pipe(command("picogpt tokens", "a" * n, *model_options(odd))) == (141, b"")
+    status, err = error_of_closed_pipe(command("picogpt tokens", "--help"))
+    assert (status, err) == (0, b"")
+
+
+def interrupted_import(tmp_path: Path, before: Callable[[], Any]) -> tuple[int, bytes, bytes]:
+    """Run a tool that gets Ctrl-C while it imports NumPy. Return its status, and what it wrote."""
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(7)\n")
+    env = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    settings = {"capture_output": True, "preexec_fn": before, "timeout": 60, "stdin": subprocess.DEVNULL}
+    done = subprocess.run(command("picogpt tokens", "a"), cwd=ROOT, env=env, check=False, **settings)
+    return done.returncode, done.stdout, done.stderr
 
 
 @posix
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_closed_pipe_of_help(script):
-    status, err = error_of_closed_pipe(command(script, "--help"))
-    assert status in (0, 141)
-    assert err == b""
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("script", ["gpt2.py", "picogpt tokens"])
-def test_no_space_left(script, odd):
-    n = ["--n_tokens_to_generate", 3] if script == "gpt2.py" else []
-    with open("/dev/full", "wb") as full:
-        words = command(script, "a", *model_options(odd), *n)
-        done = subprocess.run(
-            words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=False
-        )
-    assert_error(Result(done.returncode, "", decoded(done.stderr)), 1, f"{script}: ", "No space left")
+def test_ctrl_c_while_a_tool_starts(tmp_path):
+    heed, ignore = (functools.partial(signal.signal, signal.SIGINT, how) for how in (signal.SIG_DFL, signal.SIG_IGN))
+    assert interrupted_import(tmp_path, heed) == (130, b"", b"")
+    assert interrupted_import(tmp_path, ignore) == (7, b"", b"")  # as in the background of a shell script
 
 
 @posix
-@pytest.mark.parametrize(("prompt", "closed"), [("a", 1), ("-", 0)])
-def test_closed_descriptor(prompt, closed, odd):
-    """Python sets sys.stdout to None for `python gpt2.py … >&-`, and sys.stdin for `<&-`."""
-    words = command("gpt2.py", prompt, *model_options(odd), "--n_tokens_to_generate", 3)
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        stdout=None if closed == 1 else subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-        preexec_fn=functools.partial(os.close, closed),
-        timeout=120,
-        check=False,
-    )
-    assert b"Traceback" not in done.stderr
-    assert done.stderr.count(b"\n") <= 1
-    assert done.returncode in ((0, 1) if closed == 1 else (1, 2))
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_removes_what_is_half_written(number, status, tmp_path, capsys):
+    def work() -> int:
+        path = tmp_path / "half"
+        path.write_text("half")
+        assert signal.getsignal(number) is not signal.SIG_DFL  # which would end the tests
+        try:
+            signal.raise_signal(number)
+        finally:
+            path.unlink()
+        return 0
 
-
-@pytest.mark.skipif(os.name == "nt", reason="no descriptors to close")
-def test_closed_stderr_sends_nothing_else_to_stdout(odd):
-    """With `2>&-`, the warning and the speed have nowhere to go. They must not go to stdout."""
-    words = command("gpt2.py", "ab ", *model_options(odd), "--n_tokens_to_generate", 3)
-    expected = subprocess.run(words, cwd=ROOT, capture_output=True, env=ENVIRONMENT, timeout=120, check=True)
-    assert b"warning" in expected.stderr
-    closed = functools.partial(os.close, 2)
-    done = subprocess.run(
-        words, cwd=ROOT, stdout=subprocess.PIPE, env=ENVIRONMENT, preexec_fn=closed, timeout=120, check=True
-    )
-    assert done.stdout == expected.stdout
-
-
-def test_empty_stdin_is_refused_before_any_download(tmp_path):
-    result = run_command("gpt2.py", "-", "--models_dir", tmp_path, stdin=b"")
-    assert_error(result, 2, "standard input is empty")
+    assert command_line.run(work) == status
     assert list(tmp_path.iterdir()) == []
-
-
-def test_stdout_to_a_file(odd, sampled, tmp_path):
-    text = sampled("--seed", 1)
-    words = command(
-        "gpt2.py", "abcd", *model_options(odd), "--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1
-    )
-    with open(tmp_path / "out.txt", "wb") as file:
-        done = subprocess.run(
-            words, cwd=ROOT, stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=120, check=True
-        )
-    assert_text(Result(0, decoded((tmp_path / "out.txt").read_bytes()), decoded(done.stderr)), text, 4)
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
-def test_stdout_that_is_not_utf8(encoding, odd, sampled):
-    text = sampled("--seed", 1)
-    assert not text.isascii()
-    args = ["--n_tokens_to_generate", 14, "--temperature", 1, "--seed", 1]
-    words = command("gpt2.py", "abcd", *model_options(odd), *args)
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, timeout=120, check=False
-    )
-    expected = (text + "\n").replace("\n", os.linesep).encode(encoding.split(":")[0], "replace")
-    assert (done.returncode, done.stdout) == (0, expected)
-    assert SPEED.fullmatch(decoded(done.stderr))
+    assert capsys.readouterr().err == ""
 
 
 def test_error_where_stderr_is_not_utf8(odd):
     args = ["a", "--model_size", "é漢", "--models_dir", odd.parent]
-    assert_error(run_command("gpt2.py", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "only odd;")
+    assert_error(run_command("picogpt generate", *args, PYTHONIOENCODING="ascii"), 1, r"\xe9\u6f22", "only odd;")
 
 
-# ------------------------------------------------------------------------------------------------ control characters
+# ----------------------------------------------------------------------------------------------------------- messages
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
 HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
@@ -827,301 +416,85 @@ def test_visible():
         assert command_line.visible(text) == text
 
 
-def test_messages_are_visible_and_one_line(odd, capsys):
-    command_line.log(f"a{HOSTILE}\nb")
-    assert capsys.readouterr().err == f"a{HARMLESS}\\nb\n"
-    assert_error(run_main("gpt2.py", "one", HOSTILE + "\ntwo"), 2, f"unrecognized arguments: {HARMLESS}\\ntwo")
-    for error in (OSError(2, "missing", f"{HOSTILE}\n"), ValueError(f"{HOSTILE}\n"), MemoryError(f"{HOSTILE}\n")):
-        assert command_line.run(mock.Mock(side_effect=error)) == 1
-        message = capsys.readouterr().err
-        assert f"{HARMLESS}\\n" in message
-        assert message.removesuffix("\n").isprintable()
-    assert_error(
-        run_main("gpt2.py", "a", "--model_size", "x", "--models_dir", odd / f"{HOSTILE}\n"), 1, f"{HARMLESS}\\n"
-    )
-
-
-class Terminal(io.TextIOWrapper):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("options", [[], ["--n_samples", 2, "--temperature", 1]])
-def test_control_characters_of_the_model(options, small, loaded, monkeypatch):
-    """A terminal gets escapes, anything else the exact bytes. An escape does not end the text where --stop has it."""
-    text, visible = f"{HOSTILE}\n\tक्\u200dष", f"{HARMLESS}\n\tक्\u200dष"
-    ids = loaded[0].encode(text)
-    monkeypatch.setattr(gpt2, "generate", lambda *args: iter(ids))
-    monkeypatch.setattr(gpt2, "generate_batch", lambda *args: ((i, id) for i in range(2) for id in ids))
-    monkeypatch.setattr(gpt2, "check_lengths", mock.Mock())
-    monkeypatch.setattr(gpt2, "check_memory", mock.Mock(return_value=1))
-    expected = "--- 1 of 2\n{0}\n--- 2 of 2\n{0}\n" if options else "{0}\n"
-    args = ["a", "--n_tokens_to_generate", len(ids), "--stop", "\\x1b", *options]
-    assert small(*args).out == expected.format(text)
-    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
-    assert small(*args).out == expected.format(visible)
-
-
-@posix
-def test_control_characters_in_a_real_terminal(odd, sampled):
-    import pty
-
-    args = ["--temperature", 1, "--seed", 3, "--n_tokens_to_generate", 14]
-    exact = sampled("--seed", 3)
-    assert exact != command_line.visible(exact, keep="\n\t")
-    reader, writer = pty.openpty()
-    words = command("gpt2.py", "abcd", *model_options(odd), *args)
-    subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.DEVNULL, env=ENVIRONMENT, timeout=120, check=True)
-    os.close(writer)
-    assert read_to_the_end(reader).decode().replace("\r\n", "\n") == command_line.visible(exact, keep="\n\t") + "\n"
-    os.close(reader)
-
-
-# The real program, with a model whose likeliest tokens are an escape sequence: one token for each of its bytes.
-ESCAPING = """
-import sys, gpt2, utils
-encode = utils.load_encoder(utils.Path(sys.argv.pop(1))).encode
-ids = iter([encode(char)[0] for char in "a\\x1b[2Jb"])
-gpt2.greedy = lambda logits, seen: next(ids)
-sys.exit(command_line.run(gpt2.main))
-"""
-
-
-@posix
-def test_an_escape_sequence_over_several_tokens(odd):
-    """A terminal gets no ESC, although no single token is a sequence. A pipe and a file get exact bytes."""
-    import pty
-
-    words = [sys.executable, "-c", ESCAPING, odd, "abcd", *model_options(odd), "--n_tokens_to_generate", "6"]
-    settings = {"cwd": ROOT, "env": ENVIRONMENT, "timeout": 120, "check": True, "stderr": subprocess.DEVNULL}
-    assert subprocess.run(words, stdout=subprocess.PIPE, **settings).stdout == b"a\x1b[2Jb\n"
-    reader, writer = pty.openpty()
-    subprocess.run(words, stdout=writer, **settings)
-    os.close(writer)
-    assert read_to_the_end(reader) == rb"a\x1b[2Jb" + b"\r\n"
-    os.close(reader)
-
-
-# -------------------------------------------------------------------------------------------------- the value "--"
-
-
-def parser_of(name: str) -> command_line.Parser:
-    """Return the parser of a script or a tool."""
-    parsers: list[command_line.Parser] = []
-
-    def keep(parser: command_line.Parser, *args: Any) -> None:
-        parsers.append(parser)
-        raise SystemExit(0)
-
-    with mock.patch.multiple(command_line.Parser, parse_args=keep, parse_known_args=keep):
-        run_main(name)
-    return parsers[0]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_two_dashes_are_a_value_like_others(name, capsys):
-    """argparse before Python 3.13 makes an empty list of --option=--, for which no tool is prepared."""
-    parser = parser_of(name)
-    for action in parser._actions:
-        action.required = False
-    options = [action for action in parser._actions if action.option_strings]
-    assert options
-    for action in options:
-        words = [f"{action.option_strings[0]}=--"]
-        try:
-            value = getattr(parser.parse_args(words), action.dest)
-        except SystemExit as error:
-            message = capsys.readouterr().err
-            assert error.code == 2
-            assert "argument " + "/".join(action.option_strings) in message
-            assert message.count("\n") == 1
-        else:
-            assert value == (action.type or str)("--"), words
-
-
-def test_stop_at_two_dashes(small, continued):
-    assert_text(small("ab", "--n_tokens_to_generate", 3, "--stop=--"), continued("ab", 3), 2)
-    assert_error(run_main("gpt2.py", "ab", "--model_size=--"), 1, "there is no model '--'")
-
-
-# ------------------------------------------------------------------------------- Ctrl-C at any time, and odd encodings
-
-
-def interrupted_import(script: str, tmp_path: Path, before: Callable[[], Any]) -> tuple[int, bytes, bytes]:
-    """Run a command that gets Ctrl-C while it imports NumPy. Return its status, and what it wrote."""
-    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nos._exit(7)\n")
-    words, env = command(script, "a"), ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, env=env, preexec_fn=before, timeout=60, check=False, stdin=subprocess.PIPE
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-@posix
-@pytest.mark.parametrize("script", ["gpt2.py", "utils.py", "picogpt chat"])
-def test_ctrl_c_during_start_up(script, tmp_path):
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    assert interrupted_import(script, tmp_path, heed) == (-signal.SIGINT, b"", b"")  # which a shell calls 130
-
-
-@posix
-def test_a_shell_may_let_a_command_ignore_ctrl_c(tmp_path):
-    """Shells do so with commands in the background of a script."""
-    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    assert interrupted_import("gpt2.py", tmp_path, ignore) == (7, b"", b"")
-
-
-@pytest.mark.parametrize("code", ["import gpt2, utils, picogpt.__main__", "exec(open('gpt2.py').read())"])
-def test_a_notebook_keeps_its_ctrl_c(code):
-    result = run_command("-c", f"import signal; old = signal.getsignal(2)\n{code}\nprint(signal.getsignal(2) is old)")
-    assert result == (0, "True\n", "")
-
-
-def test_run_takes_over_ctrl_c_and_gives_it_to_python():
-    """IPython's %run would otherwise leave a shell that Ctrl-C ends."""
-    old = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        assert command_line.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, old)
-
-
-@posix
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_in_a_destructor(number, status, capsys):
-    """Python ignores what a `__del__` raises, for example that of a progress bar."""
-
-    class Bar:
-        def __del__(self) -> None:
-            signal.raise_signal(number)
-
-    def work() -> int:
-        Bar()
-        for _ in range(1000):
-            time.sleep(0.01)
-        return 0
-
-    hook = sys.unraisablehook
-    assert command_line.run(work) == status
-    assert sys.unraisablehook is hook
-    assert capsys.readouterr().err == ""
-
-
-def test_other_errors_in_a_destructor_are_still_reported(capsys):
-    class Bar:
-        def __del__(self) -> None:
-            raise KeyError("in a destructor")
-
-    assert command_line.run(lambda: 0 if Bar() else 1) == 0
-    assert "KeyError: 'in a destructor'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("encoding", ["idna", "undefined"])
-def test_encoding_that_is_not_meant_for_text(encoding, monkeypatch):
-    """PYTHONIOENCODING may name any of Python's codecs."""
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n"))
-    assert command_line.run(lambda: print("é", flush=True) or gpt2.main([])) == 2
-    assert sys.stdout.buffer.getvalue().decode() == "é\n"
-    assert sys.stderr.buffer.getvalue().startswith(b"gpt2.py: the following arguments are required")
-
-
-def test_unknown_error_handler_of_stdin(monkeypatch, capsys):
-    """Python finds out only when a byte is wrong, with PYTHONIOENCODING=:handler."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8", errors="handler"))
-    assert command_line.run(lambda: len(sys.stdin.readline())) == 1
-    assert "can't decode byte 0xff" in capsys.readouterr().err
-
-
-# -------------------------------------------------------------------------------------------- utils.py, and all of them
-
-
-def found(folder: Path) -> str:
-    return f"""{folder}: n_vocab 300, n_ctx 17, n_embd 21, n_head 3, n_layer 2
-tokenizer: 300 tokens, not OpenAI's files
-weights: float32, 28 tensors, 17,829 numbers; all checksums are right
-"""
-
-
-def without_bar(result: Result) -> Result:
-    """Return the result without the progress bar, which is redrawn after a carriage return."""
-    lines = [line for line in re.split(r"[\r\n]+", result.err) if line and not line.startswith("checking ")]
-    return result._replace(err="".join(f"{line}\n" for line in lines))
-
-
-def test_utils_prints_what_it_found(odd):
-    result = run_command("utils.py", "odd", "--models_dir", odd.parent)
-    assert without_bar(result) == (0, found(odd), "")
-
-
-@pytest.mark.parametrize("at", [0, 35_000, -1])
-def test_utils_finds_a_flipped_bit(at, damaged):
-    folder = damaged()
-    data = bytearray((folder / utils.DATA).read_bytes())
-    data[at] ^= 1
-    (folder / utils.DATA).write_bytes(data)
-    run = run_command if at == 0 else run_main
-    result = without_bar(run("utils.py", "odd", "--models_dir", folder.parent))
-    assert_error(result, 1, "utils.py: ", str(folder / utils.DATA), "checksum of model/")
-
-
 @pytest.mark.parametrize(
-    "args",
-    [["gpt2.py"], ["picogpt tokens"], ["picogpt tokens", "a", "b"], ["utils.py"], ["utils.py", "odd", "--n", "1"]],
+    ("error", "status", "message"),
+    [
+        (OSError(2, "missing", f"{HOSTILE}\n"), 1, rf"{HARMLESS}\n: missing"),
+        (ValueError(f"{HOSTILE}\n"), 1, rf"{HARMLESS}\n"),
+        (command_line.UsageError("wrong"), 2, "wrong"),
+        (MemoryError("for an array"), 1, "not enough memory: for an array"),
+        (FloatingPointError("not finite"), 1, "tiny: not finite"),
+        (EOFError(), 1, ""),
+        (OSError(), 1, "OSError"),
+    ],
 )
+def test_an_error_is_one_visible_line(error, status, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["picogpt tool"])
+    command_line.Parser("x").parse_known_args([])
+    monkeypatch.setattr(command_line.Parser, "model", "tiny")
+    if isinstance(error, EOFError):  # what nobody foresaw keeps its traceback
+        with pytest.raises(EOFError):
+            command_line.run(mock.Mock(side_effect=error))
+        return
+    assert command_line.run(mock.Mock(side_effect=error)) == status
+    assert capsys.readouterr().err == f"picogpt tool: {message}\n"
+
+
+WARNING = "import utils, sys\nutils.log.warning('two %s', 'words')\n"
+
+
+def test_a_warning_of_the_library_is_one_line(capsys):
+    """Python prints what nobody else shows. Importing the library sends no messages anywhere else."""
+    imports = "import gpt2, picogpt, picogpt.generate\nfrom picogpt import score, trace\nimport logging\n"
+    assert run_command("-c", f"{imports}{WARNING}assert not logging.root.handlers") == (0, "", "two words\n")
+    logged = "import logging\nlogging.basicConfig(format='%(name)s %(message)s')\n"
+    assert run_command("-c", f"{logged}{imports}{WARNING}") == (0, "", "picogpt two words\n")
+    assert command_line.run(lambda: logging.getLogger("picogpt").warning(HOSTILE) or 0) == 0
+    assert capsys.readouterr().err == HARMLESS + "\n"
+
+
+@pytest.mark.parametrize("args", [["picogpt tokens"], ["picogpt tokens", "a", "b"], ["picogpt generate", "a", "--no"]])
 def test_usage_error(args):
-    result = run_command(*args)
-    assert_error(result, 2, "argument")
-    assert result.err.startswith(f"{args[0]}: ")
+    result = run_main(*args)
+    assert_error(result, 2, f"{args[0]}: ", "argument")
     assert result.err.endswith("(try --help)\n")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help(script, option):
-    result = run_command(script, option)
+def test_help_of_a_tool(option):
+    result = run_main("picogpt tokens", option)
     assert (result.status, result.err) == (0, "")
-    name = f"python {'-m ' if script.startswith('picogpt ') else ''}{script}"
-    assert result.out.startswith(f"usage: {name} [--help] ")
+    assert result.out.startswith("usage: python -m picogpt tokens [--help] ")
     assert "examples:" in result.out
-    assert result.out.count(f"{name} ") >= 2
 
 
-def test_help_of_the_package():
+def test_the_package_lists_its_tools():
     result = run_command("-m", "picogpt", "-h")
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith("usage: python -m picogpt TOOL")
-    for name in TOOLS:
-        assert f"\n  {name} " in result.out
-    assert_error(run_command("-m", "picogpt", "fly", "-h"), 2, "picogpt: 'fly' is not one of", "tokens", "(try --help)")
+    assert re.findall(r"^  (\w+) ", result.out, re.MULTILINE) == list(TOOLS)
+    assert next(iter(TOOLS)) == "generate"
     assert run_command("-m", "picogpt") == (2, "", result.out)
+    unknown = run_command("-m", "picogpt", "fly", "-h")
+    assert_error(unknown, 2, "picogpt: 'fly' is not one of generate, ", "tokens", "(try --help)")
+    assert "did you mean" not in unknown.err
+    assert_error(run_command("-m", "picogpt", "explian", "Hello"), 2, "'explian'", "did you mean explain?")
 
 
-def test_three_files_are_enough(odd, tmp_path, continued):
-    for script in ("gpt2.py", "encoder.py", "utils.py"):
-        shutil.copyfile(ROOT / script, tmp_path / script)
-    model = [arg if isinstance(arg, str) else arg.resolve() for arg in model_options(odd)]
-    run = functools.partial(run_command, cwd=tmp_path)
-    assert_text(run("gpt2.py", "ab", *model, "--n_tokens_to_generate", 3), continued("ab", 3), 2)
-    assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
+def test_the_version_is_that_of_pyproject():
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert version() == settings["project"]["version"]
+    assert run_command("-m", "picogpt", "--version") == (0, f"picogpt {version()}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("version", "script"),
-    [("3.8", "gpt2.py"), ("3.8", "utils.py"), ("3.9", "gpt2.py"), ("3.9", "utils.py"), ("3.9", "picogpt tokens")],
-)
-def test_an_older_python_hears_what_it_needs(version, script):
-    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    found = [*map(str, versions.glob(f"{version}.*/bin/python")), shutil.which(f"python{version}")]
-    if not any(found):
-        pytest.skip(f"needs Python {version}")
-    words = [next(filter(None, found)), *command(script, "a")[1:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert_error(Result(done.returncode, done.stdout, done.stderr), 1, "needs Python 3.10", f"this is Python {version}")
+@pytest.mark.parametrize("word", ["--models-dir", "--models_dir", "--models-d"])
+def test_options_may_be_written_with_hyphens(word, odd):
+    result = run_main("picogpt generate", "ab", "--model-size=odd", word, odd.parent, "--n-tokens-to-generate", "0")
+    assert (result.status, result.out) == (0, "\n")
 
 
-# ---------------------------------------------------------------------------------- notebooks, and the models' folder
+# ------------------------------------------------------------------------------------------------ notebooks and threads
 
 
 class NotebookStream:
@@ -1146,10 +519,8 @@ def test_run_in_a_notebook(odd, continued, monkeypatch):
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     args = ["ab", "--n_tokens_to_generate", "3", *map(str, model_options(odd))]
-    statuses: list[int] = []
-    for arguments in (args, ["ab", "--model_size", "no-such-model"]):
-        statuses.append(command_line.run(lambda arguments=arguments: gpt2.main(arguments)))
-    assert statuses == [0, 1]
+    assert command_line.run(lambda: generate.main(args)) == 0
+    assert command_line.run(lambda: generate.main(["ab", "--model_size", "no-such-model"])) == 1
     assert out.text == continued("ab", 3) + "\n"
     assert "'no-such-model'" in err.text
 
@@ -1190,22 +561,51 @@ def test_run_outside_of_the_main_thread():
     assert statuses == [5]
 
 
+@pytest.mark.parametrize("code", ["import gpt2, utils, picogpt.__main__", "exec(open('gpt2.py').read())"])
+def test_a_notebook_keeps_its_ctrl_c(code):
+    result = run_command("-c", f"import signal; old = signal.getsignal(2)\n{code}\nprint(signal.getsignal(2) is old)")
+    assert result == (0, "True\n", "")
+
+
+# ------------------------------------------------------------------------------------------------ the models' folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_model(script, odd):
+    args = ["nope"] if script == "utils.py" else ["a", "--model_size", "nope"]
+    result = run_command(script, *args, "--models_dir", odd.parent)
+    assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "only odd;", ", ".join(utils.SIZES))
+
+
+@pytest.mark.parametrize("name", ["124m", "ODD2", "no/where", "two\nlines", "--no-such"])
+def test_unknown_model_like_a_known_one(name, odd, tmp_path):
+    result = run_main("gpt2.py", "a", "--models_dir", odd.parent, f"--model_size={name}")
+    assert_error(result, 1, repr(name), "only odd;")
+    assert_error(
+        run_main("gpt2.py", "a", "--models_dir", tmp_path / "none", f"--model_size={name}"), 1, "only nothing;"
+    )
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["odd", "124M"])
+def test_models_dir_that_is_a_file(name, tmp_path):
+    (tmp_path / "models").write_text("not a folder")
+    result = run_main("gpt2.py", "a", "--models_dir", tmp_path / "models", "--model_size", name)
+    assert_error(result, 1, str(tmp_path / "models"))
+    assert (tmp_path / "models").read_text() == "not a folder"
+
+
 def test_models_beside_the_program_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert utils.ensure_downloaded("tiny", "models") == ROOT / "models" / "tiny"
-    result = run_main("picogpt tokens", "a", "--model_size", "tiny")
-    assert result == (0, "    64  'a'\n", "")
+    assert run_main("picogpt tokens", "a", "--model_size", "tiny") == (0, "    64  'a'\n", "")
     with pytest.raises(FileNotFoundError, match="'tiny'"):
         utils.ensure_downloaded("tiny", tmp_path / "models")  # an absolute folder is meant literally
     with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'models'} or {ROOT / 'models'}, only .*tiny"):
         utils.ensure_downloaded("no-such-model", "models")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_models_in_the_current_folder_go_first(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "tiny").mkdir(parents=True)
-    assert utils.ensure_downloaded("tiny", "models") == Path("models/tiny")
+    assert utils.ensure_downloaded("tiny", "models") == Path("models/tiny")  # the current folder goes first
     assert_error(run_main("gpt2.py", "a", "--model_size", "tiny"), 1, "models", "encoder.json")
 
 
@@ -1235,33 +635,16 @@ def test_paths_beside_the_program_are_found_from_any_folder(odd, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "path", ["models/124M", "./124M", "124M/", "../124M", "x/../124M", "/no/such/124M", "./", "x/.."]
+    "path", ["models/124M", "./124M", "124M/", "../124M", "x/../124M", "/no/such/124M", "./", "x/..", "", "."]
 )
 def test_a_path_is_never_downloaded(path, tmp_path, monkeypatch):
     (tmp_path / "x" / "y").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "x")
     monkeypatch.setattr(utils, "download_gpt2_files", None)
-    for words in ([path], [path, "--models_dir", "other"]):
-        assert_error(run_main("utils.py", *words), 1, "utils.py: there is no ", repr(path), "can be downloaded")
+    for models_dir in ("models", "other"):
+        with pytest.raises(FileNotFoundError, match=f"there is no model {re.escape(repr(path))} .*can be downloaded"):
+            utils.ensure_downloaded(path, models_dir)
     assert [entry.name for entry in tmp_path.rglob("*")] == ["x", "y"]
-
-
-def test_a_path_to_one_of_openai_s_names_must_hold_openai_s_model(odd, tmp_path):
-    shutil.copytree(odd, tmp_path / "124M")
-    assert_error(run_main("utils.py", f"{tmp_path / '124M'}/"), 1, "are not OpenAI's of 124M")
-
-
-@pytest.mark.parametrize("word", ["--models-dir", "--models_dir", "--models-d"])
-def test_options_may_be_written_with_hyphens(word, odd):
-    result = run_main("gpt2.py", "ab", "--model-size=odd", word, odd.parent, "--n-tokens-to-generate", "0")
-    assert (result.status, result.out) == (0, "\n")
-    assert_error(run_main("gpt2.py", "ab", "--no-such-option"), 2, "unrecognized arguments: --no-such-option")
-    assert_error(run_main("gpt2.py", "ab", "--model-size=--no-such"), 1, "there is no model '--no-such'")
-
-
-@pytest.mark.parametrize("name", ["", "."])
-def test_the_folder_of_models_is_no_model(name, odd):
-    assert_error(run_main("utils.py", name, "--models_dir", odd.parent), 1, repr(name), "only odd;")
 
 
 # ----------------------------------------------------------------------------------------------- imports and examples
@@ -1277,10 +660,13 @@ def modules(code: str, *args: Any) -> set[str]:
     return set(result.err.split())
 
 
-def test_import_loads_only_numpy():
-    loaded_modules = modules("import gpt2")
-    assert "numpy" in loaded_modules
-    assert not loaded_modules & (HEAVY | {"regex", "encoder", "utils"})
+def test_imports_go_one_way():
+    assert not modules("import encoder") & (HEAVY | {"numpy", "gpt2", "utils"})
+    assert not modules("import utils") & (HEAVY | {"gpt2"})
+    alone = modules("import gpt2")
+    assert "numpy" in alone
+    assert not alone & (HEAVY | {"regex", "encoder", "utils"})
+    assert not modules("import picogpt.command_line") & {"numpy", "gpt2", "encoder", "utils"}
 
 
 def test_generating_loads_only_what_it_needs(odd):
@@ -1290,19 +676,6 @@ def test_generating_loads_only_what_it_needs(odd):
     assert not loaded_modules & HEAVY
 
 
-def test_examples_in_docstrings():
-    results = doctest.testmod(utils)
-    assert results.attempted >= 8
-    assert results.failed == 0
-
-
-def test_imports_go_one_way():
-    assert not modules("import encoder") & (HEAVY | {"numpy", "regex", "gpt2", "utils"})
-    assert not modules("import utils") & (HEAVY | {"regex", "gpt2"})
-
-
-def test_a_python_without_ctypes_runs():
-    code = "import runpy, sys; sys.modules['_ctypes'] = None; runpy.run_path('gpt2.py', run_name='__main__')"
-    words = [sys.executable, "-c", code, "a", "--model_size", "tiny", "--n_tokens_to_generate", "2"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+@pytest.mark.parametrize("name", ["gpt2", "utils", "picogpt.command_line", "picogpt.generate"])
+def test_examples_in_docstrings(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0

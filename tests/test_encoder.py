@@ -5,7 +5,10 @@ from __future__ import annotations
 import doctest
 import json
 import random
+import time
+import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from helpers import ROOT, SHARED, shared
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import encoder as bpe
-from encoder import BYTE_TO_CHAR, Encoder, get_encoder, merge, merge_long
+from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder, get_encoder, merge, merge_long
 
 TRICKY = [
     "",
@@ -86,34 +89,49 @@ def test_a_megabyte_of_english(openai, theirs, name):
     assert openai.decode(ids) == text
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60))
-def test_any_text_equals_tiktoken(openai, theirs, text):
-    ids = openai.encode(text)
-    assert ids == theirs[0].encode_ordinary(text)
-    assert openai.decode(ids) == text
+SIGNS = ["'s", "'LL", "'ve", "  ", "\r\n", *"'' \n\t\xa0\u2003\u3000\x85\x1c|<"]
+MARKS = "\u0301\u0351\u200d\ufe0f\u20e3\u200b\ufeff\xad½Ⅷ४ǅʰſİ"
+BLOCKS = [(0x20, 0x7F), (0, 0x100), (0x100, 0x3000), (0x3000, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.sampled_from(["'", "s", "LL", "t", " ", "  ", "\n", "é", "1", "ab", "!", "?", "漢", "🙂"]), max_size=20)
-)
-def test_any_mixture_of_kinds_equals_tiktoken(openai, theirs, parts):
-    assert openai.encode("".join(parts)) == theirs[0].encode_ordinary("".join(parts))
+def odd_string(rng: random.Random) -> str:
+    """Mix characters of every plane, white space, contractions, combining marks and repetitions.
+
+    Characters that Unicode has not assigned are left out: later versions, which libraries may know, make some letters.
+    """
+
+    def part() -> str:
+        kind = rng.random()
+        if kind < 0.4:
+            return rng.choice(SIGNS if kind < 0.3 else MARKS)
+        low, high = rng.choice(BLOCKS)
+        chars = [chr(rng.randrange(low, high)) for _ in range(rng.randint(1, 5))]
+        return "".join(char for char in chars if unicodedata.category(char) != "Cn")
+
+    return "".join(part() * rng.choice((1, 1, 1, 1, 2, 7)) for _ in range(rng.randint(0, 12)))
+
+
+def test_odd_strings_equal_tiktoken(openai, theirs):
+    rng = random.Random(1)
+    for _ in range(3000):
+        text = odd_string(rng)
+        ids = openai.encode(text)
+        assert ids == theirs[0].encode_ordinary(text), repr(text)
+        assert openai.decode(ids) == text
 
 
 def test_long_words_equal_tiktoken(openai, theirs):
     rng = random.Random(0)
-    for length in (127, 128, 129, 1000, 20000):
-        word = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=length))
-        assert openai.encode(word) == theirs[0].encode_ordinary(word)
-    assert openai.encode("a" * 5000) == theirs[0].encode_ordinary("a" * 5000)
+    for length in (bpe.LONG_WORD - 1, bpe.LONG_WORD, 1000, 20000):
+        for letters in ("abcdefghijklmnopqrstuvwxyz", "0123456789", "!?.,-", "a", "ab", " ", "漢字", "🙂"):
+            word = "".join(rng.choices(letters, k=length))
+            assert openai.encode(word) == theirs[0].encode_ordinary(word)
 
 
 def test_every_token_is_reached(openai):
     for id in range(50256):
         symbols = list(openai.token_bytes(id).decode("latin-1").translate(BYTE_TO_CHAR))
-        assert [openai.encoder[symbol] for symbol in merge(symbols, openai.cache.ranks)] == [id]
+        assert [openai.encoder[symbol] for symbol in merge(symbols, openai.ranks)] == [id]
 
 
 def test_known_ids(openai):
@@ -124,40 +142,52 @@ def test_known_ids(openai):
     assert openai.decode([50256]) == "<|endoftext|>"
 
 
+def test_openai_s_merges_are_known_and_need_no_merging(openai, monkeypatch):
+    assert openai.is_openai
+    assert openai.special_tokens == {END_OF_TEXT: 50256}
+    assert not small().is_openai
+    more = Encoder(openai.encoder | {"zqzqzq": 50257}, list(openai.ranks))
+    assert more.special_tokens == {END_OF_TEXT: 50256, "zqzqzq": 50257}
+    assert 50257 not in more.encode("zqzqzq")
+    monkeypatch.setattr(bpe, "merge", None)
+    assert more.encode("Hello world") == [15496, 995]
+
+
 # ------------------------------------------------------------------------------- everywhere, with a small vocabulary
 
 
 MERGES = ["l o", "lo w", "Ġ lo", "Ġ low", "Ã ©", "a a", "aa a", "aa aa", "e r", "ðŁ ĺ", "ð Ł"]
 
 
-def small(merges: list[str] = MERGES) -> Encoder:
-    tokens = [*BYTE_TO_CHAR.values(), *dict.fromkeys(m.replace(" ", "") for m in merges), "<|endoftext|>"]
+def small(merges: list[str] = MERGES, special: tuple[str, ...] = (END_OF_TEXT,)) -> Encoder:
+    tokens = [*BYTE_TO_CHAR.values(), *dict.fromkeys(m.replace(" ", "") for m in merges), *special]
     return Encoder({token: id for id, token in enumerate(tokens)}, merges)
 
 
 def test_each_byte_has_a_visible_character():
-    """Python's own idea of what can be printed gives the same table as the three ranges in encoder.py."""
-    visible = {byte: chr(byte) for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "}
-    hidden = (byte for byte in range(256) if byte not in visible)
-    assert bpe.bytes_to_unicode() == visible | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    """These are the three ranges of OpenAI's encoder.py. The other bytes follow from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    assert {byte: chr(byte) for byte in visible} | dict(zip(hidden, map(chr, range(256, 324)))) == BYTE_TO_CHAR
 
 
-def openai_merge(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """Merge as the definition says: join every occurrence of the best pair from the left, until no pair has a rank."""
-    while True:
-        pairs = [(ranks[f"{a} {b}"], a, b) for a, b in zip(symbols, symbols[1:]) if f"{a} {b}" in ranks]
-        if not pairs:
-            return symbols
-        _, first, second = min(pairs)
-        joined, i = [], 0
+def merged_by_definition(symbols: list[str], merges: list[str]) -> list[str]:
+    """Join every occurrence of the pair that stands first in the list, from the left, until no pair is in the list."""
+    while found := [merges.index(f"{a} {b}") for a, b in pairwise(symbols) if f"{a} {b}" in merges]:
+        pair = merges[min(found)].split(" ")
+        i = 0
         while i < len(symbols):
-            if symbols[i : i + 2] == [first, second]:
-                joined.append(first + second)
-                i += 2
-            else:
-                joined.append(symbols[i])
-                i += 1
-        symbols = joined
+            if symbols[i : i + 2] == pair:
+                symbols = [*symbols[:i], "".join(pair), *symbols[i + 2 :]]
+            i += 1
+    return symbols
+
+
+def assert_both_merge(word: str, merges: list[str]) -> None:
+    ranks = {line: rank for rank, line in enumerate(merges)}
+    expected = merged_by_definition(list(word), merges)
+    assert merge(list(word), ranks) == expected
+    assert merge_long(list(word), ranks) == expected
 
 
 @pytest.mark.parametrize("letters", ["a", "ab", "abc"])
@@ -169,28 +199,27 @@ def test_both_merges_join_runs_of_equal_symbols_from_the_left(letters):
         word = "".join(rng.choices(letters, k=2)) + base * 6
         parts = {word[i:j] for i in range(len(word)) for j in range(i + 2, i + 8)}
         lines = sorted({f"{part[:i]} {part[i:]}" for part in parts for i in range(1, len(part))})
-        ranks = {line: rank for rank, line in enumerate(rng.sample(lines, min(len(lines), 12)))}
-        expected = openai_merge(list(word), ranks)
-        assert merge(list(word), ranks) == expected
-        assert merge_long(list(word), ranks) == expected
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.text("abc", max_size=40), st.data())
-def test_both_merges_do_what_the_definition_says(word, data):
-    """Any list of merges will do, even in an order that no training would give."""
-    part = st.text("abc", min_size=1, max_size=3)
-    lines = data.draw(st.lists(st.tuples(part, part).map(" ".join), unique=True, max_size=12))
-    ranks = {line: rank for rank, line in enumerate(lines)}
-    expected = openai_merge(list(word), ranks)
-    assert merge(list(word), ranks) == expected
-    assert merge_long(list(word), ranks) == expected
+        assert_both_merge(word, rng.sample(lines, min(len(lines), 12)))
 
 
 def test_every_occurrence_of_a_pair_is_joined_before_a_pair_that_this_makes():
-    ranks = {"ab a": 0, "a b": 1}  # joining the first "a b" makes the better pair "ab a"
-    assert merge(list("abab"), ranks) == ["ab", "ab"]
-    assert merge_long(list("abab"), ranks) == ["ab", "ab"]
+    assert_both_merge("abab", ["ab a", "a b"])  # joining the first "a b" makes the better pair "ab a"
+    assert merge(list("abab"), {"ab a": 0, "a b": 1}) == ["ab", "ab"]
+
+
+def test_a_merge_that_is_listed_twice_keeps_its_first_place():
+    assert small(["a b", "a b", "c d"]).encode("abcd") == [256, 257]
+    assert small(["a b", "b c", "a b"]).encode("abc") == [256, ord("c") - 33]
+    rng = random.Random(2)
+    for _ in range(300):
+        tokens, merges = list("abcd"), list[str]()
+        for _ in range(8):
+            merges.append(f"{rng.choice(tokens)} {rng.choice(tokens)}")
+            tokens.append(merges[-1].replace(" ", ""))
+        merges = [*merges, *rng.choices(merges, k=4)]
+        rng.shuffle(merges)
+        tokenizer, word = small(merges), "".join(rng.choices("abcd", k=rng.choice([5, 30, 100])))
+        assert [tokenizer.decoder[id] for id in tokenizer.encode(word)] == merged_by_definition(list(word), merges)
 
 
 def test_a_token_that_the_merges_do_not_reach_is_not_used():
@@ -199,15 +228,13 @@ def test_a_token_that_the_merges_do_not_reach_is_not_used():
     assert small(["o w", "l o", "lo w"]).encode("low") == [ord("l") - 33, 256]
 
 
-def test_openai_s_merges_with_another_vocabulary_are_merged():
-    folder = shared("openai-117M")
-    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    merges = bpe.read_merges(folder / "vocab.bpe")
-    assert Encoder(vocabulary, merges).cache.known_tokens
-    more = vocabulary | {"zqzqzq": len(vocabulary)}
-    assert 50257 not in Encoder(more, merges).encode("zqzqzq")
-    del more["<|endoftext|>"]
-    assert not Encoder({token: id for id, token in enumerate(more)}, merges).cache.known_tokens
+def test_the_tiny_model_s_ids_are_those_of_the_definition():
+    tokenizer = get_encoder("tiny", ROOT / "models")
+    merges = list(tokenizer.ranks)
+    for word in {piece for text in TRICKY for piece in tokenizer.pieces.findall(text)}:
+        symbols = [*word.encode("utf-8").decode("latin-1").translate(BYTE_TO_CHAR)]
+        expected = [tokenizer.encoder[symbol] for symbol in merged_by_definition(symbols, merges)]
+        assert tokenizer.encode(word) == expected == tokenizer.encode(word)  # the second time from the cache
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -220,13 +247,8 @@ def test_round_trip(text):
 
 
 @given(st.lists(st.integers(0, 255)))
-def test_streaming_never_emits_half_a_character(ids):
-    tokenizer = small()
-    pieces = list(tokenizer.decode_stream(ids))
-    assert "".join(pieces) == tokenizer.decode(ids)
-    complete = tokenizer.encode("🙂")
-    assert list(tokenizer.decode_stream(complete)) == ["", *[""] * (len(complete) - 2), "🙂", ""]
-    assert list(tokenizer.decode_stream(complete[:-1]))[-1] == "\ufffd"
+def test_streaming_gives_the_text_of_any_bytes(ids):
+    assert "".join(small().decode_stream(ids)) == small().decode(ids)
 
 
 @pytest.mark.parametrize("text", ["a😀b", "漢字", "é", "👩‍👩‍👧 e\u0301", "مرحبا", "\U0010ffff\x00\x7f\x80"])
@@ -250,32 +272,58 @@ def test_examples_in_docstrings(monkeypatch):
     """The documentation of encoder.py uses the model that comes with the repository."""
     monkeypatch.chdir(ROOT)
     results = doctest.testmod(bpe)
-    assert results.attempted >= 5
+    assert results.attempted >= 4
     assert results.failed == 0
 
 
-def test_special_tokens_only_where_allowed():
-    tokenizer = small()
-    end = tokenizer.encoder["<|endoftext|>"]
-    assert end not in tokenizer.encode("a<|endoftext|>b")
-    assert tokenizer.encode("a<|endoftext|>", {"<|endoftext|>"})[-1] == end
-    with pytest.raises(ValueError, match="'<x>' is not a token"):
-        tokenizer.encode("a", {"<x>"})
-    with pytest.raises(ValueError, match="must be a set of tokens, not the text 'all'"):
-        tokenizer.encode("a", "all")
+# ----------------------------------------------------------------------------------------------------- special tokens
 
 
-@pytest.mark.parametrize("text", ["\ud800", "ab\udfffc", "x" * 200 + "\udc80"])
+SPECIAL = (END_OF_TEXT, "<|user|>", "<|user|>!", "zwölf Töne", "\n\nYou:", "漢", "<|low|>")
+
+
+def test_special_tokens_stand_in_the_vocabulary_as_in_the_text():
+    tokenizer = small(special=SPECIAL)
+    ids = {token: 256 + len(MERGES) + i for i, token in enumerate(SPECIAL)}
+    assert tokenizer.special_tokens == ids
+    for token, id in ids.items():
+        text = f"low {token}{token} low"
+        assert tokenizer.encode(text, allowed_special=[token]).count(id) == 2
+        assert id not in tokenizer.encode(text, allowed_special=[END_OF_TEXT] if token != END_OF_TEXT else [])
+        assert tokenizer.encode(token, allowed_special=tokenizer.special_tokens) == [id]
+        assert tokenizer.decode([id]) == token
+        assert tokenizer.token_bytes(id) == token.encode("utf-8")
+        assert "".join(tokenizer.decode_stream(tokenizer.encode(text, tokenizer.special_tokens))) == text
+
+
+def test_of_two_special_tokens_at_one_place_the_longer_is_found():
+    tokenizer = small(special=SPECIAL)
+    for allowed in (["<|user|>", "<|user|>!"], ["<|user|>!", "<|user|>"]):
+        assert tokenizer.encode("<|user|>!", allowed) == [tokenizer.encoder["<|user|>!"]]
+    assert tokenizer.encode("<|user|>!", ["<|user|>"]) == [tokenizer.encoder["<|user|>"], ord("!") - 33]
+
+
+@pytest.mark.parametrize(("allowed", "named"), [({"<x>"}, "<x>"), ([END_OF_TEXT, "low"], "low"), ("all", "a")])
+def test_only_special_tokens_can_be_allowed(allowed, named):
+    with pytest.raises(ValueError, match=f"'{named}' is not a special token"):
+        small().encode("a", allowed)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ab\udfffc", "x" * 200 + "\udc80", f"a{END_OF_TEXT}b{END_OF_TEXT}c\ud8ff"])
 def test_lone_surrogates_are_refused_with_their_place(text):
     at = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
-    with pytest.raises(ValueError, match=f"character {at} of the text is a lone surrogate"):
-        small().encode(text)
+    for allowed in ((), {END_OF_TEXT}):
+        with pytest.raises(ValueError, match=f"character {at} of the text is a lone surrogate"):
+            small().encode(text, allowed)
 
 
 @pytest.mark.parametrize("id", [-1, 10**6, 2.5])
 def test_unknown_ids_are_refused(id):
-    with pytest.raises(ValueError, match="is not a token id: the vocabulary has 0 to"):
+    with pytest.raises(ValueError, match=r"(-1|1000000|2.5) is not a token id: the vocabulary has 0 to 267"):
         small().decode([0, id])
+
+
+# -------------------------------------------------------------------------------------------------- time and memory
 
 
 def test_the_cache_is_bounded(monkeypatch):
@@ -283,26 +331,44 @@ def test_the_cache_is_bounded(monkeypatch):
     tokenizer = small()
     for i in range(1000):
         tokenizer.encode(f"word{'x' * (i % 7)} {i}")
-        assert len(tokenizer.cache) <= 50
+        assert 0 < len(tokenizer.cache) <= 50
     tokenizer.encode("y" * 5000)
-    assert max(map(len, tokenizer.cache)) <= bpe.CACHED_CHARS
+    assert max(map(len, tokenizer.cache)) <= bpe.LONG_WORD
+
+
+def test_a_word_is_merged_once(monkeypatch):
+    tokenizer = small()
+    ids = tokenizer.encode(" lower")
+    monkeypatch.setattr(bpe, "merge", None)
+    assert tokenizer.encode(" lower lower") == ids * 2
 
 
 def test_a_long_word_takes_linear_time():
     """The lookups are counted, since times vary: a quadratic algorithm would need 400 million here."""
 
-    class Counting(dict):
+    class Counting(dict[str, int]):
         lookups = 0
 
-        def get(self, key, default=None):
+        def __contains__(self, key: object) -> bool:
             self.lookups += 1
-            return super().get(key, default)
+            return super().__contains__(key)
 
-    rng = random.Random(1)
-    word = rng.choices(["l", "o", "w", "a"], k=20000)
-    ranks = Counting({merge: rank for rank, merge in enumerate(MERGES)})
-    merge_long(word, ranks)
-    assert 20000 < ranks.lookups < 100000
+        def get(self, key, default=None):
+            raise AssertionError("this is `merge`, which takes quadratic time")
+
+    tokenizer = small()
+    tokenizer.ranks = Counting(tokenizer.ranks)
+    ids = tokenizer.encode("".join(random.Random(1).choices("lowa", k=20000)))
+    assert len(ids) < 20000 < tokenizer.ranks.lookups < 100000
+
+
+@pytest.mark.slow
+def test_a_million_letters_take_seconds(openai):
+    """It takes less than 3 s. The limit is wider, because the machine may be busy."""
+    text = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=10**6))
+    before = time.process_time()
+    assert openai.decode(openai.encode(text)) == text
+    assert time.process_time() - before < 12
 
 
 # ------------------------------------------------------------------------------------------------- broken vocabularies
@@ -327,13 +393,11 @@ def test_files_are_utf8_and_line_ends_may_be_windows(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e.pop("a"), "ids must be 0 to 266"),
-        (lambda e: e.update(a=e["b"]), "ids must be 0 to 267"),
-        (lambda e: e.update(a="7"), "not a JSON object"),
-        (lambda e: e.update(a=True), "not a JSON object"),
-        (lambda e: e.update({"b b": e.pop("aa")}), "stands for no byte"),
-        (lambda e: e.update({"xx": e.pop("a")}), "no token for 1 of the 256 bytes"),
-        (lambda e: e.update({"xx": e.pop("low")}), "'low', which is not in the vocabulary"),
+        (lambda e: e.pop("b"), "encoder.json is not a JSON object that gives its n tokens the ids 0 to n - 1"),
+        (lambda e: e.update(a=e["b"]), "ids 0 to n - 1"),
+        (lambda e: e.update(a="7"), "ids 0 to n - 1"),
+        (lambda e: e.update({"xx": e.pop("a")}), "encoder.json has no token 'a', which is a byte or made by a merge"),
+        (lambda e: e.update({"xx": e.pop("low")}), "encoder.json has no token 'low'"),
     ],
 )
 def test_a_vocabulary_that_can_not_be_is_refused(tmp_path, change, message):
@@ -343,6 +407,16 @@ def test_a_vocabulary_that_can_not_be_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         get_encoder("m", tmp_path)
     assert str(tmp_path / "m") in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["l", "l o w", " lo", "lo ", "l  o"])
+def test_a_merge_that_is_not_two_symbols_is_refused(line):
+    with pytest.raises(ValueError, match=f"the merge '{line}' is not two symbols with one space between them"):
+        Encoder(small().encoder, [*MERGES, line])
+
+
+def test_a_vocabulary_may_have_no_merges():
+    assert small([]).encode("low") == [ord(letter) - 33 for letter in "low"]
 
 
 @settings(max_examples=200, deadline=None)

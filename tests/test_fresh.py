@@ -30,6 +30,8 @@ COMMANDS: dict[str, list[Any]] = {
     "explain": ["Hello", *TINY],
     "explain --html": [OUT, "Hello", *TINY],
     "explain --png": [OUT, "Hello", *TINY],
+    "generate": ["Hello", *TINY],
+    "models": [],
     "score": ["-", *TINY],
     "tokens": ["Hello", *TINY],
     "trace": ["Hello", "--out", OUT, *TINY],

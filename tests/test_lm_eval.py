@@ -187,14 +187,15 @@ def test_the_metrics_are_those_of_hf(ours, theirs):
 
 
 @needs_harness
-def test_a_context_that_is_too_long_loses_its_first_ids(model, capsys):
+def test_a_context_that_is_too_long_loses_its_first_ids(model, caplog):
     context, targets = list(range(300)), [5, 6]
     whole = model._loglikelihood_tokens([(("a", "b"), context, targets)])
-    assert "1 of 1 contexts are too long for the model" in capsys.readouterr().err
+    assert "1 of 1 contexts are too long for the model" in caplog.text
+    caplog.clear()
     for n_kept, is_same in ((N_CTX - 1, True), (N_CTX - 2, False)):
         kept = model._loglikelihood_tokens([(("a", "b"), context[-n_kept:], targets)])
         assert (kept[0][0] == pytest.approx(whole[0][0], rel=1e-6)) == is_same
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @needs_harness
@@ -296,19 +297,19 @@ def test_an_empty_context_begins_a_document(model):
     ("settings", "words"),
     [
         ({"max_gen_toks": 256}, "max_gen_toks is 256, but tiny has n_ctx = 256"),
-        ({"temperature": 1, "top_p": 1.5}, "top_p is 1.5, but it must be from 0 to 1"),
-        ({"temperature": -1, "do_sample": True}, "temperature is -1, but it must be from 0 to inf"),
+        ({"temperature": 1, "top_p": 1.5}, "top_p=1.5"),
+        ({"temperature": -1, "do_sample": True}, "temperature=-1"),
     ],
 )
 def test_a_setting_out_of_range_is_named(model, settings, words):
-    with pytest.raises(UsageError, match=re.escape(words)):
+    with pytest.raises(ValueError, match=re.escape(words)):
         generated(model, **settings)
 
 
 @needs_harness
-def test_settings_that_do_not_exist_are_named(model, capsys):
+def test_settings_that_do_not_exist_are_named(model, caplog):
     assert generated(model, num_beams=4) == generated(model)
-    assert "no generation setting num_beams:" in capsys.readouterr().err
+    assert "no generation setting num_beams:" in caplog.text
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -336,8 +337,7 @@ def test_without_the_harness(monkeypatch):
         (["--tasks", "x", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["--tasks", "x", "--limit", "few"], "argument --limit/-L: invalid float value: 'few'"),
         (["--limit", "1"], "--tasks is missing"),
-        (["--tasks", "x", "--model", "hf"], "--model_size and --models_dir name the model"),
-        (["--tasks", "x", "--model_args", "pretrained=gpt2"], "--model_size and --models_dir name the model"),
+        (["--tasks", "x", "--model_args", "pretrained=gpt2"], "--model and --models_dir name the model"),
     ],
 )
 def test_wrong_options(options, words):

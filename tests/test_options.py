@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,11 @@ from helpers import ROOT, run_main
 from picogpt import command_line, options
 from picogpt.__main__ import TOOLS
 
-PROGRAMS = ["gpt2.py", "utils.py", *(f"picogpt {tool}" for tool in TOOLS)]
+PROGRAMS = [f"picogpt {tool}" for tool in TOOLS]
 
 # The options and arguments of several programs, and the words that their helps begin with: the same thing everywhere.
 BEGINNINGS = {
+    "--allow_special": ("special tokens in the text",),
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster",),
@@ -27,11 +29,12 @@ BEGINNINGS = {
     "--jobs": ("score in N processes",),
     "--json": ("write the figures to this file", "write everything to a JSON file"),
     "--max_context": ("tokens in a window",),
+    "--meta": ("also write model.ckpt.meta",),
     "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
     "--models_dir": ("the folder with the models",),
+    "--n_tokens_to_generate": ("tokens to add", "the most tokens that one reply may have"),
     "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
-    "--plot": ("draw how time and memory grow", "draw the losses"),
     "--repetition_penalty": ("above 1",),
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),
@@ -69,20 +72,17 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     def found(self: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
         raise FoundError(self)
 
-    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
-    module = importlib.import_module(name)
-    with (
-        mock.patch.multiple(command_line.Parser, parse_args=found, parse_known_args=found),
-        pytest.raises(FoundError) as error,
-    ):
+    module = importlib.import_module(TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py"))
+    parser = command_line.Parser if " " in program else argparse.ArgumentParser
+    with mock.patch.multiple(parser, parse_args=found, parse_known_args=found), pytest.raises(FoundError) as error:
         module.main([])
     return error.value.args[0]
 
 
 def shown_actions(program: str) -> dict[str, argparse.Action]:
-    """Return the options and arguments that the help of a program shows, by name."""
+    """Return the options and arguments that the help of a program shows, by the longest of their names."""
     actions = [action for action in parser_of(program)._actions if action.help != argparse.SUPPRESS]
-    return {name: action for action in actions for name in action.option_strings or [action.dest]}
+    return {max(action.option_strings or [action.dest], key=len): action for action in actions}
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,8 @@ def test_the_same_name_takes_the_same_kind_of_value(everywhere):
 
 def test_one_thing_has_one_name(everywhere):
     assert not set(everywhere) & set(OTHER_NAMES)
+    short = {name for actions in everywhere.values() for action in actions.values() for name in action.option_strings}
+    assert {name for name in short if not name.startswith("--")} == {"-m", "-n"}
 
 
 def test_names_have_underscores_between_words(everywhere):
@@ -127,27 +129,66 @@ def test_names_have_underscores_between_words(everywhere):
     assert [name for name in everywhere if "-" in name.removeprefix("--") or name.lower() != name] == []
 
 
+def test_each_option_of_gpt2_py_is_one_of_generate():
+    """With the same default and the same kind of value, so that a command line can move from one to the other."""
+    plain, full = map(shown_actions, ("gpt2.py", "picogpt generate"))
+    assert full.keys() - plain.keys() == {"--n_samples", "--batch_size", "--end_of_text", "--slide", "--allow_special"}
+    for name, action in plain.items():
+        assert {*action.option_strings} - {"-h"} == {*full[name].option_strings}
+        assert (action.default, action.nargs) == (full[name].default, full[name].nargs)
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """Return the cells of each row of the table below a heading of docs/options.md."""
+    section = (ROOT / "docs" / "options.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.replace(r"\|", "").split("|")[1:-1]] for row in table[1:]]
+
+
+def names_in(cell: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])-[\w-]+", cell))
+
+
+def test_the_documentation_lists_the_options_of_generate_and_says_which_gpt2_py_has():
+    listed = {
+        max(names_in(cells[0]) or {"prompt"}, key=len): (names_in(cells[0]), cells[2]) for cells in rows_of("Options")
+    }
+    plain = shown_actions("gpt2.py")
+    for name, action in shown_actions("picogpt generate").items():
+        if name != "--help":
+            assert listed.pop(name) == (set(action.option_strings), "✓" if name in plain else ""), name
+    assert listed == {}
+
+
+def test_the_documentation_lists_the_options_of_several_tools(everywhere):
+    listed = [(names_in(cells[0]), cells[2]) for cells in rows_of("The same names in all tools")]
+    shared = {
+        name: (
+            set(action.option_strings) - {"--max_tokens"},
+            ", ".join(sorted(program.split()[1] for program in actions)),
+        )
+        for name, actions in sorted(everywhere.items())
+        if len(actions) > 1 and name not in ("--help", "prompt")
+        for action in actions.values()
+    }
+    assert listed == list(shared.values())
+
+
 @pytest.mark.parametrize(
-    ("program", "older", "now"),
+    ("tool", "hyphens", "underscores"),
     [
-        ("picogpt convert", ["a", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
-        ("picogpt convert", ["--to-hf", "a", "b"], ["--to_hf", "a", "--out", "b"]),
-        ("picogpt score", ["x", "--no-bos"], ["x", "--no_bos"]),
-        ("gpt2.py", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "--model_size", "tiny", "--top_k=3"]),
+        ("convert", ["a", "--out", "b", "--to-hf"], ["a", "--out", "b", "--to_hf"]),
+        ("score", ["x", "--no-bos"], ["x", "--no_bos"]),
+        ("generate", ["x", "--model-size", "tiny", "--top-k=3"], ["x", "-m", "tiny", "--top_k=3"]),
     ],
 )
-def test_older_spellings_go_on_working(program, older, now):
-    name = TOOLS[program.split()[1]][0] if " " in program else program.removesuffix(".py")
-    parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(name).parse_args
-    found, expected = vars(parse(older)), vars(parse(now))
-    for other in ("target", "size"):
-        found.pop(other, None)
-        expected.pop(other, None)
-    assert found == expected
+def test_a_hyphen_in_a_name_counts_as_an_underscore(tool, hyphens, underscores):
+    parse: Callable[[list[str]], argparse.Namespace] = importlib.import_module(TOOLS[tool][0]).parse_args
+    assert vars(parse(hyphens)) == vars(parse(underscores))
 
 
 def test_bos_has_two_names():
-    parser = command_line.Parser()
+    parser = command_line.Parser("x")
     options.add_bos(parser, "put a token before each text", default=None)
     for words, value in (([], None), (["--bos"], True), (["--no_bos"], False), (["--no-bos"], False)):
         assert parser.parse_args(words).bos is value

@@ -44,11 +44,6 @@ def test_the_model_gives_the_same_logits_bit_for_bit():
     assert not names.keys() & {"Matrix", "n_seq", "TYPE_CHECKING"}
 
 
-def test_the_model_is_short():
-    model = SOURCE[SOURCE.index("def gelu") :].split("\n# ---")[0]
-    assert len([line for line in model.splitlines() if line.strip()]) <= 110
-
-
 def test_choosing_and_generating_behind_it_give_the_same_ids():
     names, params = paste("the model, bottom up", "choosing a token", "generating"), random_params(SMALL)
     assert list(names["generate"]([3, 1, 4], params, 3, 12)) == list(gpt2.generate([3, 1, 4], params, 3, 12))
@@ -63,20 +58,21 @@ def test_choosing_and_generating_behind_it_give_the_same_ids():
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda node: node.name)
 def test_every_function_alone_can_be_defined(definition):
-    names: dict[str, Any] = {}
+    """`generate` alone needs `greedy`, its default."""
+    names: dict[str, Any] = {"greedy": None} if definition.name == "generate" else {}
     exec(PASTED + ast.get_source_segment(SOURCE, definition), names)
     assert callable(names[definition.name])
 
 
 def test_the_examples_run():
-    """The functions of the model section get nothing but what is pasted."""
+    """The functions get nothing but what is pasted."""
     names = paste("the model, bottom up", "choosing a token", "generating")
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    examples = finder.find(gpt2, globs=names | {"stop_before": gpt2.stop_before, "in_order": gpt2.in_order})
+    examples = finder.find(gpt2, globs=names)
     for example in examples:
         runner.run(example)
     assert runner.summarize(verbose=False).failed == 0
-    assert sum(bool(example.examples) for example in examples) >= 5
+    assert [example.name for example in examples if example.examples] == ["gpt2.gelu", "gpt2.keep_top_k"]
 
 
 def test_importing_gpt2_imports_numpy_and_nothing_heavy():
@@ -158,15 +154,3 @@ encoder, hparams, params = load_encoder_hparams_and_params("tiny", "models")
 print(encoder.decode(generate(encoder.encode("ROMEO:"), params, hparams["n_head"], 12)))
 """
     assert kernel(code) == (generated(sys.executable, "gpt2.py"), "")
-
-
-@pytest.mark.parametrize("version", ["3.9", "3.8"])
-def test_an_older_python_says_what_is_needed(version):
-    there = [f"python{version}", *(Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")]
-    working = [python for python in map(str, there) if shutil.which(python) and not subprocess.call([python, "-c", ""])]
-    if not working:
-        pytest.skip(f"Python {version} is not installed")
-    done = subprocess.run([working[0], "gpt2.py", "ROMEO:"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"gpt2.py needs Python 3.10 or newer, but this is Python {version}.")
-    assert done.stderr.count("\n") == 1

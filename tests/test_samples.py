@@ -1,28 +1,42 @@
-"""Many continuations of one prompt: batches in the library, and --n_samples of gpt2.py."""
+"""Many continuations of one prompt: `generate_batch` in the library, and --n_samples of `picogpt generate`."""
 
 from __future__ import annotations
 
+import contextlib
+import doctest
 import functools
 import itertools
 import os
 import re
 import shutil
 import subprocess
-import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import ODD, ROOT, SMALL, Result, assert_error, model_options, random_params, run_command, run_main
+from helpers import (
+    ODD,
+    ROOT,
+    SMALL,
+    Result,
+    assert_error,
+    command,
+    model_options,
+    random_params,
+    run_command,
+    run_main,
+)
 
 import gpt2
 import utils
 from encoder import END_OF_TEXT, get_encoder
-from picogpt import command_line
+from picogpt import command_line, generate, generate_batch
+from picogpt.batch import generate_sliding
 from picogpt.checkpoints.writing import write_random_model
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
@@ -41,7 +55,7 @@ def choosers(n: int, **settings: float) -> list[Any]:
 def batch(ids: list[int], params: Any, n_new: int, choose: list[Any], **settings: Any) -> list[list[int]]:
     """Return the new ids of each sample."""
     samples: list[list[int]] = [[] for _ in choose]
-    for sample, id in gpt2.generate_batch(ids, params, 3, n_new, choose, **settings):
+    for sample, id in generate_batch(ids, params, 3, n_new, choose, **settings):
         samples[sample].append(id)
     return samples
 
@@ -128,15 +142,15 @@ def test_the_prompt_is_computed_once_and_those_that_ended_leave(monkeypatch):
     ("ids", "n_new", "message"),
     [
         ([], 1, "the prompt is empty"),
-        ([1, 101], 1, "the vocabulary has 0 to 100"),
-        ([-1], 1, "the vocabulary has 0 to 100"),
-        ([1], -1, "fewer than 0"),
-        (range(10), 9, "only 8 fit"),
+        ([1, 101], 1, "1 to 101, outside 0 to 100"),
+        ([-1], 1, "outside 0 to 100"),
+        ([1], -1, "-1 to generate"),
+        (range(10), 9, "8 new ones fit"),
     ],
 )
 def test_wrong_lengths_and_ids_raise_what_generate_raises(ids, n_new, message):
     params = random_params(SMALL)
-    for new in (gpt2.generate(ids, params, 3, n_new), gpt2.generate_batch(ids, params, 3, n_new, [gpt2.greedy])):
+    for new in (gpt2.generate(ids, params, 3, n_new), generate_batch(ids, params, 3, n_new, [gpt2.greedy])):
         with pytest.raises(ValueError, match=message):
             next(new)
 
@@ -144,13 +158,13 @@ def test_wrong_lengths_and_ids_raise_what_generate_raises(ids, n_new, message):
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_has_at_least_one_sample(batch_size):
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}"):
-        next(gpt2.generate_batch([1], random_params(SMALL), 3, 2, [gpt2.greedy], batch_size=batch_size))
+        next(generate_batch([1], random_params(SMALL), 3, 2, [gpt2.greedy], batch_size=batch_size))
 
 
 def test_no_samples_and_no_tokens_are_nothing():
     params = random_params(SMALL)
-    assert list(gpt2.generate_batch([1], params, 3, 5, [])) == []
-    assert list(gpt2.generate_batch([1], params, 3, 0, [gpt2.greedy])) == []
+    assert list(generate_batch([1], params, 3, 5, [])) == []
+    assert list(generate_batch([1], params, 3, 0, [gpt2.greedy])) == []
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -222,8 +236,8 @@ def parts(result: Result) -> list[str]:
     return re.split(rf"^--- \d+ of {n}\n", result.out, flags=re.MULTILINE)[1:]
 
 
-def tiny(*args: Any) -> Result:
-    return run_main("gpt2.py", "ROMEO:", *TINY, "--temperature", 0.9, "--seed", 3, *args)
+def tiny(*args: Any, name: str = "picogpt generate") -> Result:
+    return run_main(name, "ROMEO:", *TINY, "--temperature", 0.9, "--seed", 3, *args)
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are():
@@ -232,7 +246,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     groups = parts(tiny("--n_tokens_to_generate", 30, "--n_samples", 9, "--batch_size", 2))
     assert nine[:4] == four
     assert groups == nine
-    assert four[0] == one.out
+    assert four[0] == one.out == tiny("--n_tokens_to_generate", 30, name="gpt2.py").out
     encoder, hparams, params = utils.load_encoder_hparams_and_params("tiny", ROOT / "models")
     choose = functools.partial(gpt2.sample, rng=np.random.default_rng(3), temperature=0.9)
     assert (
@@ -255,24 +269,26 @@ def test_a_sample_is_complete_with_the_token_that_completes_the_stop_text(stop):
     encoder = get_encoder("tiny", ROOT / "models")
     ids = encoder.encode("It is the é some thing that my love, ere I come.\nThéééé dare")
     args = Namespace(n_tokens_to_generate=len(ids), stop=stop, last_id=None)
-    ends = [n for n in range(1, len(ids)) if gpt2.is_complete(ids[:n], encoder, args)]
+    ends = [n for n in range(1, len(ids)) if generate.is_complete(ids[:n], encoder, args)]
     texts = ["".join(itertools.islice(encoder.decode_stream(ids), n)) for n in range(len(ids))]  # with whole characters
     first = next((n for n, text in enumerate(texts) if stop and stop in text), None)
     assert ends[:1] == ([first] if first else [])
     assert bool(first) == (stop not in (None, "\ufffd", "\udcff"))
-    assert gpt2.is_complete(ids, encoder, args)
-    assert not gpt2.is_complete([], encoder, args)
+    assert generate.is_complete(ids, encoder, args)
+    assert not generate.is_complete([], encoder, args)
 
 
 def test_the_lines_on_stderr():
-    result = tiny("--n_tokens_to_generate", 5, "--n_samples", 3, "--batch_size", 2)
-    assert re.fullmatch(
-        r"\[3 samples, 2 at once: 0 MB of keys, values and logits\]\n\[\d+\.\d tokens/s, all samples together\]\n",
-        result.err,
-    )
-    greedy = run_main("gpt2.py", "ROMEO:", *TINY, "--n_samples", 2, "--n_tokens_to_generate", 3)
+    result = tiny("-n", 5, "--n_samples", 3, "--batch_size", 2)
+    memory = r"\[making 2 samples at once takes 1 MB of memory; [\d,]+ MB are free\]\n"
+    assert re.fullmatch(memory + r"\[\d+\.\d tokens/s, all samples together\]\n", result.err)
+    greedy = run_main("picogpt generate", "ROMEO:", *TINY, "--n_samples", 2, "-n", 3)
     assert "warning: --n_samples gives the same text each time without a --temperature above 0" in greedy.err
     assert len(set(parts(greedy))) == 1
+
+
+def test_the_example_runs():
+    assert doctest.testmod(generate) == (0, 1)
 
 
 def test_no_tokens_are_samples_without_text():
@@ -281,37 +297,44 @@ def test_no_tokens_are_samples_without_text():
 
 @pytest.mark.skipif(not shutil.which("csplit"), reason="csplit is not installed")
 def test_the_example_in_the_help_makes_a_file_of_each_sample(tmp_path):
-    (command,) = re.findall(r"^  csplit .*$", gpt2.EXAMPLES, re.MULTILINE)
+    (split,) = re.findall(r"^  csplit .*$", generate.EXAMPLES, re.MULTILINE)
     text = tiny("--n_tokens_to_generate", 9, "--n_samples", 16).out
     (tmp_path / "samples.txt").write_text(text, encoding="utf-8")
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(split, shell=True, cwd=tmp_path, check=True, capture_output=True)
     files = sorted(tmp_path.glob("xx*"))
     assert len(files) == 16
     assert "".join(file.read_text(encoding="utf-8") for file in files) == text
 
 
+@contextlib.contextmanager
+def free_memory(n_bytes: int) -> Iterator[None]:
+    with (
+        mock.patch.object(command_line, "free_memory", return_value=n_bytes),
+        mock.patch.object(generate, "free_memory", return_value=n_bytes),
+    ):
+        yield
+
+
 def test_what_does_not_fit_into_memory_is_refused_before_the_work():
-    with mock.patch.object(utils, "free_memory", return_value=3_000_000):  # a sample of 107 positions takes 0.55 MB
-        result = tiny("--n_tokens_to_generate", 100, "--n_samples", 20)
-        assert_error(result, 2, "20 samples at once need 11 MB", "only 3 MB of memory are free", "--batch_size 5 fits")
-        assert tiny("--n_tokens_to_generate", 2, "--n_samples", 20, "--batch_size", 5).status == 0
-    with mock.patch.object(utils, "free_memory", return_value=1000):
-        assert_error(tiny("--n_tokens_to_generate", 100, "--n_samples", 20), 2, "not even one sample fits")
+    with free_memory(3_000_000):  # a sample of 107 positions takes 0.55 MB
+        result = tiny("-n", 100, "--n_samples", 20)
+        message = "making 20 samples at once takes 11 MB of memory, but only 3 MB are free: --batch_size 5 fits"
+        assert_error(result, 2, message)
+        assert tiny("-n", 2, "--n_samples", 20, "--batch_size", 5).status == 0
+    with free_memory(1000):
+        assert_error(tiny("-n", 100, "--n_samples", 20), 2, "not even one sample fits")
 
 
 def test_the_memory_of_samples_is_that_of_keys_values_and_the_logits_of_two_steps():
     row = 4 * (3 * 2 * 21 * 17 + 2 * 101)  # float32: 3 layers, 21 numbers for each of 17 positions; 101 tokens
-    with mock.patch.object(utils, "free_memory", return_value=5 * row):
-        assert gpt2.check_memory(5, random_params(SMALL), 3, 17) == 5 * row
+    with free_memory(5 * row):
+        assert generate.check_batch(5, random_params(SMALL), 3, 17)
         with pytest.raises(command_line.UsageError, match="--batch_size 5 fits$"):
-            gpt2.check_memory(6, random_params(SMALL), 3, 17)
+            generate.check_batch(6, random_params(SMALL), 3, 17)
         with pytest.raises(command_line.UsageError, match="--batch_size 2 fits$"):
-            gpt2.check_memory(5, random_params(SMALL, np.float64), 3, 17)
-    with (
-        mock.patch.object(utils, "free_memory", return_value=row - 1),
-        pytest.raises(command_line.UsageError, match="not even"),
-    ):
-        gpt2.check_memory(1, random_params(SMALL), 3, 17)
+            generate.check_batch(5, random_params(SMALL, np.float64), 3, 17)
+    with free_memory(row - 1), pytest.raises(command_line.UsageError, match="not even"):
+        generate.check_batch(1, random_params(SMALL), 3, 17)
 
 
 def test_free_memory_knows_the_limit_of_a_container(tmp_path):
@@ -351,7 +374,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_empty_prompt_begins_a_document(models):
     options = model_options(models / "documents")
-    result = run_command("gpt2.py", "", *options, "--n_tokens_to_generate", 6)
+    result = run_command("picogpt generate", "", *options, "--n_tokens_to_generate", 6)
     end = get_encoder("documents", models).encoder[END_OF_TEXT]
     encoder, hparams, params = utils.load_encoder_hparams_and_params("documents", models)
     assert (result.status, result.out) == (
@@ -359,15 +382,16 @@ def test_an_empty_prompt_begins_a_document(models):
         encoder.decode(gpt2.generate([end], params, hparams["n_head"], 6)) + "\n",
     )
     assert result.err.startswith("the prompt is empty: the text begins a new document, after <|endoftext|>\n[1 prompt")
-    samples = parts(run_main("gpt2.py", "", *options, "--n_tokens_to_generate", 6, "--n_samples", 2))
+    samples = parts(run_main("picogpt generate", "", *options, "--n_tokens_to_generate", 6, "--n_samples", 2))
     assert samples == [result.out] * 2
 
 
 def test_a_vocabulary_without_the_end_says_so(models):
     options = model_options(models / "lines")
-    assert_error(run_command("gpt2.py", "", *options), 2, "the prompt is empty", "no token <|endoftext|>")
-    assert_error(run_main("gpt2.py", "a", *options, "--end_of_text"), 2, "--end_of_text", "no token <|endoftext|>")
-    assert run_main("gpt2.py", "a", *options, "--stop", END_OF_TEXT, "--n_tokens_to_generate", 3).status == 0
+    assert_error(run_command("picogpt generate", "", *options), 2, "the prompt is empty", "no token <|endoftext|>")
+    refused = run_main("picogpt generate", "a", *options, "--end_of_text")
+    assert_error(refused, 2, "--end_of_text", "no token <|endoftext|>")
+    assert run_main("picogpt generate", "a", *options, "--stop", END_OF_TEXT, "--n_tokens_to_generate", 3).status == 0
 
 
 @pytest.mark.parametrize("option", [["--end_of_text"], ["--stop", END_OF_TEXT], ["--end_of_text", "--stop", "y"]])
@@ -378,9 +402,9 @@ def test_a_text_ends_where_the_model_ends_the_document(option, n, models, monkey
     calls = []
     monkeypatch.setattr(gpt2, "greedy", lambda logits, ids: calls.append(ids) or script[len(ids) - 1])
     options = [*model_options(models / "documents"), "--n_samples", n]
-    whole = run_main("gpt2.py", "a", *options, "--n_tokens_to_generate", 4)
+    whole = run_main("picogpt generate", "a", *options, "--n_tokens_to_generate", 4)
     calls.clear()
-    result = run_main("gpt2.py", "a", *options, "--n_tokens_to_generate", 4, *option)
+    result = run_main("picogpt generate", "a", *options, "--n_tokens_to_generate", 4, *option)
     assert whole.out.endswith("x<|endoftext|>yz\n")
     assert (parts(result) if n > 1 else [result.out]) == ["x\n"] * n
     assert len(calls) == 2 * n
@@ -406,13 +430,47 @@ def test_ctrl_c_keeps_the_samples_that_are_complete(monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pipe that closes")
 def test_head_gets_the_first_sample(models):
-    command = [sys.executable, "gpt2.py", "a", *map(str, model_options(models / "documents")), "--n_samples", "40"]
-    process = subprocess.Popen(
-        [*command, "--batch_size", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    options = [*model_options(models / "documents"), "--n_samples", 40, "--batch_size", 1]
+    words = command("picogpt generate", "a", *options)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"--- 1 of 40\n"
     process.stdout.close()
     error = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(60) == 141, error
     assert "Traceback" not in error
+
+
+# ---------------------------------------------------------------------------- beyond the context, special tokens
+
+
+def test_slide_goes_on_with_the_newest_half_of_the_context():
+    params, ids = random_params(SMALL), [1, 2, 3]  # a context of 17
+    new = list(generate_sliding(ids, params, 3, 40, gpt2.greedy))
+    assert new[:15] == list(gpt2.generate(ids, params, 3, 15))
+    text = ids + new[:15]
+    assert new[15:25] == list(gpt2.generate(text[-8:], params, 3, 10))
+    assert len(new) == 40
+    assert list(generate_sliding(range(30), params, 3, 2, gpt2.greedy)) == list(
+        gpt2.generate(range(22, 30), params, 3, 2)
+    )
+
+
+def test_slide_on_the_command_line():
+    refused = tiny("-n", 400)
+    assert_error(refused, 2, "exceed the context of 256")
+    assert_error(tiny("--slide", "--n_samples", 2), 2, "--slide")
+    result = tiny("-n", 400, "--slide")
+    assert result.status == 0
+    assert result.out.startswith(tiny("-n", 100).out.removesuffix("\n"))
+    assert len(result.out) > 400
+
+
+def test_special_tokens_in_a_prompt_are_text_unless_they_are_allowed():
+    options = [*TINY, "-n", 1]
+    as_text = run_main("picogpt generate", END_OF_TEXT, *options)
+    as_token = run_main("picogpt generate", END_OF_TEXT, *options, "--allow_special")
+    assert "[1 prompt token in" in as_token.err
+    assert "[1 prompt token in" not in as_text.err
+    tokens = run_main("picogpt tokens", f"a{END_OF_TEXT}", *TINY, "--allow_special").out
+    assert tokens.split() == ["64", "'a'", "1023", f"'{END_OF_TEXT}'"]

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder
-from gpt2 import choosers, first_ids, generate, token_probs, warn
+from gpt2 import generate, token_probs
 from picogpt.explain.text import visible
+from picogpt.generate import choosers, first_ids, warn
 from utils import load_encoder_hparams_and_params
 
 N_SHOWN = 8  # how many candidates the page lists for each token

@@ -9,7 +9,8 @@ const PAGE = new URL("../", import.meta.url);
 const REPOSITORY = new URL("../../", import.meta.url);
 const SOURCES = [
   "gpt2.py", "encoder.py", "utils.py",
-  "picogpt/__init__.py", "picogpt/command_line.py", "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
+  "picogpt/__init__.py", "picogpt/batch.py", "picogpt/command_line.py", "picogpt/generate.py", "picogpt/options.py",
+  "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
 ];
 const MODEL = [
   "checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index", "vocab.bpe",
@@ -111,7 +112,7 @@ function openModel(files) {
 // Return one line for an error. The last line of Python's traceback has its type and its message.
 function oneLine(error) {
   const line = String(error.message ?? error).trim().split("\n").pop();
-  return error.type ? line.replace(/^(utils\.)?(UsageError|ValueError): /, "") : line;
+  return error.type ? line.replace(/^([\w.]+\.)?(UsageError|ValueError): /, "") : line;
 }
 
 async function start() {

@@ -1,6 +1,6 @@
 """Measure speed and memory against the machine's own limits, and against other programs at the same work.
 
-    python -m picogpt bench --model_size 124M --peers --plot growth.png
+    python -m picogpt bench --model_size 124M --peers
 
 A machine's speed drifts. Each round therefore measures the work and its limit one right after the other, and later the
 work and the other programs. The table shows the median of several rounds. The limits are these:
@@ -25,10 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
 
 from encoder import Encoder, get_encoder
-from picogpt.bench.growth import draw, n_measurements, other_sizes, picture_seconds
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
@@ -39,15 +37,7 @@ from picogpt.bench.peers import (
     start_of_numpy,
     without_a_cache,
 )
-from picogpt.bench.plan import (
-    Shape,
-    about,
-    check_memory,
-    expected_seconds,
-    expected_seconds_of_others,
-    those_that_fit,
-    work_memory,
-)
+from picogpt.bench.plan import Shape, work_memory
 from picogpt.bench.timing import (
     OURS,
     Limits,
@@ -62,9 +52,10 @@ from picogpt.bench.timing import (
     summary,
 )
 from picogpt.checkpoints.writing import write_random_model
-from picogpt.command_line import Parser, log, number, read_text
+from picogpt.command_line import Parser, check_memory, number, read_text
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
+from picogpt.terminal_text import log_wrapped
 from utils import SIZES, checkpoint_prefix, ensure_downloaded, load_hparams_and_params
 
 N_LETTERS = 1_000_000  # letters of the longest word
@@ -81,12 +72,6 @@ def decode_lengths(n_ctx: int) -> list[int]:
 def prompt_lengths(n_ctx: int) -> list[int]:
     """Return the lengths of the prompts that are measured."""
     return [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]
-
-
-def works(workload: Workload) -> list[Work]:
-    """Return what `measure_model` measures, without the other programs."""
-    decoding, prompts = decode_lengths(workload.n_ctx), prompt_lengths(workload.n_ctx)
-    return [*map(workload.decode, decoding), *map(workload.prompt, prompts), *map(workload.samples, N_SAMPLES)]
 
 
 def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> Iterator[Row]:
@@ -198,61 +183,27 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
 # ---------------------------------------------------------------------------------------------------- the whole run
 
 
-class Settings(NamedTuple):
-    """How to measure: the text to tokenize, the number of rounds, whether with other programs, and the picture."""
+def bench(folder: Path, text: str, rounds: int, peers: bool = False) -> Iterator[Row]:
+    """Measure the model in a folder, and yield each row of the table as it is there.
 
-    text: str
-    rounds: int
-    peers: bool = False
-    plot: IO[bytes] | None = None
-    all_sizes: bool = False
-
-
-def plan(model: Shape, settings: Settings) -> list[Shape]:
-    """Log what will be built and how much memory it takes. Returns the sizes to draw beside the model.
-
-    Raises UsageError if the measurements do not fit into the free memory.
+    `text` is for the tokenizer. Raises UsageError if the measurements do not fit into the free memory.
     """
-    needed = work_memory(model, settings.rounds)
-    if settings.peers:  # a process with PyTorch and its own copy of the weights
-        needed += model.n_bytes + 400 * 10**6
-    check_memory(f"measuring {model}", needed)
-    return those_that_fit(other_sizes(model, settings.all_sizes), needed) if settings.plot else []
-
-
-def log_duration(workload: Workload, sizes: list[Shape], settings: Settings) -> None:
-    """Log about how long the measurements take, from the speed of the two limits and of a process that starts."""
-    rounds, text = settings.rounds, settings.text + mixed_languages()
-    whole = expected_seconds(works(workload), rounds)
-    read = workload.limits.read(workload.limits.n_bytes)
-    whole += expected_seconds_of_others(start_of_numpy(), read, len(text.encode()), rounds)
-    if settings.plot:
-        whole += picture_seconds(workload, sizes, rounds)
-    if settings.peers:  # they do the same work again, and each of their processes starts for seconds
-        whole += 2 * whole + 6 * (rounds + 1)
-    log(f"this takes about {about(whole)}")
-
-
-def bench(folder: Path, settings: Settings) -> Iterator[Row]:
-    """Measure the model in a folder, and yield each row of the table as it is there. At the end, draw the picture."""
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    model, rounds, n_ctx = Shape(folder.name, hparams), settings.rounds, hparams["n_ctx"]
-    sizes = plan(model, settings)
+    model, n_ctx = Shape(folder.name, hparams), hparams["n_ctx"]
+    with_pytorch = model.n_bytes + 400 * 10**6 if peers else 0  # a process with its own copy of the weights
+    log_wrapped(check_memory(f"measuring {model}", work_memory(model) + with_pytorch))
     workload = Workload(params, hparams["n_head"])
-    log_duration(workload, sizes, settings)
-    n_rows = len(works(workload))
-    total = rounds + 1 + n_rows + 3 + (n_measurements(n_ctx, sizes) if settings.plot else 0)
+    n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
     with ExitStack() as stack:
+        total = rounds + 1 + n_rows + 3
         bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
-        other = stack.enter_context(Transformers(folder)) if settings.peers else None
+        other = stack.enter_context(Transformers(folder)) if peers else None
         yield from measure_command(folder, workload.limits, other, rounds, bar.update)
         yield from measure_model(workload, other, rounds, bar.update)
         load = partial(get_encoder, folder.name, folder.parent)
-        yield from measure_tokenizer(load, settings.text, settings.peers, rounds, bar.update)
-        if settings.plot:
-            draw(workload, other, model, sizes, rounds, settings.plot, bar.update)
+        yield from measure_tokenizer(load, text, peers, rounds, bar.update)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -262,7 +213,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Measure speed and memory against this machine's own limits. Close other programs first.",
         epilog="""examples:
   python -m picogpt bench --model_size tiny
-  python -m picogpt bench --shape 124M --peers --plot growth.png
+  python -m picogpt bench --shape 124M --peers
   python -m picogpt bench --shape 1558M --rounds 3 --json 1558M.json""",
     )
     add_model_options(parser)
@@ -272,15 +223,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=number(1, kind=int), default=5, metavar="N", help="how many rounds (default: %(default)s)")
     add("--peers", action="store_true", help="also measure other programs, and gpt2 without its cache")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file as well, at the end")
-    add("--plot", type=Path, metavar="FILE.png", help="draw how time and memory grow (needs matplotlib)")
-    add("--all_sizes", action="store_true", help="with --plot: also draw sizes that are larger than the model")
     add_force(parser)
     args = parser.parse_args(argv)
-    if args.all_sizes and not args.plot:
-        parser.error("argument --all_sizes: it belongs to --plot")
-    if args.plot and not args.plot.name.endswith(".png"):
-        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
-    if problem := overwritten({"--json": args.json, "--plot": args.plot}, [args.text] if args.text else []):
+    if problem := overwritten({"--json": args.json}, [args.text] if args.text else []):
         parser.error(problem)
     return args
 
@@ -299,32 +244,27 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
     return folder
 
 
-def check_packages(args: argparse.Namespace) -> None:
-    """Raise OSError for the packages that the options need and that are not installed."""
-    peers = ["torch", "transformers", "safetensors"] if args.peers else []
-    require(*(["matplotlib"] if args.plot else []), *peers)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure, print each row as it is there, and write the figures."""
     args = parse_args(argv)
     text = read_text(args.text) if args.text else english()
-    check_packages(args)
+    if args.peers:
+        require("torch", "transformers", "safetensors")
     with ExitStack() as stack:  # a file that can't be written is refused here, before the long work
-        files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.plot) if path}
+        file = stack.enter_context(new_file(args.json, args.force)) if args.json else None
         if args.shape:
             temporary = stack.enter_context(tempfile.TemporaryDirectory())
             folder = random_model(args.shape, Path(args.models_dir), Path(temporary))
         else:
             folder = ensure_downloaded(args.model_size, args.models_dir)
         rows: list[Row] = []
-        for row in bench(folder, Settings(text, args.rounds, args.peers, files.get(args.plot), args.all_sizes)):
+        for row in bench(folder, text, args.rounds, args.peers):
             if not rows:
                 print_line(environment(args.rounds) + "\n" + HEADER)
             rows.append(row)
             print_line(line(row))
-        if args.json:
-            files[args.json].write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
-    for path in files:
-        print(f"{path}: {path.stat().st_size:,} bytes")
+        if file:
+            file.write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
+    if args.json:
+        print(f"{args.json}: {args.json.stat().st_size:,} bytes")
     return 0

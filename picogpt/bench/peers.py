@@ -219,6 +219,6 @@ class Transformers:
 
 def other_tokenizers(encoder: Encoder, text: str) -> dict[str, Callable[[], float]]:
     """Return clocks for tiktoken and tokenizers with the same merges, if they are installed."""
-    merges = list(encoder.cache.ranks)
+    merges = list(encoder.ranks)
     found = {name: make(encoder, merges) for name, make in TOKENIZERS.items() if importlib.util.find_spec(name)}
     return {name: partial(seconds, partial(encode, text)) for name, encode in found.items()}

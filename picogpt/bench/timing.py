@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gpt2
+from picogpt.batch import generate_batch
 
 Row = dict[str, Any]
 Times = dict[str, list[float]]
@@ -211,7 +212,7 @@ class Workload:
         choose = [partial(gpt2.sample, rng=rng, temperature=TEMPERATURE) for rng in rngs]
 
         def ours() -> float:
-            new = gpt2.generate_batch(prompt, self.params, self.n_head, n_steps + 1, choose, batch_size=n_samples)
+            new = generate_batch(prompt, self.params, self.n_head, n_steps + 1, choose, batch_size=n_samples)
             deque(islice(new, n_samples), maxlen=0)
             return seconds(lambda: deque(new, maxlen=0))
 

@@ -12,9 +12,8 @@ import numpy as np
 
 from picogpt import options
 from picogpt.chat.dialogue import Chat, exchanges, one_line
-from picogpt.chat.history import reason
 from picogpt.chat.screen import Screen, answer
-from picogpt.command_line import UsageError, log, number, read_text
+from picogpt.command_line import UsageError, log, number, read_text, reason
 from picogpt.files import new_file
 
 HELP = '''/help, /?           show this list
@@ -54,7 +53,7 @@ class Session:
 
 def file_named(command: str, name: str) -> Path:
     """Return the path that a command names; ~ is the home folder. Raises UsageError if there is no name."""
-    if not name or "\0" in name:
+    if not name:
         raise UsageError(f"{command} needs the name of a file")
     return Path(os.path.expanduser(name))
 

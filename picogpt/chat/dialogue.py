@@ -72,11 +72,7 @@ def dialogpt(encoder: Encoder, persona: str) -> Format:
 
 
 def one_line(text: str) -> str:
-    """Replace every line break of a message by a space. Raises UsageError if the text is not valid Unicode."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the message is not valid UTF-8: character {error.start} is {text[error.start]!r}") from None
+    """Replace every line break of a message by a space."""
     return " ".join(filter(None, map(str.strip, text.splitlines())))
 
 
@@ -86,7 +82,7 @@ def exchanges(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
     Raises UsageError naming the first line that does not belong in such a text. Nothing else is read into the lines:
     they may look like commands or hold <|endoftext|>, and remain the words of their speakers.
     """
-    lines = text.removeprefix("\ufeff").rstrip("\n").split("\n")
+    lines = text.rstrip("\n").split("\n")
     lines += [""] * (len(lines) % 2)  # the last message has no reply
     for i, line in enumerate(lines):
         if not line.startswith(f"{names[i % 2]}:"):
@@ -168,9 +164,8 @@ class Chat:
         self.n_read = 0  # tokens that the model read before the last reply: those that its cache did not hold
         self.times: list[float] = []  # the clock at the start of the last reply, and after each token, in seconds
         if self.room() < 1:
-            raise UsageError(
-                f"the persona has {len(format.persona)} tokens, but the model's context is {self.n_ctx}: shorten it"
-            )
+            size = f"the persona has {len(format.persona)} tokens, but the model's context is {self.n_ctx}"
+            raise UsageError(f"{size}: give a shorter one with --persona FILE")
 
     def room(self) -> int:
         """Return the most tokens that a message may have if the model is to answer it."""
@@ -208,11 +203,8 @@ class Chat:
         Raises UsageError if a message is too long. Then nothing is replaced.
         """
         turns = []
-        for i, (message, reply) in enumerate(pairs, 1):
-            try:
-                turns.append(self.new_turn(message))
-            except UsageError as error:
-                raise UsageError(f"turn {i}: {error}") from None
+        for message, reply in pairs:
+            turns.append(self.new_turn(message))
             turns[-1].reply, turns[-1].reply_ids = reply, self.encode(reply)
         self.turns, self.first = turns, 0
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from picogpt.chat.dialogue import one_line
 from picogpt.chat.history import History
 from picogpt.chat.screen import GREEN, Screen, paint
-from picogpt.command_line import UsageError, log
+from picogpt.command_line import log
 
 QUOTES, CONTINUED = '"""', "... "
 BARE_EXITS = ("exit", "quit")  # commands without a slash, in a terminal only
@@ -97,6 +97,4 @@ def next_line(ask: Callable[[], str], screen: Screen) -> str:
             raise
     except UnicodeDecodeError as error:
         log(f"the line is not {error.encoding}: byte 0x{error.object[error.start]:02x}")
-    except UsageError as error:
-        log(str(error))
     return ""

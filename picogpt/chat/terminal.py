@@ -33,7 +33,6 @@ PERSONA = """{user} talks with {model}, who is friendly and gives short answers.
 {user}: Hello, {model}. How are you today?
 {model}: Very well, thank you. What would you like to talk about?
 """
-LONGEST_LINE = 1 << 20  # in bytes, of standard input that is not a terminal: it may have no end
 
 
 # ------------------------------------------------------------------------------------------------ pipes and terminals
@@ -45,9 +44,7 @@ def script(file: BinaryIO, session: Session) -> int:
     /save and /load are such lines: whoever passes on a text that others wrote does not mean it to replace files, or to
     read them to the model.
     """
-    for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-        if len(line) > LONGEST_LINE:
-            raise UsageError(f"line {i} of standard input has more than {LONGEST_LINE:,} bytes")
+    for i, line in enumerate(file, 1):
         text = decode_utf8(line, f"line {i} of standard input")
         if match := re.match(r"/(save|load)\b", text):
             advice = "; redirect stdout" if match[1] == "save" else ""
@@ -104,6 +101,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     options.add_model_options(parser)
+    options.add_allow_special(parser)
     add("--persona", type=Path, metavar="FILE", help="UTF-8 text that the conversation begins with")
     names = "the name of the user and the name of the model (default: Alice Bob)"
     add("--names", nargs=2, type=speaker_name, default=NAMES, metavar=("YOU", "MODEL"), help=names)
@@ -113,7 +111,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     seed = "a number: the same seed and the same messages give the same replies"
     add("--seed", type=SETTINGS["seed"], default=None, metavar="S", help=seed)
     longest = "the most tokens that one reply may have (default: 60)"
-    add("--max_tokens", type=SETTINGS["max_tokens"], default=60, metavar="N", help=longest)
+    add(
+        "-n",
+        "--n_tokens_to_generate",
+        "--max_tokens",
+        dest="max_tokens",
+        type=SETTINGS["max_tokens"],
+        default=60,
+        metavar="N",
+        help=longest,
+    )
     no_history = "neither read nor write the file with the lines that you typed in earlier chats"
     add("--no_history", action="store_true", help=no_history)
     add("--verbose", action="store_true", help="print the speed after each reply to stderr")
@@ -129,7 +136,7 @@ def read_persona(args: argparse.Namespace) -> str:
     Raises OSError if the file can't be read, and UsageError if it is not UTF-8.
     """
     if args.persona is not None:
-        return read_text(args.persona, megabytes=1).removeprefix("\ufeff")  # a byte order mark is not part of the text
+        return read_text(args.persona, megabytes=1)
     return PERSONA.format(user=args.names[0], model=args.names[1]) if args.format == "plain" else ""
 
 
@@ -140,6 +147,7 @@ def open_session(args: argparse.Namespace) -> Session:
     """
     persona = read_persona(args)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    options.allow_special(encoder, args)
     format = dialogpt(encoder, persona) if args.format == "dialogpt" else plain(encoder, persona, args.names)
     rng = np.random.default_rng(args.seed)
     chat = Chat(encoder, params, hparams["n_head"], format, options.sampler(args, rng), args.max_tokens)

@@ -5,13 +5,10 @@ The parameters come from training, from another layout, or at random from `initi
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -259,34 +256,3 @@ def export_graph(prefix: str) -> None:
         for name, shape in sorted(reader.get_variable_to_shape_map().items()):
             v1.get_variable(name, shape, dtypes[name], use_resource=False)
         v1.train.export_meta_graph(f"{prefix}.meta", saver_def=v1.train.Saver().as_saver_def())
-
-
-@contextlib.contextmanager
-def show_writing(folder: Path, n_bytes: int) -> Iterator[None]:
-    """Show a bar on stderr while the block writes n_bytes of weights into a folder.
-
-    safetensors writes all tensors in one call. Therefore a thread watches the sizes of the files.
-    """
-    from tqdm import tqdm
-
-    def size() -> int:
-        paths = [Path(entry.path) for entry in os.scandir(folder)]
-        return sum(path.stat().st_size for path in paths if path.is_file())
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            with contextlib.suppress(OSError):  # a file got its final name in the meantime
-                bar.update(min(size() - before, n_bytes) - bar.n)
-
-    done, before = threading.Event(), size()
-    with tqdm(None, "writing", n_bytes, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        thread = threading.Thread(target=watch)
-        if not bar.disable:
-            thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if not bar.disable:
-                thread.join()
-        bar.update(n_bytes - bar.n)

@@ -127,7 +127,7 @@ def attention_cases(dtype: str) -> Iterator[Case]:
 
 
 def causal_attention_cases(dtype: str) -> Iterator[Case]:
-    """Yield fewer queries than a block of 96 and more, because `blockwise_attention` must give the same result."""
+    """Yield fewer queries than a block of 96 and more, because the blocks of `causal_attention` must change nothing."""
     for n_q, n_k in ((6, 6), (4, 9), (1, 7), (130, 130), (120, 140)):
         q, k, v = (np.random.default_rng(n).standard_normal((2, n, 8)).astype(dtype) for n in (n_q, n_k, n_k + 1))
         yield q, k, v[:, :n_k], causal(q, k)
@@ -209,7 +209,6 @@ MADE_UP: dict[str, Cases] = {
     "ffn": ffn_cases,
     "attention": attention_cases,
     "causal_attention": causal_attention_cases,
-    "blockwise_attention": causal_attention_cases,
     "mha": mha_cases,
     "transformer_block": transformer_block_cases,
     "gpt2": gpt2_cases,
@@ -281,7 +280,6 @@ def layer_cases(block: Params, values: dict[str, Array], n_head: int) -> dict[st
         "ffn": [(values["ln_2"], mlp["c_fc"], mlp["c_proj"])],
         "attention": attention,
         "causal_attention": attention,
-        "blockwise_attention": attention,
         "mha": [(values["ln_1"], attn, n_head)],
         "transformer_block": [(values["in"], block, n_head)],
     }

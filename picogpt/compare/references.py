@@ -294,7 +294,6 @@ REFERENCES: dict[str, dict[str, Callable[..., Any]]] = {
     "ffn": {"torch": torch_ffn, "transformers": hf_ffn, "tensorflow": TF("ffn")},
     "attention": ATTENTION,
     "causal_attention": ATTENTION,
-    "blockwise_attention": ATTENTION,
     "mha": {"torch": torch_mha, "transformers": hf_mha, "tensorflow": TF("mha")},
     "transformer_block": {
         "torch": torch_block,

@@ -96,7 +96,6 @@ OURS: dict[str, Callable[..., Any]] = {
     "ffn": lambda x, c_fc, c_proj: gpt2.ffn(x, c_fc, c_proj),
     "attention": our_attention,
     "causal_attention": lambda q, k, v, mask: gpt2.causal_attention(q, k, v),
-    "blockwise_attention": lambda q, k, v, mask: gpt2.blockwise_attention(q, k, v),
     "mha": lambda x, attn, n_head: gpt2.mha(x, **attn, n_head=n_head),
     "transformer_block": lambda x, block, n_head: gpt2.transformer_block(x, **block, n_head=n_head),
     "gpt2": lambda ids, params, n_head: gpt2.gpt2(ids, **params, n_head=n_head),
@@ -130,7 +129,7 @@ def compared_tokenizer(name: str, against: str, encoder: Encoder) -> Row:
     """Return one line of the table. It counts the texts whose ids differ, or whose ids do not decode to the text."""
     if not installed(against):
         return Row(name, against, "ids", 0, 0, 0, 0, "not installed")
-    merges, cases = list(encoder.cache.ranks), texts()
+    merges, cases = list(encoder.ranks), texts()
     ours = Encoder(encoder.encoder, merges)  # a copy, whose cache of words is still empty
     try:
         theirs = TOKENIZERS[against](encoder, merges)

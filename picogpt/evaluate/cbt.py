@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from picogpt.evaluate.corpora import Protocol, Refused, Score
-from picogpt.evaluate.examples import at_line, read_lines, readable
+from picogpt.evaluate.corpora import Protocol, Score, read_lines, readable
+from picogpt.scoring.reading import at
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model, begin
 
@@ -39,9 +39,9 @@ RULES = [
 
 
 class Question(NamedTuple):
-    """A question: the line of its last sentence, its context, the sentence with the gap, and the possible words."""
+    """A question: the place of its last sentence, its context, the sentence with the gap, and the possible words."""
 
-    line: int
+    place: str
     context: str
     sentence: str
     answer: str
@@ -80,8 +80,6 @@ def raw(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dic
 
 
 PROTOCOLS: dict[str, Protocol] = {"paper": paper, "raw": raw}
-ALONE = {"--stride": "each question is scored independently of the others"}
-REFUSED: Refused = {"paper": ALONE, "raw": ALONE}
 
 
 def detokenize(text: str) -> str:
@@ -104,14 +102,14 @@ def accuracy(
     windows: list[Window] = []
     for question in questions(data, args.limit):
         filled = [question.sentence.replace(GAP, choice) for choice in question.choices]
-        with at_line(data, question.line):
+        with at(question.place):
             texts = [model.encoder.encode(clean(f"{question.context} {sentence}")) for sentence in filled]
             windows += choice_windows([before + ids for ids in texts], n_readable)
         asked.append(question)
     sums = iter([float(scored.log_probs.sum()) for scored in score(windows)])
     right = 0
     for question in asked:
-        best = int(np.argmax([next(sums) for _ in question.choices]))
+        best = int(np.nanargmax([next(sums) for _ in question.choices]))  # argmax would choose NaN
         right += question.choices[best] == question.answer
     n_tokens = sum(window.n_targets for window in windows)
     return {"accuracy": 100 * right / len(asked), "tokens": n_tokens, "examples": len(asked)}
@@ -122,19 +120,19 @@ def questions(data: Path, limit: int | None) -> Iterator[Question]:
     lines = read_lines(data)
     for start in range(0, len(lines), N_LINES)[:limit]:
         sentences = []
-        for i, (number, line) in enumerate(lines[start : start + N_LINES], 1):
-            with at_line(data, number):
+        for i, (place, line) in enumerate(lines[start : start + N_LINES], 1):
+            with at(place):
                 mark, _, sentence = line.partition(" ")
                 if mark != str(i):
                     raise ValueError(f"line {i} of a question begins with {i} and a space, not with {line[:20]!r}")
                 sentences.append(sentence.strip())
-        with at_line(data, number):
+        with at(place):
             if i < N_LINES:
                 raise ValueError(f"the file ends here, in line {i} of a question, which has {N_LINES}")
-            yield question_of(number, sentences)
+            yield question_of(place, sentences)
 
 
-def question_of(line: int, sentences: list[str]) -> Question:
+def question_of(place: str, sentences: list[str]) -> Question:
     """Return a question from its 21 sentences. Raises ValueError if the last one has no gap, answer and choices."""
     fields = [field.strip() for field in sentences[-1].split("\t") if field.strip()]
     if len(fields) != 3:
@@ -144,7 +142,7 @@ def question_of(line: int, sentences: list[str]) -> Question:
         raise ValueError(f"there is no {GAP} in the last sentence of the question")
     if answer not in choices:
         raise ValueError(f"the answer {answer!r} is none of the choices")
-    return Question(line, " ".join(sentences[:-1]), sentence, answer, choices)
+    return Question(place, " ".join(sentences[:-1]), sentence, answer, choices)
 
 
 def choice_windows(texts: list[list[int]], n_readable: int) -> list[Window]:

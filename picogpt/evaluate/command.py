@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
+import os
 import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from picogpt.command_line import Parser, log, number
-from picogpt.evaluate import cbt, lambada, paper, texts, wikitext
-from picogpt.files import check_readable, new_file, overwritten
+from picogpt.evaluate import cbt, lambada, paper, texts
+from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options
+from picogpt.scoring.results import finite
 from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
 
 TASKS = {
@@ -32,7 +33,14 @@ TASKS = {
     "enwik8": texts.ENWIK8,
     "1bw": texts.ONE_BILLION_WORDS,
 }
-REFUSED = {"lambada": lambada.REFUSED, "cbt": cbt.REFUSED, "wikitext": wikitext.REFUSED}
+ALONE, FIXED = "each example is scored independently of the others", "the protocol fixes the windows"
+BARE = "the protocol puts nothing before the text"
+REFUSED: dict[tuple[str, str], dict[str, str]] = {  # the options that a protocol of a task does not have, and why
+    **{(task, protocol): {"--stride": ALONE} for task in ("lambada", "cbt") for protocol in TASKS[task]},
+    ("lambada", "harness"): {"--stride": ALONE, "--bos": BARE},
+    ("wikitext", "harness"): {"--stride": FIXED, "--max_context": FIXED, "--no_bos": FIXED},
+    ("wikitext", "stride"): {"--bos": BARE},
+}
 MOST_MODELS = 4  # as many columns of ours fit into 80 characters
 
 
@@ -81,7 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=whole, metavar="N", help="use the first N examples only")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     add_force(parser)
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     add_work_options(parser)
     args = parser.parse_args(argv)
     if problem := problem_of(args):
@@ -91,33 +99,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def problem_of(args: argparse.Namespace) -> str:
     """Return what is wrong with a combination of options, or ""."""
+    if args.model_size.count(",") >= MOST_MODELS:
+        return f"the table has room for {MOST_MODELS} models"
     if args.paper:
-        return problem_of_table(args)
+        if names := [*(["task"] if args.task else []), *(["--explain"] if args.explain else []), *given(args)]:
+            return f"--paper takes no {names[0]}, because each row of the table has its own"
+        return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
     if args.task not in TASKS:
         return f"{args.task!r} is not a task: {', '.join(TASKS)}" if args.task else "name a task, or --paper FOLDER"
-    if args.protocol is not None and args.protocol not in TASKS[args.task]:
-        return f"{args.protocol!r} is not a protocol of {args.task}: {', '.join(TASKS[args.task])}"
-    variants = [*paper.VARIANTS.get(args.task, {})]
+    protocols, variants = TASKS[args.task], paper.VARIANTS.get(args.task, {})
+    if args.protocol is not None and args.protocol not in protocols:
+        return f"{args.protocol!r} is not a protocol of {args.task}: {', '.join(protocols)}"
     if args.variant is not None and args.variant not in variants:
         return f"{args.variant!r} is not a variant of {args.task}: {', '.join(variants) or 'it has none'}"
-    for option, reason in REFUSED.get(args.task, {}).get(args.protocol or next(iter(TASKS[args.task])), {}).items():
-        if option in given(args):
-            return f"{option} is not possible: {reason}"
+    refused = REFUSED.get((args.task, args.protocol or next(iter(protocols))), {})
+    if names := [option for option in given(args) if option in refused]:
+        return f"{names[0]} is not possible: {refused[names[0]]}"
     if not args.data:
         return "" if args.explain else "name the file with the data: --data FILE"
     return overwritten({"--json": args.json}, [args.data])
-
-
-def problem_of_table(args: argparse.Namespace) -> str:
-    """Return what is wrong with the options beside --paper, or ""."""
-    if args.explain:
-        return "--explain takes no --paper: name the task whose protocols it should print"
-    if args.task is not None or (names := given(args)):
-        what = "task" if args.task is not None else names[0]
-        return f"--paper takes no {what}, because each row of the table has its own"
-    if args.model_size.count(",") >= MOST_MODELS:
-        return f"the table has room for {MOST_MODELS} models"
-    return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
 
 
 def given(args: argparse.Namespace) -> list[str]:
@@ -135,9 +135,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with ExitStack() as stack:
         file = stack.enter_context(new_file(args.json, replace=args.force)) if args.json else None
-        results = fill_table(args) if args.paper else [evaluate_one(args)]
+        results = fill_table(args) if args.paper else evaluate_task(args)
         if file:
-            file.write((json.dumps(results if args.paper else results[0], indent=2) + "\n").encode("utf-8"))
+            file.write(
+                (json.dumps(results if args.paper or len(results) > 1 else results[0], indent=2) + "\n").encode("utf-8")
+            )
     return 0
 
 
@@ -147,20 +149,29 @@ def explain(task: str, protocol: str | None) -> None:
     print("\n\n".join(f"{task}, protocol {name}\n\n{inspect.getdoc(TASKS[task][name])}" for name in names))
 
 
-def evaluate_one(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate a model on the task and the data that the options name, and print the figures beside the paper's."""
+def evaluate_task(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Evaluate models on the task and the data that the options name, and print the figures beside the paper's."""
     protocol = args.protocol or next(iter(TASKS[args.task]))
     variant = args.variant or paper.variant_of(args.task, args.data)
-    check_readable(args.data)  # before a model is downloaded
-    result = evaluate(args.task, protocol, args.data, variant, open_model(args), args)
-    print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {result['model']}")
-    print(f"{'':30}{'ours':>14}{'paper':>9}")
-    for name, value in result["figures"].items():
-        theirs = "" if isinstance(value, int) else paper.theirs(result["paper"].get(name))
-        print(f"{name + ', %' * (name == 'accuracy'):30}{shown(name, value):>14}{theirs:>9}".rstrip())
+    os.stat(args.data)  # raises OSError before a model is downloaded
+    models = [
+        open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in args.model_size.split(",")
+    ]
+    own = [args if len(models) == 1 else with_own_results(args, model, []) for model in models]
+    results = [evaluate(args.task, protocol, args.data, variant, *each) for each in zip(models, own)]
+    names = ", ".join(result["model"] for result in results)
+    print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {names}")
+    print(f"{'':30}" + "".join(f"{'ours' if len(results) == 1 else r['model']:>14}{'paper':>9}" for r in results))
+    for name in results[0]["figures"]:
+        line = f"{name + ', %' * (name == 'accuracy'):30}"
+        for result in results:
+            value = result["figures"][name]
+            theirs = "" if isinstance(value, int) else paper.theirs(result["paper"].get(name))
+            line += f"{shown(name, value):>14}{theirs:>9}"
+        print(line.rstrip())
     if args.limit:
         print(f"only the first {args.limit} of the file's examples (--limit)")
-    return result
+    return results
 
 
 def shown(name: str, value: float | None) -> str:
@@ -184,7 +195,7 @@ def evaluate(
         "model": model_name,
         "data": str(data),
         **options,
-        "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
+        "figures": finite(figures),
         "paper": paper.published(model_name, task, variant),
     }
 

@@ -1,15 +1,14 @@
-"""What the protocols share that score a whole text: ids with windows, the sum of the scores, and figures made from it.
+"""What the protocols share: reading, windows of a whole text or of one example, sums of scores, and their figures.
 
 A protocol is a function of the data file, the model, a function that scores windows, and the options. It returns its
 figures by name. The options are `stride` and `max_context` (as in `picogpt.scoring.windows`, None for the default),
 `bos` (whether <|endoftext|> stands before each document, None for the protocol's own rule) and `limit` (how many
-documents, None for all). A task lists in REFUSED which of them a protocol does not have; the command refuses those.
+documents, None for all). The command refuses those that a protocol does not have.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from picogpt.command_line import UsageError, read_text
+from picogpt.scoring.reading import numbered_lines
+from picogpt.scoring.results import bits, perplexity
 from picogpt.scoring.windows import Scores, Window, windows
 from picogpt.scoring.work import Model, begin
 
 Score = Callable[[Sequence[Window]], list[Scores]]
 Protocol = Callable[[Path, Model, Score, argparse.Namespace], dict[str, float]]
-Refused = dict[str, dict[str, str]]  # the options that each protocol does not have, such as "--stride", and why
 
 
 def read_corpus(data: Path) -> str:
@@ -31,6 +31,37 @@ def read_corpus(data: Path) -> str:
     if not text.strip():
         raise UsageError(f"{data} is empty: there is no text to score")
     return text
+
+
+def read_lines(data: Path) -> list[tuple[str, str]]:
+    """Return the place and the text of each line of a file that is not blank. Raises UsageError if there is none."""
+    lines = numbered_lines(str(data), read_text(data))
+    if not lines:
+        raise UsageError(f"{data} is empty")
+    return lines
+
+
+def readable(model: Model, args: argparse.Namespace) -> int:
+    """Return how many tokens the model reads at most: --max_context, or else all of its n_ctx positions.
+
+    Raises UsageError if --max_context is larger than n_ctx.
+    """
+    n_ctx = model.hparams["n_ctx"]
+    if args.max_context is not None and args.max_context > n_ctx:
+        raise UsageError(f"--max_context {args.max_context} is more than the model's n_ctx = {n_ctx}")
+    return args.max_context or n_ctx
+
+
+def window_of(context: list[int], targets: list[int], n_readable: int, excluded: Sequence[int] = ()) -> Window:
+    """Return a window that scores the targets after as much of the end of the context as the model can read.
+
+    Raises ValueError if there are no targets, no context, or more targets than the model can read.
+    """
+    if not context or not targets:
+        raise ValueError(f"there is no {'token to score' if context else 'text before the token to score'}")
+    if len(targets) > n_readable:
+        raise ValueError(f"{len(targets)} tokens are to be scored, but the model reads {n_readable} at most")
+    return Window(np.array((context + targets)[-(n_readable + 1) :], np.intp), len(targets), excluded)
 
 
 def windows_of(ids: Sequence[int], model: Model, args: argparse.Namespace) -> list[Window]:
@@ -56,14 +87,9 @@ def total(scores: Sequence[Scores]) -> tuple[float, int]:
     return -float(sum(part.log_probs.sum() for part in scores)), sum(len(part.log_probs) for part in scores)
 
 
-def perplexity(nats: float, n: int) -> float:
-    """Return e to the power of the nats for each of n units. It is infinite from e^709 on, as in any float64."""
-    return math.exp(nats / n) if nats / n < 709 else math.inf
-
-
-def bits(nats: float, n: int) -> float:
-    """Return the bits for each of n units."""
-    return nats / math.log(2) / n
+def per_token(nats: float, n_tokens: int) -> dict[str, float]:
+    """Return the figures that count the model's own tokens."""
+    return {"perplexity per token": perplexity(nats, n_tokens), "nats": nats, "tokens": n_tokens}
 
 
 def word_figures(nats: float, n_tokens: int, text: str, n_documents: int) -> dict[str, float]:

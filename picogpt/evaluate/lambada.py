@@ -14,18 +14,18 @@ in its table. OpenAI's code was never published (issue 343 of openai/gpt-2).
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder import Encoder
-from picogpt.evaluate.corpora import Protocol, Refused, Score, perplexity, total
-from picogpt.evaluate.examples import at_line, read_lines, readable, window_of
-from picogpt.scoring.reading import field_of
+from picogpt.command_line import UsageError
+from picogpt.evaluate.corpora import Protocol, Score, read_lines, readable, total, window_of
+from picogpt.scoring.reading import at, field_of
+from picogpt.scoring.results import perplexity
 from picogpt.scoring.windows import Window
 from picogpt.scoring.work import Model, begin
 
-Passage = tuple[int, str]  # the number of its line, and its text
+Passage = tuple[str, str]  # its place in the file, and its text
 
 # English function words: articles, pronouns, prepositions, conjunctions, auxiliary verbs and the commonest adverbs.
 STOP_WORDS = """
@@ -59,7 +59,7 @@ def openai(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     that a line feed was put in front. The accuracy in the paper's table is that with a stop-word filter: compare it
     with the protocol stop-words.
     """
-    return word_figures(word_windows(json_passages(data, args.limit), data, model, args), score)
+    return word_figures(word_windows(json_passages(data, args.limit), model, args), score)
 
 
 def harness(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
@@ -76,7 +76,7 @@ def harness(data: Path, model: Model, score: Score, args: argparse.Namespace) ->
     2159 reports 32.56 % and 40.06 for 124M. Two differences: white space at the end of a passage is removed here, and
     a passage of a single word is an error, while the harness gives it <|endoftext|> as its context.
     """
-    return word_figures(harness_windows(json_passages(data, args.limit), data, model, args), score)
+    return word_figures(harness_windows(json_passages(data, args.limit), model, args), score)
 
 
 def stop_words(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
@@ -95,7 +95,7 @@ def stop_words(data: Path, model: Model, score: Score, args: argparse.Namespace)
     perplexity is filtered, too.
     """
     excluded = stop_word_ids(model.encoder)
-    return word_figures(word_windows(json_passages(data, args.limit), data, model, args, excluded), score)
+    return word_figures(word_windows(json_passages(data, args.limit), model, args, excluded), score)
 
 
 def last_token(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
@@ -108,8 +108,8 @@ def last_token(data: Path, model: Model, score: Score, args: argparse.Namespace)
     table of the paper, with its 45.99 %, used it.
     """
     n_readable, before, windows = readable(model, args), begin(model, args.bos), []
-    for number, text in json_passages(data, args.limit):
-        with at_line(data, number):
+    for place, text in json_passages(data, args.limit):
+        with at(place):
             ids = model.encoder.encode(text)
             windows.append(window_of(before + ids[:-1], ids[-1:], n_readable))
     return word_figures(windows, score)
@@ -123,7 +123,7 @@ def plain(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
     Source: Paperno et al. 2016, whose authors published this file. Issue 491 of huggingface/transformers reports 26 %
     for 117M with such a rule.
     """
-    return word_figures(word_windows(plain_passages(data, args.limit), data, model, args), score)
+    return word_figures(word_windows(plain_passages(data, args.limit), model, args), score)
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -133,38 +133,31 @@ PROTOCOLS: dict[str, Protocol] = {
     "last-token": last_token,
     "plain": plain,
 }
-ALONE = {"--stride": "each passage is scored independently of the others"}
-REFUSED: Refused = dict.fromkeys(PROTOCOLS, ALONE) | {
-    "harness": ALONE | {"--bos": "the protocol harness puts nothing before the text"}
-}
 
 
 def json_passages(data: Path, limit: int | None) -> Iterator[Passage]:
     """Yield the passages of a JSON Lines file. Raises UsageError for a line without a text in its field "text"."""
-    for number, line in itertools.islice(read_lines(data), limit):
-        with at_line(data, number):
-            if not line.startswith(("{", "[")):
-                raise ValueError("not JSON (for plain text, use --protocol plain)")
+    for place, line in read_lines(data)[:limit]:
+        with at(place):
             text = field_of(line, "text")
-        yield number, text.rstrip()
+        yield place, text.rstrip()
 
 
 def plain_passages(data: Path, limit: int | None) -> Iterator[Passage]:
     """Yield the lines of a text file. Raises UsageError if it is a JSON Lines file."""
-    for number, line in itertools.islice(read_lines(data), limit):
-        with at_line(data, number):
-            if line.startswith('{"'):
-                raise ValueError("a JSON object, but the protocol plain reads plain text")
-        yield number, line.rstrip()
+    for place, line in read_lines(data)[:limit]:
+        if line.startswith('{"'):
+            raise UsageError(f"{place}: a JSON object, but the protocol plain reads plain text")
+        yield place, line.rstrip()
 
 
 def word_windows(
-    passages: Iterator[Passage], data: Path, model: Model, args: argparse.Namespace, excluded: Sequence[int] = ()
+    passages: Iterator[Passage], model: Model, args: argparse.Namespace, excluded: Sequence[int] = ()
 ) -> list[Window]:
     """Return a window for each passage that scores its last word."""
     n_readable, before, windows = readable(model, args), begin(model, args.bos), []
-    for number, text in passages:
-        with at_line(data, number):
+    for place, text in passages:
+        with at(place):
             context, space, word = text.rpartition(" ")
             if not context:
                 raise ValueError("there is no space, and so no context before the last word")
@@ -173,11 +166,11 @@ def word_windows(
     return windows
 
 
-def harness_windows(passages: Iterator[Passage], data: Path, model: Model, args: argparse.Namespace) -> list[Window]:
+def harness_windows(passages: Iterator[Passage], model: Model, args: argparse.Namespace) -> list[Window]:
     """Return a window for each passage that scores its last word, split as lm-evaluation-harness does."""
     n_readable, windows = readable(model, args), []
-    for number, text in passages:
-        with at_line(data, number):
+    for place, text in passages:
+        with at(place):
             context = text.rpartition(" ")[0].rstrip()
             ids, n_context = model.encoder.encode(text), len(model.encoder.encode(context))
             windows.append(window_of(ids[:n_context], ids[n_context:], n_readable))

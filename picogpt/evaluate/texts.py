@@ -8,6 +8,7 @@ left behind. The code was not published. Each protocol says what else it had to 
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 from pathlib import Path
@@ -17,9 +18,8 @@ from picogpt.command_line import UsageError, decode_utf8
 from picogpt.evaluate.corpora import (
     Protocol,
     Score,
-    bits,
     count_words,
-    perplexity,
+    per_token,
     read_corpus,
     scores_of,
     take,
@@ -30,12 +30,12 @@ from picogpt.evaluate.corpora import (
 from picogpt.evaluate.detokenize import ONE_BILLION_WORDS as BILLION_STYLE
 from picogpt.evaluate.detokenize import PENN_TREEBANK, detokenize
 from picogpt.evaluate.wikitext import WIKITEXT
+from picogpt.scoring.results import bits, perplexity
 from picogpt.scoring.work import Model
 
 PUBLISHED = 100_000_000  # bytes of text8 and of enwik8
 TEST_SET = 5_000_000  # the last of them
 UNIT = 1000  # bytes that --limit counts as one document in these two, which are not divided into any
-MOST = 1 << 30  # bytes read of a file that is not the published one
 
 
 def penn_treebank(data: Path, model: Model, score: Score, args: argparse.Namespace) -> dict[str, float]:
@@ -105,18 +105,15 @@ def text8(data: Path, model: Model, score: Score, args: argparse.Namespace) -> d
     """
     text = read_test_set(data, args)
     if found := re.search(rb"[^a-z ]", text):
-        byte = found.group()[0]
-        what = f"{chr(byte)!r}" if 32 <= byte < 127 else f"0x{byte:02x}"
-        raise UsageError(f"{data} is not text8, which has only the letters a to z and spaces: found {what}")
+        raise UsageError(f"{data} is not text8, which has only the letters a to z and spaces: found {found[0]!r}")
     words = text.decode("ascii")
     parts = windows_of(model.encoder.encode(words), model, args)
     nats, n_tokens = total(scores_of(parts, score, data))
-    per_character = {"bits per character": bits(nats, len(words)), "characters": len(words)}
-    return per_character | {
+    return {
+        "bits per character": bits(nats, len(words)),
+        "characters": len(words),
         "perplexity per word": perplexity(nats, max(count_words(words), 1)),
-        "perplexity per token": perplexity(nats, n_tokens),
-        "nats": nats,
-        "tokens": n_tokens,
+        **per_token(nats, n_tokens),
         "words": count_words(words),
     }
 
@@ -140,13 +137,7 @@ def enwik8(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     text = read_test_set(data, args)
     parts = windows_of(ids_of_bytes(text, model, data), model, args)
     nats, n_tokens = total(scores_of(parts, score, data))
-    return {
-        "bits per byte": bits(nats, len(text)),
-        "perplexity per token": perplexity(nats, n_tokens),
-        "nats": nats,
-        "tokens": n_tokens,
-        "bytes": len(text),
-    }
+    return {"bits per byte": bits(nats, len(text)), **per_token(nats, n_tokens), "bytes": len(text)}
 
 
 def first_lines(text: str, args: argparse.Namespace) -> str:
@@ -157,16 +148,12 @@ def first_lines(text: str, args: argparse.Namespace) -> str:
 def read_test_set(data: Path, args: argparse.Namespace) -> bytes:
     """Return the last TEST_SET bytes of a file that has the published size, and otherwise all of it.
 
-    Only what --limit leaves is read. Raises OSError, and UsageError if there is nothing, or more than MOST bytes.
+    Only what --limit leaves is read, without a byte order mark. Raises OSError, and UsageError if there is nothing.
     """
     with open(data, "rb") as file:
-        is_published = os.fstat(file.fileno()).st_size == PUBLISHED
-        if is_published:
+        if os.fstat(file.fileno()).st_size == PUBLISHED:
             file.seek(PUBLISHED - TEST_SET)
-        most = MOST if args.limit is None else min(MOST, args.limit * UNIT)
-        text = file.read(most)
-        if len(text) == MOST and file.read(1):
-            raise UsageError(f"{data} has more than {MOST:,} bytes: give --limit, or a file with the test set alone")
+        text = file.read(-1 if args.limit is None else args.limit * UNIT).removeprefix(codecs.BOM_UTF8)
     if not text.strip():
         raise UsageError(f"{data} is empty: there is no text to score")
     return text

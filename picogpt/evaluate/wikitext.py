@@ -19,10 +19,8 @@ from encoder import END_OF_TEXT
 from picogpt.command_line import UsageError
 from picogpt.evaluate.corpora import (
     Protocol,
-    Refused,
     Score,
-    bits,
-    perplexity,
+    per_token,
     read_corpus,
     scores_of,
     take,
@@ -32,6 +30,7 @@ from picogpt.evaluate.corpora import (
 )
 from picogpt.evaluate.detokenize import WIKITEXT as STYLE
 from picogpt.evaluate.detokenize import detokenize
+from picogpt.scoring.results import bits, perplexity
 from picogpt.scoring.windows import Array, Window, check_sizes, rolling_windows
 from picogpt.scoring.work import Model
 
@@ -126,12 +125,7 @@ def stride(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     nats, n_tokens = total(scores)
     weights = [part.n_targets - (i > 0 and step < span) for i, part in enumerate(parts)]
     mean = -sum(weight * part.log_probs.mean() for weight, part in zip(weights, scores)) / sum(weights)
-    return {
-        "documented perplexity": perplexity(mean, 1),
-        "perplexity per token": perplexity(nats, n_tokens),
-        "nats": nats,
-        "tokens": n_tokens,
-    }
+    return {"documented perplexity": perplexity(mean, 1), **per_token(nats, n_tokens)}
 
 
 def read_wikitext(data: Path, limit: int | None) -> str:
@@ -204,9 +198,3 @@ def overlapping_windows(ids: Array, span: int, stride: int) -> Iterator[Window]:
 
 
 WIKITEXT: dict[str, Protocol] = {"paper": paper, "harness": harness, "stride": stride}
-
-FIXED = "the protocol harness fixes the windows"
-REFUSED: Refused = {
-    "harness": {"--stride": FIXED, "--max_context": FIXED, "--no_bos": FIXED},
-    "stride": {"--bos": "the protocol stride puts nothing before the text"},
-}

@@ -29,24 +29,6 @@ from utils import load_encoder_hparams_and_params
 # ---------------------------------------------------------------------------------------------------------- the files
 
 
-@contextlib.contextmanager
-def picture_folder(path: Path) -> Iterator[None]:
-    """Make the folder if it does not exist, and remove it again if the work fails. Raises OSError."""
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file, but the pictures need a folder")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not a folder, so {path.name} can't be made in it")
-    is_new = not path.exists()
-    path.mkdir(exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
-
-
 def pictures(folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in FIGURES]
 
@@ -55,15 +37,13 @@ def pictures(folder: Path) -> list[Path]:
 def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
     paths = {path.stem: path for path in pictures(png)} if png else {}
-    if html and os.path.realpath(html) in map(os.path.realpath, paths.values()):  # resolve() fails on a loop of links
-        raise UsageError(f"--html {html} is also the name of a picture in --png {png}: choose another name")
-    if html and png and os.path.realpath(html) == os.path.realpath(png):
-        raise UsageError(f"--html {html} is also the folder of --png: choose another name")
+    if html and png and os.path.realpath(html) in map(os.path.realpath, [png, *paths.values()]):
+        raise UsageError(f"--html {html} is also the folder of --png, or a picture in it: choose another name")
     with contextlib.ExitStack() as stack:
         if png:
             options.require("matplotlib", purpose="for --png")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
-            stack.enter_context(picture_folder(png))  # before the page, which may go into the same folder
+            png.mkdir(exist_ok=True)  # before the page, which may go into the same folder
         if html:
             paths["page"] = html
         yield {name: stack.enter_context(new_file(path, force)) for name, path in paths.items()}
@@ -76,17 +56,13 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
     with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
         for name, file in steps:
             steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
-            if name == "page":
-                write_page(file, inside, args)
-            else:
+            if name != "page":
                 save(name, inside, args.layer, file, args.tokens)
-
-
-def write_page(file: IO[bytes], inside: Inside, args: argparse.Namespace) -> None:
-    layers = layers_that_fit(inside, args.layer, args.tokens)
-    if len(layers) < len(inside.attention):
-        log(f"[{args.html} shows the attention of layer {args.layer} only: with all layers it would be too large]")
-    file.write(page(inside, None, args.layer, args.head, layers, args.tokens).encode())
+                continue
+            layers = layers_that_fit(inside, args.layer, args.tokens)
+            if len(layers) < len(inside.attention):
+                log(f"[{args.html} shows the attention of layer {args.layer} only: all would take too much room]")
+            file.write(page(inside, None, args.layer, args.head, layers, args.tokens).encode())
 
 
 # --------------------------------------------------------------------------------------------------- the command line

@@ -12,7 +12,6 @@ equals the model's logits bit for bit.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +51,6 @@ class Settings(NamedTuple):
 
 
 PLAIN = Settings()  # the probabilities are the model's own
-
-
-def check_settings(top: int, settings: Settings) -> None:
-    """Raise UsageError for a number outside its limits. On the command line, argparse checks them first."""
-    limits = [(1, math.inf), (0, math.inf), (0, math.inf), (0, 1), (0.01, 100)]
-    for name, value, (low, high) in zip(("top", *Settings._fields), (top, *settings), limits):
-        if not low <= value <= high:
-            raise UsageError(f"{name} is {value}, but must be from {low} to {high}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,10 +161,11 @@ def distributions(logits: Array, ids: Sequence[int], settings: Settings) -> list
 def probs_and_ranks(probs: list[Array], ids: Sequence[int]) -> tuple[Array, Array]:
     """Return the probability and rank of each token, as predicted at the position before it. -> [n_seq], [n_seq]"""
     found = [row[id] for row, id in zip(probs, ids[1:])]
-    ranks = [1 + np.count_nonzero(row > p) for row, p in zip(probs, found)]
+    ranks = [1 + np.count_nonzero(~(row <= p)) for row, p in zip(probs, found)]  # NaN is never the likeliest
     return np.array([np.nan, *found]), np.array([0, *ranks])
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `check_finite` finds what comes of it
 def examine(
     ids: Sequence[int],
     encoder: Encoder,
@@ -186,6 +178,7 @@ def examine(
     """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens.
 
     On a terminal, a line on stderr says what is being computed. `model` is the name that pictures give to the model.
+    Raises FloatingPointError for logits that are not finite.
     """
     from tqdm import tqdm
 
@@ -196,7 +189,7 @@ def examine(
         for layer, x in enumerate(stream):
             steps.set_description(f"logit lens, {layer_name(layer)}")
             steps.update()
-            probs = distributions(lens(x, params), ids, settings)
+            probs = distributions(gpt2.check_finite(lens(x, params)), ids, settings)
             lens_ids.append([likeliest(row, top) for row in probs])
             lens_probs.append([row[best] for row, best in zip(probs, lens_ids[-1])])
     lengths = np.stack([np.linalg.norm(x, axis=-1) for x in stream])
@@ -209,7 +202,8 @@ def look_inside(
     prompt: str, model_size: str = "124M", models_dir: str | Path = "models", top: int = 5, settings: Settings = PLAIN
 ) -> Inside:
     """Load a model and compute the numbers for a prompt. Raises OSError or ValueError with a message of one line."""
-    check_settings(top, settings)
+    if top < 1:
+        raise UsageError(f"top is {top}, but at least 1 token must be shown")
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
     return examine(ids, encoder, params, hparams["n_head"], top, settings, model_size)

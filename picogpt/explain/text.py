@@ -83,14 +83,16 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
     """List the merges that build a symbol of the vocabulary from single bytes, in the order of the merge list.
 
     To find the last merge, `merge` runs without the pairs that would complete the symbol, so it stops at two parts.
-    The same is then done with each part. `merge` takes a rank equal to len(ranks) as "this pair is not in the list".
+    The same is then done with each part.
     Example: merges_of("low", {"l o": 0, "lo w": 1}) = [("l", "o"), ("lo", "w")]
     """
     found, to_split = [], [symbol]
     while to_split:
         symbol = to_split.pop()
-        pairs = (f"{symbol[:i]} {symbol[i:]}" for i in range(1, len(symbol)))
-        parts = merge(list(symbol), ranks | {pair: len(ranks) for pair in pairs if pair in ranks})
+        others = dict(ranks)
+        for i in range(1, len(symbol)):
+            others.pop(f"{symbol[:i]} {symbol[i:]}", None)
+        parts = merge(symbol, others)
         if len(parts) == 2:
             found.append((parts[0], parts[1]))
             to_split += parts
@@ -98,9 +100,14 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def visible_merges(encoder: Encoder, id: int) -> list[str]:
-    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the"; none for one byte."""
+    """List the merges that build a token as visible text: ["t+h", "th+e", "·+the"] for " the".
+
+    A single byte has none, and neither has a special token.
+    """
 
     def shown(symbol: str) -> str:
         return visible(symbol.translate(CHAR_TO_BYTE).encode("latin-1"))
 
-    return [f"{shown(left)}+{shown(right)}" for left, right in merges_of(encoder.decoder[id], encoder.cache.ranks)]
+    token = encoder.decoder[id]
+    merges = [] if token in encoder.special_tokens else merges_of(token, encoder.ranks)
+    return [f"{shown(left)}+{shown(right)}" for left, right in merges]

@@ -19,11 +19,11 @@ import numpy as np
 
 from encoder import Encoder
 from picogpt.command_line import Parser, UsageError, visible
-from picogpt.files import check_readable, file_to_write, new_file, overwritten
-from picogpt.options import add_force, add_model_options
-from picogpt.scoring.reading import read_texts, shown_name
-from picogpt.scoring.results import HEADER, Summary, row
-from picogpt.scoring.windows import Array, Scores, windows
+from picogpt.files import new_file, overwritten
+from picogpt.options import add_allow_special, add_force, add_model_options, allow_special
+from picogpt.scoring.reading import at, read_texts, shown_name
+from picogpt.scoring.results import HEADER, Summary, finite, row
+from picogpt.scoring.windows import Array, Scores, joined, windows
 from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
 
 EXAMPLES = """examples:
@@ -51,10 +51,8 @@ def encoded(texts: Iterable[tuple[str, str]], model: Model, bos: bool) -> Iterat
     """Yield the texts with their ids. Raises UsageError for a text that has no token to score."""
     first = begin(model, bos)
     for place, text in texts:
-        try:
+        with at(shown_name(place)):
             ids = model.encoder.encode(text)
-        except ValueError as error:
-            raise UsageError(f"{shown_name(place)}: {error}") from None
         if len(first + ids) == 1:
             what = "has only one token, and nothing before it"
             raise UsageError(f"{shown_name(place)} {what}: drop --no_bos to score it")
@@ -99,11 +97,6 @@ def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: 
     lines.detach()
 
 
-def finite(figures: dict[str, float]) -> dict[str, float | None]:
-    """Return figures for JSON, which has neither nan nor infinity: they become null."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
-
-
 def write_json(
     file: IO[bytes], settings: dict[str, Any], results: Iterable[tuple[Text, Scores]], summaries: list[Summary]
 ) -> None:
@@ -132,10 +125,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog=command, description=purpose, epilog=EXAMPLES)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="a text file in UTF-8, or - for standard input")
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     add_window_options(
         parser, "put <|endoftext|> before each text, so that its first token is scored, too (the default)"
     )
+    add_allow_special(parser)
     add("--jsonl", metavar="FIELD", help="the files are JSON Lines: score this field of every line")
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
@@ -145,50 +139,53 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.files.count("-") > 1:
         parser.error("argument FILE: - is there twice, but standard input can be read only once")
+    if "," in args.model_size and (args.json or args.csv or args.tokens):
+        parser.error("--json, --csv and --tokens are for one model")
     if problem := overwritten({"--json": args.json, "--csv": args.csv}, [name for name in args.files if name != "-"]):
         parser.error(problem)
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score the files that the command line names, and print a row for each text and for all together."""
+    """Score the files that the command line names, and print a row for each text and model, and for all together."""
     args = parse_args(argv)
-    check_files(args)
-    texts = read_texts(args.files, args.jsonl)
-    model = open_model(args)  # what is wrong with the files is known by now, before a model is downloaded
-    all_texts = list(encoded(texts, model, args.bos))
-    cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
+    names = args.model_size.split(",")
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
-        scored = iter(score_all([window for parts in cut for window in parts], model, args))
-        results = [(text, joined([next(scored) for _ in parts])) for text, parts in zip(all_texts, cut)]
-        summaries = [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
+        texts = list(read_texts(args.files, args.jsonl))
+        scored = {name: score_texts(texts, name, args) for name in names}
+        encoder, results = scored[names[0]]
+        summaries = {
+            name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
+            for name, (_, results) in scored.items()
+        }
         if args.json:
-            names = ("model_size", "stride", "max_context", "bos", "jsonl")
-            write_json(files[args.json], {name: getattr(args, name) for name in names}, results, summaries)
+            settings = {name: getattr(args, name) for name in ("model_size", "stride", "max_context", "bos", "jsonl")}
+            write_json(files[args.json], settings, results, summaries[names[0]])
         if args.csv:
-            write_csv(files[args.csv], results, model.encoder)
-    if args.tokens:
-        for text, scores in results:
-            print_tokens(text, scores, model.encoder)
+            write_csv(files[args.csv], results, encoder)
+    for text, scores in results if args.tokens else ():
+        print_tokens(text, scores, encoder)
     print(HEADER)
-    for text, summary in zip(all_texts, summaries):
-        print(row(visible(text.name), summary))
-    if len(summaries) > 1:
-        print(row("total", Summary.total(summaries)))
+    for i, (text, _) in enumerate(results):
+        for name in names:
+            print(row(visible(text.name if len(names) == 1 else f"{text.name}, {name}"), summaries[name][i]))
+    for name in names if len(results) > 1 else ():
+        print(row("total" if len(names) == 1 else f"total, {name}", Summary.total(summaries[name])))
     return 0
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Raise OSError for an input that does not exist, and for an output that can't be written."""
-    for name in args.files:
-        if name != "-":
-            check_readable(name)
-    for path in (args.json, args.csv):
-        if path:
-            file_to_write(path, args.force)
-
-
-def joined(parts: list[Scores]) -> Scores:
-    """Return the scores of several windows as those of one text."""
-    return Scores(*(np.concatenate(part) for part in zip(*parts)))
+def score_texts(
+    texts: Iterable[tuple[str, str]], name: str, args: argparse.Namespace
+) -> tuple[Encoder, list[tuple[Text, Scores]]]:
+    """Return the tokenizer of a model and the scores of texts with it."""
+    several = "," in args.model_size
+    args = argparse.Namespace(**vars(args) | {"model_size": name})
+    model = open_model(args)
+    if args.results and several:
+        args.results = args.results / model.folder.name
+    allow_special(model.encoder, args)
+    all_texts = list(encoded(texts, model, args.bos))
+    cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
+    scored = iter(score_all([window for parts in cut for window in parts], model, args))
+    return model.encoder, [(text, joined([next(scored) for _ in parts])) for text, parts in zip(all_texts, cut)]

@@ -36,6 +36,7 @@ Done = Generator[tuple[int, list[Scores]], None, None]
 # Settings of glibc's malloc, which other systems ignore: a process keeps the memory of freed arrays for the next ones.
 # Without them, the system takes it back and clears it again, and 124M scores 11 % fewer tokens a second.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 30}"}
+GO_ON = "with --results FOLDER, the same command goes on with what is missing"
 N_SENT = 1000  # shards that a cluster has at the same time: enough for as many processes, and little memory
 
 
@@ -87,7 +88,7 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
         with quiet(), contextlib.closing(done):
             yield from done
     except BrokenProcessPool:
-        raise ChildProcessError("a worker process was killed, perhaps for lack of memory") from None
+        raise ChildProcessError(f"a worker process was killed, perhaps for lack of memory; {GO_ON}") from None
 
 
 def follow(parent: int) -> None:
@@ -117,7 +118,8 @@ def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
                 check_imports(client, address)
                 yield from results_of(client, shards, folder, model)
             except KilledWorker as error:
-                raise ChildProcessError(f"{error.allowed_failures + 1} workers died of the same shard") from None
+                n_died = error.allowed_failures + 1
+                raise ChildProcessError(f"{n_died} workers died of the same shard; {GO_ON}") from None
             except CancelledError:
                 raise ConnectionError(f"the Dask scheduler at {address} is gone") from None
 

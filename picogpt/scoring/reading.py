@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import stat
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from picogpt.command_line import UsageError, decode_utf8
-
-LONGEST = 1 << 30  # bytes of one text: its token ids alone take about twice as much memory
 
 
 def shown_name(name: str) -> str:
@@ -19,35 +17,44 @@ def shown_name(name: str) -> str:
     return "standard input" if name == "-" else name
 
 
-def read_bytes(name: str) -> bytes:
-    """Return the bytes of a file or a pipe, or of standard input for "-".
+def read_exactly(name: str) -> str:
+    """Return the text of a file, or of standard input for "-", with its line ends as they are.
 
-    Raises OSError if a file changes its length while it is read, and UsageError if it is too long.
+    Raises OSError, and UsageError if it is not UTF-8.
     """
     if name == "-" and sys.stdin is None:
         raise UsageError("standard input is closed")
-    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
-        data = file.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise UsageError(f"{shown_name(name)} has more than {LONGEST:,} bytes, the most that a text may have")
-        if name != "-" and stat.S_ISREG((status := os.fstat(file.fileno())).st_mode) and status.st_size != len(data):
-            raise OSError(f"{name} changed while it was read: it has {status.st_size:,} bytes, but had {len(data):,}")
-    return data
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    return decode_utf8(data, shown_name(name))
 
 
-def read_exactly(name: str) -> str:
-    """Return the text of a file, or of standard input for "-", with its line ends as they are."""
-    return decode_utf8(read_bytes(name), shown_name(name))
+@contextlib.contextmanager
+def at(place: str) -> Iterator[None]:
+    """Turn a ValueError into a UsageError whose message begins with its place, such as "passages.jsonl:3"."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
-def numbered_lines(text: str) -> list[tuple[int, str]]:
-    r"""Return the lines that are not blank, with their numbers. A byte order mark in front belongs to none.
+def numbered_lines(name: str, text: str) -> list[tuple[str, str]]:
+    r"""Return the place and the text of each line of a file that is not blank.
 
-    >>> numbered_lines("\ufeffone\n\nthree\n")
-    [(1, 'one'), (3, 'three')]
+    >>> numbered_lines("file", "one\n\nthree\n")
+    [('file:1', 'one'), ('file:3', 'three')]
     """
-    lines = text.removeprefix("\ufeff").split("\n")
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return [(f"{name}:{number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError if the text is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 def field_of(line: str, field: str) -> str:
@@ -56,39 +63,25 @@ def field_of(line: str, field: str) -> str:
     >>> field_of('{"text": "To be"}', "text")
     'To be'
     """
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(record, dict) or field not in record:
-        raise ValueError(f"not a JSON object with the field {field!r}")
-    if not isinstance(text := record[field], str):
-        raise ValueError(f"the field {field!r} is not a text, but {type(text).__name__}")
+    text = json_object(line).get(field)
+    if not isinstance(text, str):
+        raise ValueError(f"not a JSON object with a text in the field {field!r}")
     return text
 
 
-def records(name: str, field: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of one field of each line of a JSON Lines file. Blank lines are skipped.
-
-    Raises UsageError that begins with the place of a wrong line.
-    """
-    for number, line in numbered_lines(read_exactly(name)):
-        place = f"{name}:{number}"
-        try:
-            text = field_of(line, field)
-        except ValueError as error:
-            raise UsageError(f"{place}: {error}") from None
-        yield place, text
-
-
 def read_texts(names: list[str], field: str | None) -> list[tuple[str, str]]:
-    """Return the place and the text of each file, or of each line's field. Raises UsageError if one is empty."""
+    """Return the place and the text of each file, or of a field of each line of JSON Lines that is not blank.
+
+    Raises UsageError that begins with the place if a line is wrong or a text is empty.
+    """
     texts: list[tuple[str, str]] = []
     for name in names:
-        found = [(name, read_exactly(name))] if field is None else list(records(name, field))
-        if not found:
+        lines = [(name, read_exactly(name))]
+        if field is not None and not (lines := numbered_lines(*lines[0])):
             raise UsageError(f"{shown_name(name)} is empty: it has no record to score")
-        texts += found
+        for place, line in lines:
+            with at(place):
+                texts.append((place, line if field is None else field_of(line, field)))
     for place, text in texts:
         if not text:
             raise UsageError(f"{shown_name(place)} is empty: it has no token to score")

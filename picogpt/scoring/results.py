@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+
+def perplexity(nats: float, n: int) -> float:
+    """Return e to the power of the nats for each of n units. It is infinite from e^709 on, as in any float64."""
+    return math.exp(nats / n) if nats / n < 709 else math.inf
+
+
+def bits(nats: float, n: int) -> float:
+    """Return the bits for each of n units."""
+    return nats / math.log(2) / n
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which has neither nan nor infinity: they become null."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 class Summary(NamedTuple):
@@ -35,7 +50,7 @@ class Summary(NamedTuple):
     @property
     def bits_per_byte(self) -> float:
         """Return the bits that an ideal compressor with this model would need for each byte of the text."""
-        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+        return bits(self.nats, self.bytes) if self.bytes else math.nan
 
     def perplexity(self, n: int) -> float:
         """Return e to the power of the nats for each of n units, such as tokens or words.
@@ -45,12 +60,7 @@ class Summary(NamedTuple):
         >>> Summary(4, 2, 9, 9, nats=4 * math.log(10)).perplexity(4)
         10.0
         """
-        if not n:
-            return math.nan
-        try:
-            return math.exp(self.nats / n)
-        except OverflowError:
-            return math.inf
+        return perplexity(self.nats, n) if n else math.nan
 
     def figures(self) -> dict[str, float]:
         """Return all figures by name."""

@@ -87,8 +87,6 @@ class Results(NamedTuple):
         A damaged file counts as not done, and is replaced later. Raises UsageError if the folder belongs to other work
         or holds other files. Nothing is changed then.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"--results {self.folder} is not a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / DESCRIPTION).exists():
             self.check()
@@ -110,10 +108,7 @@ class Results(NamedTuple):
 
     def check(self) -> None:
         """Raise UsageError unless the folder's description is that of this work."""
-        try:
-            found = read_json(self.folder / DESCRIPTION)
-        except ValueError as error:
-            raise UsageError(f"--results: {error}: choose a new or an empty folder") from None
+        found = read_json(self.folder / DESCRIPTION)
         if found != self.work:
             other = "another model" if found.get("model") != self.work["model"] else "other texts or windows"
             raise UsageError(f"--results {self.folder} holds results of {other}: choose a new or an empty folder")

@@ -104,16 +104,13 @@ def rolling_windows(ids: Array, n_ctx: int) -> Iterator[Window]:
 def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -> Scores:
     """Return the log-probabilities and ranks of one target for each row of logits. [n_rows, n_vocab] -> 2 x [n_rows]
 
-    In the first row, the ids in `excluded` do not count in the rank. The logits are overwritten. float16 is computed in
-    float32, because its numbers end at 65,504.
+    In the first row, the ids in `excluded` do not count in the rank. The logits are overwritten.
     """
     log_probs, ranks = np.empty(len(targets)), np.empty(len(targets), np.int64)
     for start in range(0, len(targets), N_BLOCK):
         rows, ids = logits[start : start + N_BLOCK], targets[start : start + N_BLOCK, None]
-        if rows.dtype == np.float16:
-            rows = rows.astype(np.float32)
         target = np.take_along_axis(rows, ids, axis=-1)
-        ahead = np.count_nonzero(rows > target, axis=-1)
+        ahead = rows.shape[-1] - np.count_nonzero(rows <= target, axis=-1)  # so NaN is never the likeliest
         for row in np.flatnonzero(np.count_nonzero(rows == target, axis=-1) > 1):  # equal logits: a rare case
             ahead[row] += np.count_nonzero(rows[row, : ids[row, 0]] == target[row, 0])
         if start == 0 and len(excluded):
@@ -128,6 +125,7 @@ def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -
     return Scores(log_probs, ranks)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `check_finite` finds what comes of it
 def score_windows(
     windows: Sequence[Window], params: Params, n_head: int, progress: Callable[[int], Any] = lambda n: None
 ) -> list[Scores]:
@@ -135,7 +133,8 @@ def score_windows(
 
     Windows that follow each other and have a long beginning in common, such as the answers to one question, share the
     work for it. `progress` is called with the number of targets whenever some are scored. Raises ValueError for a
-    window with fewer than n_targets + 1 ids or more than n_ctx + 1, and for an id that is not in the vocabulary.
+    window with fewer than n_targets + 1 ids or more than n_ctx + 1, and for an id that is not in the vocabulary;
+    FloatingPointError for logits that are not finite.
     """
     check(windows, len(params["wpe"]), len(params["wte"]))
     groups = list(families(windows))
@@ -153,13 +152,11 @@ def score_windows(
 
 def check(windows: Sequence[Window], n_ctx: int, n_vocab: int) -> None:
     """Raise ValueError unless the model can score these windows."""
-    for ids, n_targets, excluded in windows:
-        if not 0 <= n_targets < len(ids) <= n_ctx + 1:
+    for ids, n_targets, _ in windows:
+        if not 1 <= n_targets < len(ids) <= n_ctx + 1:
             raise ValueError(f"a window of {len(ids)} ids with {n_targets} to score, but n_ctx is {n_ctx}")
         if not 0 <= ids.min() <= ids.max() < n_vocab:
             raise ValueError(f"the ids are {ids.min()} to {ids.max()}, but the vocabulary has 0 to {n_vocab - 1}")
-        if len(excluded) and not 0 <= min(excluded) <= max(excluded) < n_vocab:
-            raise ValueError(f"excluded ids: {min(excluded)} to {max(excluded)}, but there are 0 to {n_vocab - 1}")
 
 
 def families(windows: Sequence[Window], n_shared: int = N_SHARED) -> Iterator[list[int]]:
@@ -176,7 +173,7 @@ def families(windows: Sequence[Window], n_shared: int = N_SHARED) -> Iterator[li
 
 def share_beginning(a: Window, b: Window, n_shared: int) -> bool:
     """Return whether two windows have n_shared ids in common before their targets, and at least half of their ids."""
-    if not (0 < a.n_targets <= N_ROWS and 0 < b.n_targets <= N_ROWS):  # `score_family` computes all logits at once
+    if max(a.n_targets, b.n_targets) > N_ROWS:  # `score_family` computes all logits at once
         return False
     contexts = [window.ids[: len(window.ids) - window.n_targets].tolist() for window in (a, b)]
     return gpt2.n_shared(*contexts) >= max(n_shared, len(a.ids) / 2, len(b.ids) / 2)
@@ -219,16 +216,20 @@ def score_batch(batch: Sequence[Window], params: Params, n_head: int, n_rows: in
         stop = start + piece.shape[1]
         n_logits = max(0, stop - max(start, first))
         logits = gpt2.gpt2(piece, **params, n_head=n_head, cache=cache, n_past=start, n_logits=n_logits)
+        if n_logits:
+            gpt2.check_finite(logits)
         for row, (ids, n_targets, excluded) in enumerate(batch):
             begin, end = max(stop - n_logits, len(ids) - 1 - n_targets), min(stop, len(ids) - 1)
             if begin < end:
                 of_targets = np.asarray(logits)[row, begin - stop + n_logits : end - stop + n_logits]
                 of_first = excluded if not scores[row] else ()
                 scores[row].append(target_scores(of_targets, ids[begin + 1 : end + 1], of_first))
-    for parts in scores:
-        yield (
-            Scores(*(np.concatenate(part) for part in zip(*parts))) if parts else Scores(np.empty(0), np.empty(0, int))
-        )
+    yield from map(joined, scores)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of several pieces or windows as one."""
+    return Scores(*(np.concatenate(part) for part in zip(*parts)))
 
 
 def score(

@@ -102,21 +102,12 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
     results = Results(args.results, describe(shards, fingerprint(model.folder))) if args.results else None
     scores = results.begin(shards) if results else {}
     todo = {i: shard for i, shard in enumerate(shards) if i not in scores}
-    try:
-        with (
-            Progress(windows, scores.values()) as progress,
-            closing(engine(todo, model, args, progress.update)) as done,
-        ):
-            for i, scored in done:
-                if results:
-                    results.save(i, scored)
-                scores[i] = scored
-                progress.add(scored)
-    except ChildProcessError as error:
-        advice = (
-            "the same command goes on with what is missing" if results else "--results FOLDER would keep what is done"
-        )
-        raise ChildProcessError(f"{error}; {advice}") from None
+    with Progress(windows, scores.values()) as progress, closing(engine(todo, model, args, progress.update)) as done:
+        for i, scored in done:
+            if results:
+                results.save(i, scored)
+            scores[i] = scored
+            progress.add(scored)
     return [scored for i in range(len(shards)) for scored in scores[i]]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ import numpy as np
 
 import gpt2
 from picogpt.command_line import UsageError
+from picogpt.scoring.reading import at, json_object
 from picogpt.tolerance import TOLERANCE, difference
-from picogpt.tracing.file import TABLES
-from picogpt.tracing.names import meaning, shortened
+from picogpt.tracing.names import TABLES, meaning, shortened
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,7 +31,7 @@ class Dump:
         self.names = [name for name in file.files if name not in TABLES]
 
     def array(self, name: str) -> Array:
-        """Return an array, in this machine's byte order. Raises UsageError if it can't be read."""
+        """Return an array. Raises UsageError if it can't be read."""
         try:
             array = self.file[name]
         except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -40,20 +39,15 @@ class Dump:
             raise UsageError(f"{self.path}: {name} can't be read: {reason}") from None
         if not isinstance(array, np.ndarray):
             raise UsageError(f"{self.path}: {name} is not an array in NPY format")
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return array
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
         """What contents.json says about the file, or {} if it has no such text. Raises UsageError if it is damaged."""
         if "contents.json" not in self.file.files:
             return {}
-        try:
-            about = json.loads(self.array("contents.json").tobytes())
-        except (ValueError, RecursionError):
-            about = None
-        if not isinstance(about, dict):
-            raise UsageError(f"{self.path}: contents.json is not a JSON object in UTF-8, as an array of uint8")
-        return about
+        with at(f"{self.path}: contents.json"):
+            return json_object(self.array("contents.json").tobytes())
 
     def ids(self) -> list[Any] | None:
         """Return the prompt's ids, or None if the file does not say."""
@@ -66,8 +60,6 @@ class Dump:
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
         """Raise UsageError unless the file has some of these values, all of them with the right shape and dtype."""
-        if dtype.name not in TOLERANCE:
-            raise UsageError(f"--against compares float32 and float64, but this model computes in {dtype}")
         if "past/inputs" in self.names and "past/inputs" not in shapes:
             length = self.array("past/inputs").size
             raise UsageError(f"{self.path} was made with --n_past {length}: give it here, too")

@@ -2,28 +2,31 @@
 
 python -m picogpt trace "Not all heroes wear capes." --out activations.npz
 python -m picogpt trace "Not all heroes wear capes." --against mine.npz
+
+docs/trace.md describes the format of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import gpt2
-from picogpt.command_line import Parser, UsageError, free_memory, number, read_prompt
+from picogpt.command_line import Parser, UsageError, check_memory, number, read_prompt
 from picogpt.files import new_file
 from picogpt.options import add_force, add_model_options, add_prompt, prompt_ids
 from picogpt.tracing.against import Comparison, Dump, opened, other_text
-from picogpt.tracing.file import Writer, writing
-from picogpt.tracing.names import joined, meanings, shape_of, table
+from picogpt.tracing.names import contents, joined, meanings, shape_of, table
 from picogpt.tracing.recorder import trace
 from utils import HPARAMS, ensure_downloaded, load_encoder, load_hparams_and_params
 
@@ -66,15 +69,10 @@ def shapes_of(passes: Sequence[Pass], hparams: dict[str, int]) -> dict[str, tupl
     }
 
 
-def check_memory(passes: Sequence[Pass], hparams: dict[str, int], itemsize: int) -> None:
-    """Raise UsageError if the values take more memory than is free. A pass is kept until the next one has ended."""
+def memory_of(passes: Sequence[Pass], hparams: dict[str, int], itemsize: int) -> int:
+    """Return how many bytes the values take at most. A pass is kept until the next one has ended."""
     sizes = [itemsize * sum(map(math.prod, shapes_of([one], hparams).values())) for one in passes]
-    needed = max(a + b for a, b in zip([0, *sizes], sizes))
-    if needed > (free := free_memory()):
-        raise UsageError(
-            f"the values take {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB of memory are free: "
-            "a shorter prompt takes less"
-        )
+    return max(a + b for a, b in zip([0, *sizes], sizes))
 
 
 def recorded(ids: Sequence[int], params: Params, n_head: int, passes: Sequence[Pass]) -> Iterator[dict[str, Array]]:
@@ -87,9 +85,39 @@ def recorded(ids: Sequence[int], params: Params, n_head: int, passes: Sequence[P
     for prefix, n_past, n_seq in passes:
         with trace() as t:
             gpt2.gpt2(ids[n_past : n_past + n_seq], **params, n_head=n_head, cache=cache, n_past=n_past)
-        if n_past + n_seq == len(ids):
-            ids.append(gpt2.greedy(t["logits"][-1], ids))
+        if n_past + n_seq == len(ids) < last.n_past + last.n_seq:
+            ids.append(gpt2.greedy(gpt2.check_finite(t["logits"][-1]), ids))
         yield {prefix + name: value for name, value in t.items()}
+
+
+class Writer:
+    """An NPZ file in the making. Each pass is written at once, so that it need not stay in memory."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        self.archive = archive
+        self.rows: list[tuple[str, str, str, str]] = []  # name, shape, dtype, meaning
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Write these values."""
+        for name, value in values.items():
+            write_array(self.archive, name, value)
+        self.rows += contents(values).tolist()
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Write the table of contents in both forms. The JSON text begins with `about`."""
+        arrays = [
+            {"name": name, "shape": json.loads(shape), "dtype": dtype, "meaning": meaning}
+            for name, shape, dtype, meaning in self.rows
+        ]
+        text = json.dumps({**about, "arrays": arrays})
+        write_array(self.archive, "contents", joined(self.rows))
+        write_array(self.archive, "contents.json", np.frombuffer(text.encode("ascii"), np.uint8))
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    """Add an array to an NPZ file, row by row (in C's order), whatever its order in memory is."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 EPILOG = """examples:
@@ -146,17 +174,18 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         dump = stack.enter_context(opened(args.against)) if args.against else None
         file = stack.enter_context(new_file(args.out, args.force)) if args.out else None
-        writer = stack.enter_context(writing(file)) if file else None
+        writer = Writer(stack.enter_context(zipfile.ZipFile(file, "w"))) if file else None
         folder = ensure_downloaded(args.model_size, args.models_dir)
         hparams, params = load_hparams_and_params(folder)
         ids = prompt_ids(load_encoder(folder), prompt, hparams["n_ctx"])
         check_lengths(len(ids), args.n_past, args.decode, hparams["n_ctx"])
         passes = plan(len(ids), args.n_past, args.decode)
-        check_memory(passes, hparams, params["wte"].dtype.itemsize)
+        dtype = params["wte"].dtype
+        check_memory("the trace", memory_of(passes, hparams, dtype.itemsize), "a shorter prompt takes less")
         about = {"model": args.model_size, "hparams": hparams, "prompt": prompt, "ids": ids}
         has_other_ids, comparison = False, None
         if dump:
-            has_other_ids, comparison = begin(dump, about, shapes_of(passes, hparams), params["wte"].dtype)
+            has_other_ids, comparison = begin(dump, about, shapes_of(passes, hparams), dtype)
         for values in progress(recorded(ids, params, hparams["n_head"], passes), len(passes)):
             for user in (writer, comparison):
                 if user:

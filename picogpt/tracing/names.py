@@ -13,10 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # All names in the order of computation. Those of LAYER come once for each layer, after h0/, h1/ and so on.
-BEFORE = {
-    "inputs": "token ids [n_seq]",
-    "embedding": "token embeddings + position embeddings [n_seq, n_embd]",
-}
+BEFORE = {"inputs": "token ids [n_seq]", "embedding": "token embeddings + position embeddings [n_seq, n_embd]"}
 LAYER = {
     "ln_1": "layer norm of the layer's input [n_seq, n_embd]",
     "attn/c_attn": "queries, keys and values of all heads side by side [n_seq, 3 n_embd]",
@@ -39,6 +36,7 @@ AFTER = {
     "ln_f": "layer norm of the last layer's output, only the rows that n_logits keeps [n_logits, n_embd]",
     "logits": "ln_f @ wte^T [n_logits, n_vocab]",
 }
+TABLES = ("contents", "contents.json")  # the arrays of a file that are no values
 
 
 def meanings(n_layer: int) -> dict[str, str]:

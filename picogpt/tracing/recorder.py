@@ -6,8 +6,8 @@
 
 gpt2.py has no code for this. While a trace runs, the functions in TRACED are replaced in the module by wrappers. Each
 wrapper calls its function once and keeps the arguments or result. Values that stay within a function, such as the
-variance in a layer norm, can't be recorded in this way. `gpt2.gpt2` itself is redirected instead of replaced, because
-programs that begin with `from gpt2 import gpt2` hold the function and don't look into the module.
+variance in a layer norm, can't be recorded in this way. Neither can the calls of a function that was imported by its
+name, so the forward pass has to be called as `gpt2.gpt2`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -36,13 +35,10 @@ RESULTS = {
     "gelu": ("mlp/gelu",),
     "merge_heads": ("attn/merged",),
 }
-TRACED = ("gpt2", "transformer_block", "blockwise_attention", "softmax", *RESULTS)
-SIGNATURE = inspect.signature(gpt2.gpt2)
+TRACED = ("gpt2", "transformer_block", "causal_attention", "softmax", *RESULTS)
 
-EMPTY = (
-    "no forward pass has been traced: within the `with` block, nothing called the function gpt2 of gpt2.py. Calls of "
-    "single functions such as softmax are not recorded, and neither are copies of gpt2.py, for example in a notebook"
-)
+BY_NAME = "trace sees only forward passes that are called as gpt2.gpt2(…), after `import gpt2`"
+EMPTY = f"no forward pass has been traced: {BY_NAME}. Copies of gpt2.py, for example in a notebook, are not recorded"
 
 
 class Trace(Mapping[str, Array]):
@@ -141,22 +137,26 @@ class Trace(Mapping[str, Array]):
     # ------------------------------------------------------------- wrappers for gpt2.py's functions, from the top down
 
     def call(self, name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of gpt2.py, and record its values if a forward pass made the call."""
+        """Call a function of gpt2.py, and record its values if a forward pass made the call.
+
+        Raises RuntimeError in a forward pass that began unseen: its values would be neither recorded nor replaced.
+        """
+        if name == "transformer_block" and not (self.in_pass or self.paused):
+            raise RuntimeError(BY_NAME)
         if self.paused or not (self.in_pass or name == "gpt2"):
             return function(*args, **kwargs)
         if name in RESULTS:
             return self.result(name, function, *args, **kwargs)
         return getattr(self, name)(function, *args, **kwargs)
 
-    def gpt2(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        arguments = SIGNATURE.bind(*args, **kwargs).arguments  # raises TypeError, as the call itself would
-        self.resolve(len(arguments["blocks"]))
+    def gpt2(self, function: Any, inputs: Any, wte: Any, wpe: Any, blocks: Any, *args: Any, **kwargs: Any) -> Any:
+        self.resolve(len(blocks))
         self.passes.append({})
         self.in_pass, self.layer = True, 0
         self.begin("", {"layer_norm": ["ln_f"]})
         try:
-            arguments["inputs"] = self.record("inputs", np.array(arguments["inputs"]))
-            return self.record("logits", function(**arguments))
+            ids = self.record("inputs", np.array(inputs))
+            return self.record("logits", function(ids, wte, wpe, blocks, *args, **kwargs))
         finally:
             self.in_pass = False
 
@@ -178,7 +178,7 @@ class Trace(Mapping[str, Array]):
             x = self.record("embedding", x)
         return self.record(result_name, function(x, *args, **kwargs))
 
-    def blockwise_attention(self, function: Any, q: Array, k: Array, v: Array, **kwargs: Any) -> Any:
+    def causal_attention(self, function: Any, q: Array, k: Array, v: Array, **kwargs: Any) -> Any:
         """Record the arguments and the result, and the scores and probabilities of all queries together.
 
         gpt2.py computes blocks of queries one after another. A replacement of scores or probs gets all queries at once.
@@ -219,9 +219,6 @@ def assembled(blocks: list[Array], n_keys: int, fill: float) -> Array:
     return np.concatenate(padded, axis=-2)
 
 
-# ------------------------------------------------------------------------------------------ putting the wrappers there
-
-
 @contextlib.contextmanager
 def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
     """Record every forward pass of gpt2.py within a `with` block, as a `Trace`. Outputs stay the same bit for bit.
@@ -242,45 +239,11 @@ def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
     TypeError if it has something else than a function.
     """
     recorder = Trace(replace)
-    with contextlib.ExitStack() as stack:
-        for name in TRACED:
-            stack.enter_context(wrapped(name, functools.partial(recorder.call, name)))
+    functions = {name: getattr(gpt2, name) for name in TRACED}
+    for name, function in functions.items():
+        setattr(gpt2, name, functools.partial(recorder.call, name, function))
+    try:
         yield recorder
-
-
-@contextlib.contextmanager
-def wrapped(name: str, call: Callable[..., Any]) -> Iterator[None]:
-    """Let the calls of a function of gpt2.py go to `call`, which gets the function and its arguments."""
-    function = getattr(gpt2, name)
-    if name == "gpt2" and isinstance(function, FunctionType) and not function.__closure__:
-        with redirected(function, call):
-            yield
-        return
-    setattr(gpt2, name, functools.partial(call, function))
-    try:
-        yield
     finally:
-        setattr(gpt2, name, function)
-
-
-@contextlib.contextmanager
-def redirected(function: FunctionType, call: Callable[..., Any]) -> Iterator[None]:
-    """Let every call of a function object go to `call`, which gets a copy of the function and the arguments.
-
-    The object stays the same, so this also holds where another module has imported it. A function with a closure can't
-    be redirected.
-    """
-    code, defaults = function.__code__, function.__kwdefaults__
-    copy = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
-    copy.__kwdefaults__ = defaults
-    function.__kwdefaults__ = {"_call": functools.partial(call, copy)}
-    function.__code__ = pass_on.__code__
-    try:
-        yield
-    finally:
-        function.__code__, function.__kwdefaults__ = code, defaults
-
-
-def pass_on(*args: Any, _call: Callable[..., Any], **kwargs: Any) -> Any:
-    """Call `_call`. A redirected function has the code of this one, and `_call` in its defaults."""
-    return _call(*args, **kwargs)
+        for name, function in functions.items():
+            setattr(gpt2, name, function)

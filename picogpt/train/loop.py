@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from picogpt.command_line import log
+from picogpt.command_line import check_memory, log
 from picogpt.jax_model import Trainer, signals_held_back
 from picogpt.terminal_text import log_wrapped
 from picogpt.train import report
@@ -52,8 +52,9 @@ class Run:
     def compile(self) -> None:
         """Compile the functions of the training. Raises UsageError if too little memory is free for them."""
         log_wrapped("compiling takes a while, often 10 to 60 seconds (Ctrl-C takes effect when it is done)")
-        self.trainer = Trainer(self.args)
-        report.check_memory(self.trainer.compile(self.first_params), self.args.batch_size)
+        self.trainer, n = Trainer(self.args), self.args.batch_size
+        advice = f"lower --batch_size {n}" if n > 1 else "it takes a smaller model"
+        log_wrapped(check_memory("training", self.trainer.compile(self.first_params), advice))
         report.log_unit(self.parts[0])
 
     def start(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.checkpoints.writing import arrays_of
-from picogpt.command_line import UsageError, free_memory, log, visible
+from picogpt.command_line import log, visible
 from picogpt.files import new_file
-from picogpt.terminal_text import log_wrapped, megabytes, n_columns, width_of_terminal
+from picogpt.terminal_text import log_wrapped, n_columns, width_of_terminal
 from picogpt.train.text import Array, Part
 from picogpt.train.work import LOSSES, History, is_saved, work_folder
 
@@ -43,16 +42,6 @@ def log_unit(part: Part) -> None:
     """Say the unit of the losses, and how the loss of the training text becomes one per character."""
     factor = f"{part.tokens_per_char:.4f}, the tokens per character of the training text"
     log_wrapped(f"losses are in nats per character; the training loss is the one per token times {factor}")
-
-
-def check_memory(needed: int, batch_size: int) -> None:
-    """Say how many bytes the training takes. Raises UsageError if less memory is free."""
-    free = free_memory()
-    takes, are_free = megabytes(needed), megabytes(free, math.floor)
-    if needed > free:
-        advice = f"lower --batch_size {batch_size}" if batch_size > 1 else "it takes a smaller model"
-        raise UsageError(f"training needs {takes} of memory, but only {are_free} are free: {advice}")
-    log_wrapped(f"training takes {takes} of memory, of {are_free} that are free")
 
 
 # ------------------------------------------------------------------------------------------------ at every evaluation

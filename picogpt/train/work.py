@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from picogpt.checkpoints.writing import arrays_of, write_tokenizer
+from picogpt.command_line import reason
 from picogpt.files import new_file, new_folder
 from picogpt.train.text import encode_texts, train_merges
 from utils import TOKENIZER_FILES, read_json
@@ -44,11 +44,6 @@ def sha256_of_params(params: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_tokenizer(folder: Path) -> str:
-    """Return the SHA-256 of the tokenizer's files in a folder. With a damaged one, the tokens would be others."""
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in TOKENIZER_FILES)).hexdigest()
-
-
 def settings_of(args: argparse.Namespace, texts: tuple[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that decides the result of a run, except for --patience, which may change when it is resumed.
 
@@ -71,7 +66,7 @@ def prepare(
     if work.exists():
         if not args.resume:
             raise FileExistsError(f"{work} has an interrupted run: continue it with --resume, or remove it")
-        before, settings["tokenizer"] = read_json(work / "settings.json"), sha256_of_tokenizer(work)
+        before = read_json(work / "settings.json")
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(f"{work} was begun with {name} = {before.get(name)}, not {value}")
@@ -84,7 +79,6 @@ def prepare(
         else:
             copy_tokenizer(tokenizer, folder)
         encode_texts(args.n_ctx, folder, texts)
-        settings["tokenizer"] = sha256_of_tokenizer(folder)
         (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
@@ -112,38 +106,21 @@ def save_state(folder: Path, tree: Any, history: History) -> None:
 
 
 def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
-    """Read the file that `save_state` wrote, as JAX's arrays in a tree of the same structure and shapes as `tree`.
+    """Read the file that `save_state` wrote, as JAX's arrays in a tree of the same structure as `tree`.
 
-    Raises OSError, or ValueError if the file is damaged or was not written by a run with these settings.
+    Raises OSError, or ValueError if the file is damaged.
     """
     import jax
 
-    path, saved = folder / "state.npz", []
-    with open(path, "rb") as file:
-        try:
-            with np.load(file) as state:
-                history = check_history(json.loads(str(state["history"])))
-                for i, leaf in enumerate(jax.tree.leaves(tree)):
-                    array = state[f"leaf{i}"]
-                    if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
-                        raise ValueError("its arrays are not those of this model")
-                    saved.append(jax.numpy.array(array))  # at once, so that few arrays are in memory twice
-        except Exception as error:  # NumPy and zipfile raise a dozen types, such as BadZipFile, EOFError and KeyError
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{path} is damaged ({reason}): remove {folder}, and train from the start") from None
+    path = folder / "state.npz"
+    try:
+        with np.load(path) as state:
+            history: History = json.loads(str(state["history"]))
+            # Each array is copied at once, so that few of them are in memory twice.
+            saved = [jax.numpy.array(state[f"leaf{i}"]) for i in range(len(jax.tree.leaves(tree)))]
+    except Exception as error:  # NumPy and zipfile raise a dozen types, such as BadZipFile, EOFError and KeyError
+        raise ValueError(f"{path} is damaged ({reason(error)}): remove {folder}, and train from the start") from None
     return jax.tree.unflatten(jax.tree.structure(tree), saved), history
-
-
-def check_history(history: Any) -> History:
-    """Return the history of a run. Raises ValueError if it is not one."""
-    for row in (rows := history if isinstance(history, list) else []):
-        numbers = row.values() if isinstance(row, dict) and row.keys() == {"step", *LOSSES, "seconds"} else [math.nan]
-        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-            raise ValueError("its history has a row that is not one")
-    steps = [row["step"] for row in rows]
-    if not steps or steps != sorted({int(step) for step in steps}) or steps[0] < 1:
-        raise ValueError("the steps of its history are not in order")
-    return rows
 
 
 def best_of(history: History) -> dict[str, float]:

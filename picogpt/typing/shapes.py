@@ -1,4 +1,4 @@
-"""The names in the comments under gpt2.py's functions: Matrix[n_seq, n_embd] is n_seq rows of n_embd numbers each.
+"""The names in the shape comments of gpt2.py: Matrix[n_seq, n_embd] is n_seq rows of n_embd numbers each.
 
 Type checkers read the comments as signatures (PEP 484 calls them type comments), and so do the tests, which compare
 them with the real arrays. Nothing imports this module while the model runs. If checkers stop reading type comments one
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Never
 
-    from encoder import Encoder
     from picogpt.typing.shaped_numpy import KV, Cache, Heads, Ids, IdsLike, Matrix, Shaped, Vector
 else:
 
@@ -34,9 +33,9 @@ else:
 
 
 __all__ = [
-    "KV", "Any", "Array", "Attn", "Block", "Cache", "Choose", "Encoder", "Ended", "Heads", "Ids", "IdsLike", "Iterable",
-    "Iterator", "Linear", "Matrix", "Mlp", "Namespace", "Norm", "Params", "Sequence", "Vector", "d_head", "n_ctx",
-    "n_embd", "n_hidden", "n_in", "n_keys", "n_out", "n_qkv", "n_room", "n_seq", "n_vocab",
+    "KV", "Any", "Array", "Attn", "Block", "Cache", "Choose", "Heads", "Ids", "IdsLike", "Iterable", "Iterator",
+    "Linear", "Matrix", "Mlp", "Namespace", "Norm", "Params", "Sequence", "Vector", "d_head", "n_ctx", "n_embd",
+    "n_hidden", "n_in", "n_keys", "n_out", "n_qkv", "n_seq", "n_vocab",
 ]  # fmt: skip
 
 # The dimensions, with their values in the smallest model (124M).

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import tqdm
 from helpers import ROOT, assert_error, run_main
 
 import gpt2
-from picogpt.bench import command, growth, output, peers, plan, timing
+from picogpt import command_line
+from picogpt.bench import command, output, peers, plan, timing
 from picogpt.checkpoints.writing import initial_params
 from utils import SIZES
 
@@ -172,15 +174,9 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
     figures = tmp_path / "figures.json"
     assert written == f"{figures}: {figures.stat().st_size:,} bytes"
     assert printed.splitlines()[0].endswith(", 1 round")
-    before, takes, after = said.partition("this takes about ")
-    assert takes
-    assert max(map(len, before.splitlines())) <= 80
-    assert re.match(r"\d+ (s|minutes)\n", after)
-    before = " ".join(before.split())
-    assert before.startswith(
-        "measuring tiny (n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights in float32) "
-    )
-    assert re.search(r"takes about [\d,]+ MB of memory; [\d,]+ MB are free$", before)
+    before = " ".join(said.partition("measuring:")[0].split())
+    shape = r"measuring tiny \(n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights in float32\)"
+    assert re.match(rf"{shape} takes [\d,]+ MB of memory; [\d,]+ MB are free", before)
     for name, row in rows.items():
         assert 0 < row["low"] <= row["median"] <= row["high"], name
         assert "ratio" not in row
@@ -188,20 +184,16 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
 
 
 @pytest.mark.slow
-def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars):
-    for name in ("torch", "transformers", "safetensors", "matplotlib", "tiktoken", "tokenizers"):
+def test_peers(little_work, tmp_path, capsys, monkeypatch, bars):
+    for name in ("torch", "transformers", "safetensors", "tiktoken", "tokenizers"):
         pytest.importorskip(name)
-    small = {"n_vocab": 300, "n_ctx": 64, "n_embd": 8, "n_head": 2, "n_layer": 2}  # OpenAI's sizes take gigabytes
-    monkeypatch.setattr(command, "other_sizes", lambda model, all_sizes: [plan.Shape("small", small)])
-    monkeypatch.setattr(growth, "lengths", lambda n_ctx: [16, 32])
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
     start_server, servers = peers.Transformers.start_server, []
     monkeypatch.setattr(peers.Transformers, "start_server", lambda self: servers.append(self) or start_server(self))
-    picture, figures = tmp_path / "growth.png", tmp_path / "figures.json"
-    assert command.main([*little_work, "--peers", "--plot", str(picture), "--json", str(figures)]) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    figures = tmp_path / "figures.json"
+    assert command.main([*little_work, "--peers", "--json", str(figures)]) == 0
     rows = {row["name"]: row for row in json.loads(figures.read_text())}
     for name in (
         "process start to first text: transformers",
@@ -218,9 +210,7 @@ def test_peers_and_the_picture(little_work, tmp_path, capsys, monkeypatch, bars)
         assert rows[name]["ratio"] > 0, name
     assert len(servers) == 1
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
-    *lines, first, second = capsys.readouterr().out.splitlines()
-    assert first == f"{figures}: {figures.stat().st_size:,} bytes"
-    assert second == f"{picture}: {picture.stat().st_size:,} bytes"
+    lines = capsys.readouterr().out.splitlines()[:-1]  # the last one names the file
     assert max(map(len, lines)) <= 80
     (at,) = [i for i, line in enumerate(lines) if line.startswith("prompt of 64 ")]
     assert lines[at + 1].startswith("  transformers ")
@@ -265,132 +255,39 @@ def test_the_error_of_a_failed_process_is_passed_on():
         peers.run_process([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"])
 
 
-def test_peak_memory_counts_what_is_held_at_once():
-    def work():
-        a = np.ones(3 << 20, np.uint8)
-        del a
-        return np.ones(5 << 20, np.uint8)
-
-    assert growth.peak_memory(work) == pytest.approx(5, rel=0.01)
-
-
-@pytest.mark.parametrize("option", ["--json", "--plot"])
-def test_a_file_that_can_not_be_written_is_refused_before_the_work(option, tmp_path):
-    if option == "--plot":
-        pytest.importorskip("matplotlib", reason="--plot needs matplotlib")
+def test_a_file_that_can_not_be_written_is_refused_before_the_work(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder to write"):
-        command.main(["--model_size", "tiny", option, str(tmp_path / "missing" / "figures.png")])
-    folder = tmp_path / "folder.png"
-    folder.mkdir()
-    with pytest.raises(IsADirectoryError, match="is a folder, not a file to write"):
-        command.main(["--model_size", "tiny", option, str(folder)])
+        command.main(["--model_size", "tiny", "--json", str(tmp_path / "missing" / "figures.json")])
 
 
-def test_missing_libraries_are_named_before_the_work(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_a_missing_library_is_named_before_the_work(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
     monkeypatch.setattr(command, "bench", None)
-    with pytest.raises(OSError, match="^matplotlib is not installed: pip install matplotlib$"):
-        command.main([*TINY, "--plot", str(tmp_path / "x.png")])
-    with pytest.raises(OSError, match="^matplotlib, torch, transformers and safetensors are not installed: pip inst"):
-        command.main([*TINY, "--peers", "--plot", str(tmp_path / "x.png")])
+    with pytest.raises(OSError, match=r"transformers (is|are) not installed: pip install .*transformers"):
+        command.main([*TINY, "--peers"])
 
 
 # ---------------------------------------------------------------------------- said before the work, and row by row
 
 
-def shape(size: str) -> plan.Shape:
-    return plan.Shape(size, SIZES[size])
-
-
-@pytest.mark.parametrize(
-    ("name", "all_sizes", "sizes"),
-    [
-        ("tiny", False, []),
-        ("124M", False, []),
-        ("774M", False, ["124M", "355M"]),
-        ("774M", True, ["124M", "355M", "1558M"]),
-        ("tiny", True, ["124M", "355M", "774M", "1558M"]),
-    ],
-)
-def test_only_smaller_sizes_are_drawn_unless_all_are_asked_for(name, all_sizes, sizes):
-    model = plan.Shape("tiny", SMALLEST) if name == "tiny" else shape(name)
-    assert [found.name for found in growth.other_sizes(model, all_sizes)] == sizes
-
-
-def test_sizes_that_do_not_fit_are_left_out_with_a_line(monkeypatch, capsys):
-    monkeypatch.setattr(plan, "free_memory", lambda: 3_000_000_000)
-    sizes = [shape(size) for size in ("124M", "355M", "774M")]
-    assert plan.those_that_fit(sizes, beside=700_000_000) == sizes[:1]
-    said = capsys.readouterr().err
-    assert max(map(len, said.splitlines())) <= 80
-    lines = " ".join(said.split()).replace(" left out", "\nleft out").splitlines()
-    assert lines[0].startswith("for the picture: random weights in memory, 124M (n_layer 12, n_embd 768, n_ctx 1024, ")
-    assert lines[0].endswith("; 1,122 MB in all")
-    assert lines[1:] == [
-        "left out of the picture: 355M takes 2,745 MB, but 2,300 MB are free",
-        "left out of the picture: 774M takes 4,598 MB, but 2,300 MB are free",
-    ]
-
-
-def test_the_memory_of_a_size_is_what_it_takes(monkeypatch):
-    """The estimate is compared with what NumPy allocates."""
-    monkeypatch.setattr(timing, "SIDE", 64)
-    monkeypatch.setattr(plan, "SIDE", 64)
+def test_the_memory_that_is_checked_is_what_numpy_allocates(monkeypatch):
+    for module in (timing, plan):
+        monkeypatch.setattr(module, "SIDE", 64)
+    monkeypatch.setattr(plan, "TOKENIZERS", 0)
     hparams = {"n_vocab": 20_000, "n_ctx": 64, "n_embd": 192, "n_head": 2, "n_layer": 12}
-    model = plan.Shape("x", hparams)
-
-    def build():
-        workload = timing.Workload(growth.made_up(hparams), 2)
-        workload.limits.multiply(1)
-        return workload
-
-    assert growth.peak_memory(build) * 2**20 == pytest.approx(plan.picture_memory(model), rel=0.1)
-    workload = timing.Workload(initial_params(hparams, 0), 2)
-    samples = growth.peak_memory(workload.samples(64).ours) * 2**20
-    beside = plan.limits_memory(model.n_bytes) + workload.context.cache.nbytes
-    needed = plan.work_memory(model, rounds=0)
-    assert needed == beside + plan.tokenizers_memory(20_000, rounds=0) >= beside + samples
-    monkeypatch.setattr(plan, "tokenizers_memory", lambda n_vocab, rounds: 0)
-    assert beside + samples <= plan.work_memory(model, rounds=0) < 1.5 * (beside + samples)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="the memory of a process is not known")
-def test_the_memory_of_the_tokenizers_is_what_a_process_takes():
-    code = "from functools import partial; from encoder import get_encoder; from picogpt.bench import command; "
-    code += "text = command.english(); load = partial(get_encoder, 'tiny', 'models'); print()"
-    work = "; list(command.measure_tokenizer(load, text, False, 1, lambda: None))"
-    empty, full = (peers.run_process([sys.executable, "-c", c]).memory * 2**20 for c in (code, code + work))
-    assert 0.9 * (full - empty) <= plan.tokenizers_memory(1024, rounds=1) < 1.4 * (full - empty)
-
-
-def test_the_ticks_of_the_picture_are_the_lengths_that_were_measured(monkeypatch):
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    panels = figure.subplots(2)
-    monkeypatch.setattr(timing, "SIDE", 16)
-    monkeypatch.setattr(growth, "lengths", lambda n_ctx: [12, 20])
-    workload = timing.Workload(initial_params(SMALLEST, 0), n_head=2)
-    growth.draw_prompts(panels[0], workload, None, 1, lambda: None)
-    figure.draw_without_rendering()
-    for minor, texts in ((False, ["12", "20"]), (True, [])):
-        assert [label.get_text() for label in panels[0].get_xticklabels(minor=minor)] == texts
-    model = plan.Shape("x", SMALLEST)
-    growth.draw_sizes(panels[1], workload, model, [], 1, lambda: None)
-    assert panels[1].get_xlabel() == "MB of weights: x"
-    assert panels[1].lines[0].get_xdata()[0] == pytest.approx(model.n_bytes / 1e6)
-    growth.draw_sizes(panels[1], workload, model, [plan.Shape("y", SMALLEST)], 1, lambda: None)
-    assert panels[1].get_xlabel() == "GB of weights: x, y"
-
-
-def test_a_picture_is_a_png(tmp_path):
-    path = tmp_path / "p.txt"
-    assert_error(
-        run_main("picogpt bench", *TINY, "--plot", path), 2, f"argument --plot: {str(path)!r} does not end in .png"
-    )
+    params = initial_params(hparams, 0)
+    tracemalloc.start()
+    try:
+        timing.Workload(params, 2).samples(64).ours()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= plan.work_memory(plan.Shape("x", hparams)) < 1.5 * peak
 
 
 def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monkeypatch, tmp_path):
-    monkeypatch.setattr(plan, "free_memory", lambda: 50_000_000)
+    monkeypatch.setattr(command_line, "free_memory", lambda: 50_000_000)
     monkeypatch.setattr(command, "Workload", None)
     monkeypatch.setattr(command, "write_random_model", None)
     out = tmp_path / "figures.json"
@@ -399,16 +296,6 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monke
     words = ["--shape", "124M", "--json", out]
     assert_error(run_main("picogpt bench", *words), 2, "writing random weights to a temporary folder, 124M (", message)
     assert not list(tmp_path.iterdir())
-
-
-def test_all_sizes_belongs_to_a_picture():
-    assert_error(run_main("picogpt bench", *TINY, "--all_sizes"), 2, "argument --all_sizes: it belongs to --plot")
-
-
-def test_the_expected_time_grows_with_the_work():
-    work = timing.Work("w", "s", 1, float, {"a": lambda: 2.0, "b": lambda: 3.0})
-    assert plan.expected_seconds([work], rounds=1) == pytest.approx(2 * 3.0 / plan.SHARE, abs=0.1)
-    assert plan.expected_seconds([work] * 2, rounds=4) == pytest.approx(2 * 5 * 3.0 / plan.SHARE, abs=0.1)
 
 
 VALUES = [1e-7, 9.9e-4, 0.00999, 0.09999, 0.9999, 1.0, 9.999, 99.49, 99.96, 123.4, 9999.5, 12345.6, 99_999.4, 123_456.0]
@@ -436,10 +323,9 @@ def test_every_row_fits_80_columns(low):
 def test_an_interruption_keeps_the_rows_that_are_there(little_work, tmp_path):
     """Each row is printed when it is measured. The file of --json is written whole, at the end, or not at all."""
     words = [*little_work, "--rounds", "1000", "--json", str(tmp_path / "figures.json")]
-    code = "from picogpt.bench import command, timing; from utils import run; import sys; timing.SIDE = 64; "
-    code += (
-        "command.measure_command = lambda *args: [timing.summary('first row', [1.0], 's')]; sys.exit(run(command.main))"
-    )
+    code = "import sys; from picogpt.bench import command, timing; from picogpt.command_line import run; "
+    code += "timing.SIDE = 64; command.measure_command = lambda *args: [timing.summary('first row', [1.0], 's')]; "
+    code += "sys.exit(run(command.main))"
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
@@ -453,6 +339,7 @@ def test_an_interruption_keeps_the_rows_that_are_there(little_work, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_an_output_is_no_other_output_and_no_input(tmp_path):
-    for words in (["--plot", "a.png", "--json", "./a.png"], ["--json", "text.txt", "--text", "text.txt", "--force"]):
-        assert_error(run_main("picogpt bench", *words), 2, "is also")
+def test_an_output_is_no_input():
+    assert_error(
+        run_main("picogpt bench", "--json", "x.txt", "--text", "x.txt", "--force"), 2, "is also a file to read"
+    )

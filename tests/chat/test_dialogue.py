@@ -160,7 +160,7 @@ def test_after_many_turns_the_logits_are_those_of_the_whole_conversation(form):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_long_message_in_a_long_chat(form, monkeypatch):
-    """The message alone has more tokens than a block of `blockwise_attention`, and follows many that are known."""
+    """The message alone has more tokens than a block of `causal_attention`, and follows many that are known."""
     chat = chat_of(actor(*[" He is not here, my lord, nor are his men.\n"] * 3), form=form)
     for text in ("Who is the king?", "And who are his men?", "Where is my cousin?"):
         said(chat, text)

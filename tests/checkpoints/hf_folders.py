@@ -11,7 +11,7 @@ import numpy as np
 from helpers import ROOT
 
 import gpt2
-from encoder import END_OF_TEXT, get_encoder
+from encoder import END_OF_TEXT, Encoder
 from utils import FILES, META, load_hparams_and_params
 
 TINY = ROOT / "models" / "tiny"
@@ -34,13 +34,12 @@ def change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(content | values), encoding="utf-8")
 
 
-def change_tensors(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Let `change` edit the tensors of a safetensors file, which it gets by name."""
+def change_tensors(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Replace the tensors of a safetensors file, by name, by those that `change` makes of them."""
     from safetensors.numpy import load_file, save_file
 
     tensors = {name: array.copy() for name, array in load_file(folder / "model.safetensors").items()}
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(change(tensors), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def assert_same_bits(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
@@ -57,13 +56,13 @@ def assert_same_files(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def assert_same_tokens(hf: Path, ours: Path) -> None:
-    """Check that transformers' tokenizer of one folder and ours of the other agree on tricky texts."""
+def assert_same_tokens(hf: Path, encoder: Encoder | None) -> None:
+    """Check that transformers' tokenizer of a folder and ours agree on tricky texts."""
     import transformers
 
+    assert encoder
     theirs = transformers.AutoTokenizer.from_pretrained(hf, local_files_only=True)
-    encoder = get_encoder(ours.name, ours.parent)
-    assert len(theirs) == len(encoder.encoder)
+    assert len(theirs) == len(encoder.decoder)
     for text in TRICKY:
         assert theirs(text)["input_ids"] == encoder.encode(text), text
         assert theirs.decode(encoder.encode(text), clean_up_tokenization_spaces=False) == text
@@ -72,11 +71,11 @@ def assert_same_tokens(hf: Path, ours: Path) -> None:
     assert theirs.eos_token_id == encoder.encoder[END_OF_TEXT]
 
 
-def only_tokenizer_json(folder: Path) -> Path:
-    """Replace vocab.json and merges.txt by the tokenizer.json that transformers makes from them."""
+def only_tokenizer_json(folder: Path, tokenizer: Any = None) -> Path:
+    """Replace vocab.json and merges.txt by the tokenizer.json that transformers makes of them, or of a tokenizer."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = tokenizer or transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").unlink(missing_ok=True)
     (folder / "merges.txt").unlink(missing_ok=True)

@@ -39,8 +39,8 @@ def test_every_part_has_cases_in_the_dtype(part, dtype):
 
 
 def test_attention_has_more_queries_than_a_block():
-    n_block = inspect.signature(gpt2.blockwise_attention).parameters["n_block"].default
-    assert max(q.shape[-2] for q, *_ in cases.MADE_UP["blockwise_attention"]("float32")) > n_block
+    n_block = inspect.signature(gpt2.causal_attention).parameters["n_block"].default
+    assert max(q.shape[-2] for q, *_ in cases.MADE_UP["causal_attention"]("float32")) > n_block
     assert max(len(ids) for ids, *_ in cases.MADE_UP["gpt2"]("float32")) > n_block
     assert max(max(way) for *_, ways in cases.MADE_UP["cached steps"]("float32") for way in ways) > n_block
 

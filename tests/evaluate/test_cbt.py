@@ -127,6 +127,16 @@ def test_of_equal_sums_the_first_choice_wins(tiny, options, data):
     assert PROTOCOLS["paper"](data, tiny, equal, options())["accuracy"] == pytest.approx(100 / 3)
 
 
+def test_a_sum_that_is_nan_is_never_chosen(tiny, options, data):
+    """The answer to each question has NaN. (Logits that are not finite are refused before.)"""
+    answers = [choice == answer for _, answer, choices in QUERIES for choice in choices.split("|")]
+
+    def score(windows):
+        return [Scores(np.full(w.n_targets, np.nan if is_it else -1.0), None) for w, is_it in zip(windows, answers)]
+
+    assert PROTOCOLS["paper"](data, tiny, score, options())["accuracy"] == 0
+
+
 def test_limit_takes_the_first_questions(tiny, score, options, data):
     data.write_text(data.read_text(encoding="utf-8") + "not read", encoding="utf-8")
     assert PROTOCOLS["raw"](data, tiny, score, options(limit=2))["examples"] == 2
@@ -136,7 +146,7 @@ def test_what_a_file_says_in_either_line_end(tmp_path):
     text = question(*QUERIES[1])
     (tmp_path / "data").write_bytes((text + text).rstrip().replace("\n", "\r\n").encode())
     first, second = cbt.questions(tmp_path / "data", None)
-    assert (first.line, second.line) == (21, 43)
+    assert [place.rpartition(":")[2] for place in (first.place, second.place)] == ["21", "43"]
     assert first[1:] == second[1:]
     assert first.sentence == QUERIES[1][0]
     assert first.choices == QUERIES[1][2].split("|")
@@ -168,13 +178,13 @@ GOOD = question(*QUERIES[0])
     ("content", "words"),
     [
         ("", "data is empty"),
-        ("Once upon a time\n", "line 1: line 1 of a question begins with 1 and a space, not with 'Once upon a time'"),
-        (GOOD.replace("\n7 ", "\n8 "), "line 7: line 7 of a question begins with 7 and a space, not with"),
-        (GOOD + "1 a\n2 b\n", "line 24: the file ends here, in line 2 of a question, which has 21"),
-        (GOOD + GOOD.replace("\t\t", " "), "line 43: the last line of a question is a sentence, an answer and choices"),
-        (GOOD.replace("XXXXX", "it"), "line 21: there is no XXXXX"),
-        (GOOD.replace("\tking\t", "\tlion\t"), "line 21: the answer 'lion' is none of the choices"),
-        (question("XXXXX " + "漢" * 99, "a", "a|b"), "line 21: a choice and what follows have 2"),
+        ("Once upon a time\n", ":1: line 1 of a question begins with 1 and a space, not with 'Once upon a time'"),
+        (GOOD.replace("\n7 ", "\n8 "), ":7: line 7 of a question begins with 7 and a space, not with"),
+        (GOOD + "1 a\n2 b\n", ":24: the file ends here, in line 2 of a question, which has 21"),
+        (GOOD + GOOD.replace("\t\t", " "), ":43: the last line of a question is a sentence, an answer and choices"),
+        (GOOD.replace("XXXXX", "it"), ":21: there is no XXXXX"),
+        (GOOD.replace("\tking\t", "\tlion\t"), ":21: the answer 'lion' is none of the choices"),
+        (question("XXXXX " + "漢" * 99, "a", "a|b"), ":21: a choice and what follows have 2"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tiny, options, tmp_path, content, words):

@@ -147,7 +147,7 @@ def test_a_file_is_replaced_only_with_force(tmp_path):
 def test_a_failure_leaves_no_file(tmp_path):
     (tmp_path / "wrong").write_text("{}")
     result = run_main(TOOL, "lambada", "--data", tmp_path / "wrong", "--json", tmp_path / "figures.json", *TINY)
-    assert_error(result, 2, "wrong, line 1: not a JSON object with the field 'text'")
+    assert_error(result, 2, "wrong:1: not a JSON object with a text in the field 'text'")
     assert os.listdir(tmp_path) == ["wrong"]
 
 
@@ -179,7 +179,7 @@ def test_figures_too_large_for_json_become_null(tmp_path, monkeypatch):
         (["--paper", ".", "--bos"], ["--paper takes no --bos, because each row"]),
         (["--paper", ".", "--no_bos"], ["--paper takes no --no_bos, because each row"]),
         (["--paper", ".", "--max_context", "9"], ["--paper takes no --max_context, because each row"]),
-        (["--paper", ".", "--explain"], ["--explain takes no --paper: name the task"]),
+        (["--paper", ".", "--explain"], ["--paper takes no --explain, because each row"]),
         (["lambada", "--data", DATA, "--json", DATA, "--force"], ["argument --json:", "is also a file to read"]),
         (["--paper", ".", "--json", "ptb.test.txt", "--force"], ["--json: ptb.test.txt is also a file to read"]),
         (["lambada", "--data", DATA, "--max_context", "1"], ["--max_context: '1' is not a whole number at least 2"]),
@@ -191,13 +191,13 @@ def test_wrong_options(given, words):
 
 
 REFUSALS = {
-    **{("lambada", name, "--stride"): "each passage is scored independently" for name in TASKS["lambada"]},
-    **{("cbt", name, "--stride"): "each question is scored independently" for name in TASKS["cbt"]},
-    ("lambada", "harness", "--bos"): "the protocol harness puts nothing before the text",
-    ("wikitext", "harness", "--stride"): "the protocol harness fixes the windows",
-    ("wikitext", "harness", "--max_context"): "the protocol harness fixes the windows",
-    ("wikitext", "harness", "--no_bos"): "the protocol harness fixes the windows",
-    ("wikitext", "stride", "--bos"): "the protocol stride puts nothing before the text",
+    **{("lambada", name, "--stride"): "each example is scored independently" for name in TASKS["lambada"]},
+    **{("cbt", name, "--stride"): "each example is scored independently" for name in TASKS["cbt"]},
+    ("lambada", "harness", "--bos"): "the protocol puts nothing before the text",
+    ("wikitext", "harness", "--stride"): "the protocol fixes the windows",
+    ("wikitext", "harness", "--max_context"): "the protocol fixes the windows",
+    ("wikitext", "harness", "--no_bos"): "the protocol fixes the windows",
+    ("wikitext", "stride", "--bos"): "the protocol puts nothing before the text",
 }
 
 
@@ -218,8 +218,7 @@ def test_what_a_protocol_lacks_is_refused_before_a_model_is_downloaded(task, pro
 
 
 def test_no_other_option_is_refused():
-    tables = command.REFUSED.items()
-    assert {(task, name, option) for task, table in tables for name in table for option in table[name]} == set(REFUSALS)
+    assert {(*key, option) for key, options in command.REFUSED.items() for option in options} == set(REFUSALS)
 
 
 @pytest.mark.usefixtures("no_download")
@@ -227,7 +226,6 @@ def test_files_are_looked_at_before_a_model_is_downloaded(tmp_path):
     with pytest.raises(AssertionError):
         run_main(TOOL, "lambada", "--data", DATA)
     assert_error(run_main(TOOL, "lambada", "--data", "nowhere"), 1, "nowhere: No such file")
-    assert_error(run_main(TOOL, "lambada", "--data", ROOT), 1, str(ROOT))
     assert_error(run_main(TOOL, "lambada", "--data", DATA, "--json", tmp_path), 1, "is a folder")
     assert_error(run_main(TOOL, "--paper", "nowhere"), 1, "nowhere is not a folder")
 
@@ -268,12 +266,6 @@ def test_help_names_every_protocol():
         for name, protocol in protocols.items():
             assert f"\n    {name} " in result.out
             assert protocol.__doc__.splitlines()[0] in " ".join(result.out.split())
-
-
-def test_every_protocol_names_its_source():
-    for protocols in TASKS.values():
-        for protocol in protocols.values():
-            assert protocol.__doc__
 
 
 # --------------------------------------------------------------------------------------------------- the paper's table
@@ -377,7 +369,7 @@ def test_an_error_in_a_file_leaves_the_rows_before_it(tmp_path):
     result = run_main(TOOL, "--paper", tmp_path, *TINY)
     assert result.status == 2
     assert [line[0] for line in table_of(result.out)] == ["dataset", "LAMBADA,", "LAMBADA,"]
-    assert "cbtest_CN_valid_2000ex.txt, line 1: line 1 of a question" in result.err
+    assert "cbtest_CN_valid_2000ex.txt:1: line 1 of a question" in result.err
 
 
 def test_large_and_missing_figures_keep_their_columns():

@@ -20,6 +20,7 @@ from picogpt.explain.numbers import (
     likeliest,
     look_inside,
     positions,
+    probs_and_ranks,
 )
 from utils import load_hparams_and_params
 
@@ -82,8 +83,8 @@ def test_the_probabilities_are_those_that_generation_draws_from(tiny, settings, 
         return drawn[-1]
 
     def choose(logits, so_far):
-        """Draw as `generate` does, which records the probabilities, and continue with the prompt all the same."""
-        gpt2.sample(logits, so_far, np.random.default_rng(0), **settings._asdict())
+        """Record the probabilities, and continue with the prompt whatever they are."""
+        gpt2.token_probs(logits, so_far, *settings)
         return [*ids, 0][len(drawn)]
 
     monkeypatch.setattr(gpt2, "token_probs", recorded)
@@ -167,13 +168,24 @@ def test_settings_name_only_those_that_were_changed():
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("temperature", [-1, np.nan]), ("top_k", [-3]), ("top_p", [-0.1, 2]), ("repetition_penalty", [0, 101])],
+    [("temperature", [-1, np.nan]), ("top_k", [-3]), ("top_p", [-0.1, 2]), ("repetition_penalty", [0])],
 )
-def test_settings_outside_their_limits_are_refused_before_the_model_is_read(monkeypatch, name, values):
-    monkeypatch.setattr("picogpt.explain.numbers.load_encoder_hparams_and_params", None)
+def test_settings_outside_their_limits_are_refused(name, values):
     for value in values:
-        with pytest.raises(UsageError, match=f"{name}.*{value}"):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
             look_inside("x", "tiny", MODELS, settings=Settings(**{name: value}))
+
+
+def test_logits_that_are_not_finite_are_refused(tiny):
+    encoder, hparams, params = tiny
+    wte = params["wte"].copy()
+    wte[7, 3] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        examine([1, 2], encoder, params | {"wte": wte}, hparams["n_head"])
+
+
+def test_nan_is_never_the_likeliest():
+    assert probs_and_ranks([np.array([np.nan, 0.5])], [0, 0])[1].tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("top", [0, -1])

@@ -116,7 +116,7 @@ def vocabularies():
 
 def test_merges_are_those_that_made_the_token():
     for name, encoder, step in vocabularies():
-        ranks, found = encoder.cache.ranks, 0
+        ranks, found = encoder.ranks, 0
         for symbol in [*encoder.encoder][::step]:
             symbols, made = merged_by_definition(symbol, ranks)
             if symbols == [symbol]:

@@ -14,6 +14,7 @@ from helpers import ROOT
 import gpt2
 import utils
 from page import CDN, VERSION
+from picogpt import generate
 from picogpt.explain.text import visible
 
 pytestmark = pytest.mark.slow
@@ -105,13 +106,13 @@ def native():
     """Return a function that generates with the same settings here: the new ids, and the text with the prompt."""
     encoder, hparams, params = utils.load_encoder_hparams_and_params("tiny", "models")
 
-    def generate(prompt, n_tokens, temperature, top_k, seed):
+    def continued(prompt, n_tokens, temperature, top_k, seed):
         words = [prompt, "--temperature", temperature, "--top_k", top_k, "--seed", seed]
-        choose = gpt2.choosers(gpt2.parse_args([str(word) for word in words]))[0]
+        choose = generate.choosers(generate.parse_args([str(word) for word in words]))[0]
         ids = list(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n_tokens, choose))
         return ids, prompt + encoder.decode(ids)
 
-    return generate
+    return continued
 
 
 # ------------------------------------------------------------------------------------------- what the page computes
@@ -195,7 +196,7 @@ def test_a_second_text_takes_the_place_of_one_that_is_being_written(reader, nati
 
 def test_what_cannot_be_continued_is_one_line(reader):
     status = reader.text_of(n_tokens=256)
-    expected = "2 prompt tokens + 256 to generate exceed the context of 256: only 255 fit"
+    expected = "2 prompt tokens + 256 to generate exceed the context of 256: 255 new ones fit"
     assert status == f"No text: {expected}"
     assert reader.text_of(**DEFAULTS).startswith("Done")
 

@@ -115,7 +115,7 @@ def test_scores_are_log_probabilities_given_the_ids_before(stride, span, before,
     assert scores == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_target_scores_of_every_type(dtype, rng):
     logits = (rng.standard_normal((40, 300)) * 20).astype(dtype)
     targets = rng.integers(0, 300, 40)
@@ -126,10 +126,9 @@ def test_target_scores_of_every_type(dtype, rng):
         assert np.argsort(-row, kind="stable")[rank - 1] == target
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_excluded_ids_do_not_count_in_the_rank_of_the_first_target(dtype, rng):
+def test_excluded_ids_do_not_count_in_the_rank_of_the_first_target(rng):
     for _ in range(50):
-        logits = rng.integers(0, 5, (20, 12)).astype(dtype)  # many are equal
+        logits = rng.integers(0, 5, (20, 12)).astype(np.float32)  # many are equal
         targets, excluded = rng.integers(0, 12, 20), rng.integers(0, 12, 4).tolist()
         log_probs, ranks = target_scores(logits.copy(), targets, excluded)
         without = target_scores(logits.copy(), targets)
@@ -155,6 +154,19 @@ def test_each_window_has_its_own_excluded_ids(way, request, monkeypatch, rng):
     assert all((scored.ranks[1:] == scores[0].ranks[1:]).all() for scored in scores)
 
 
+def test_nan_is_never_the_likeliest():
+    logits = np.array([[np.nan, 1, 2], [np.nan, 1, 2]], np.float32)
+    assert target_scores(logits, np.array([0, 2])).ranks.tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_logits_that_are_not_finite_are_refused(n):
+    params = random_params(SMALL)
+    params["wte"][7, 3] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        score([1] * n, params, N_HEAD)
+
+
 def test_logits_far_apart_neither_overflow_nor_become_infinite():
     scores = target_scores(np.array([[1e30, -1e30, 0]], np.float32), np.array([0]))
     assert scores.log_probs.tolist() == [0]
@@ -167,7 +179,7 @@ def test_windows_of_different_lengths_side_by_side_equal_each_alone(pieces, requ
         request.getfixturevalue("few_rows")
     params = random_params(SMALL)
     lengths = [2, 18, 3, 9, 9, 5, 12, 2, 18]
-    many = [Window(rng.integers(0, 101, n), int(rng.integers(0, n))) for n in lengths]
+    many = [Window(rng.integers(0, 101, n), int(rng.integers(1, n))) for n in lengths]
     seen = []
     together = score_windows(many, params, N_HEAD, seen.append)
     assert sum(seen) == sum(window.n_targets for window in many)
@@ -183,10 +195,10 @@ def test_windows_with_the_same_beginning_share_its_work(monkeypatch, rng):
     params, beginning = random_params(SMALL), rng.integers(0, 101, 9)
     answers = [rng.integers(0, 101, n) for n in (2, 1, 4, 1)]
     many = [Window(np.array([1, 2, 3]), 2), *(Window(np.append(beginning, part), len(part)) for part in answers)]
-    many += [many[1]._replace(n_targets=0), Window(np.arange(12), 3)]
+    many += [Window(np.arange(12), 3)]
     apart = [score_windows([window], params, N_HEAD)[0] for window in many]
     monkeypatch.setattr(scoring.families, "__defaults__", (8,))
-    assert list(scoring.families(many)) == [[0], [1, 2, 3, 4], [5], [6]]
+    assert list(scoring.families(many)) == [[0], [1, 2, 3, 4], [5]]
     sizes, gpt2_gpt2 = [], gpt2.gpt2
     monkeypatch.setattr(gpt2, "gpt2", lambda ids, **rest: sizes.append(np.size(ids)) or gpt2_gpt2(ids, **rest))
     for ours, theirs in zip(score_windows(many, params, N_HEAD), apart):
@@ -195,16 +207,12 @@ def test_windows_with_the_same_beginning_share_its_work(monkeypatch, rng):
     assert sizes[:4] == [10, 1, 4, 1]
 
 
-@pytest.mark.parametrize(("ids", "n_targets"), [([1, 2], 2), ([1, 300], 1), ([-1, 2], 1), ([1] * 19, 1), ([], 0)])
+@pytest.mark.parametrize(
+    ("ids", "n_targets"), [([1, 2], 2), ([1, 300], 1), ([-1, 2], 1), ([1] * 19, 1), ([], 0), ([1, 2], 0)]
+)
 def test_what_the_model_cannot_score_is_refused(ids, n_targets):
     with pytest.raises(ValueError, match="ids"):
         score_windows([Window(np.array(ids, int), n_targets)], random_params(ODD), ODD["n_head"])
-
-
-@pytest.mark.parametrize("excluded", [[101], [3, -1]])
-def test_excluded_ids_must_be_in_the_vocabulary(excluded):
-    with pytest.raises(ValueError, match="excluded"):
-        score_windows([Window(np.array([1, 2]), 1, excluded)], random_params(SMALL), N_HEAD)
 
 
 @pytest.mark.usefixtures("few_rows")

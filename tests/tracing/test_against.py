@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from helpers import ROOT, assert_error, random_params, transformers_model
 
 import gpt2
-from picogpt.command_line import UsageError
 from picogpt.tracing import against
 from picogpt.tracing.names import meanings
 from picogpt.tracing.recorder import trace
@@ -79,12 +77,11 @@ def test_transformers_agrees(compare):
 
 
 def test_what_need_not_be_equal(compare, values):
-    """The mask of picoGPT and OpenAI is -1e10, ids may be int32, and a file may come from a big-endian machine."""
+    """The mask of picoGPT and OpenAI is -1e10, and ids may be int32."""
     for name in values:
         if name.endswith("scores"):
             values[name] = np.where(np.isinf(values[name]), np.float32(-1e10), values[name])
     values["inputs"] = values["inputs"].astype(np.int32)
-    values["h0/mid"] = values["h0/mid"].astype(">f4")
     assert compare(values).status == 0
 
 
@@ -218,9 +215,9 @@ def test_a_file_made_with_n_past_needs_it_here_too(tmp_path, traced):
         ({"ln_1": np.zeros(3), "other": np.zeros(3)}, "has no value of this trace, such as logits: it has ln_1, other"),
         ({}, "has no value of this trace, such as logits: it has no arrays"),
         ({"logits": np.array([{}, []], dtype=object)}, "logits can't be read: it holds pickled objects"),
-        ({"contents.json": np.frombuffer(b"[1]", np.uint8)}, "contents.json is not a JSON object"),
-        ({"contents.json": np.frombuffer(b"[" * 10**5, np.uint8)}, "contents.json is not a JSON object"),
-        ({"contents.json": np.frombuffer(b'{"\xff"', np.uint8)}, "contents.json is not a JSON object"),
+        ({"contents.json": np.frombuffer(b"[1]", np.uint8)}, "contents.json: not a JSON object"),
+        ({"contents.json": np.frombuffer(b"[" * 10**5, np.uint8)}, "contents.json: not JSON"),
+        ({"contents.json": np.frombuffer(b'{"\xff"', np.uint8)}, "contents.json: not JSON"),
     ],
 )
 def test_arrays_that_can_not_be_compared(compare, changes, message):
@@ -257,12 +254,3 @@ def test_damaged_members(tmp_path, traced, values):
     with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
         archive.writestr("logits", "1.0")
     assert_error(traced(PROMPT, "--against", tmp_path / "text.npz"), 2, "logits is not an array in NPY format")
-
-
-def test_float16_has_no_tolerance(tmp_path: Path):
-    np.savez(tmp_path / "mine.npz", logits=np.zeros((1, 2), np.float16))
-    with (
-        against.opened(tmp_path / "mine.npz") as dump,
-        pytest.raises(UsageError, match="compares float32 and float64, but this model computes in float16"),
-    ):
-        dump.check({"logits": (1, 2)}, np.dtype(np.float16))

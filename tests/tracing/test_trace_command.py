@@ -13,8 +13,8 @@ from helpers import ROOT, SMALL, Result, assert_error, random_params
 
 import gpt2
 from encoder import Encoder
+from picogpt import command_line
 from picogpt.tracing import command
-from picogpt.tracing.file import writing
 from picogpt.tracing.names import meanings
 from picogpt.tracing.recorder import trace
 from utils import load_encoder_hparams_and_params
@@ -78,8 +78,8 @@ def test_the_same_prompt_gives_the_same_bytes(tmp_path, traced, ours):
 def test_numbers_are_written_row_after_row_whatever_their_order_in_memory_is():
     by_columns = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     with io.BytesIO() as file:
-        with writing(file) as writer:
-            writer.add({"logits": by_columns})
+        with zipfile.ZipFile(file, "w") as archive:
+            command.Writer(archive).add({"logits": by_columns})
         data = zipfile.ZipFile(file).read("logits.npy")
     assert np.frombuffer(data[data.index(b"\n") + 1 :], np.float32).tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -123,16 +123,7 @@ def test_passes_come_one_by_one_and_two_of_them_must_fit_into_memory():
     assert [next(iter(values)) for values in found] == ["past/inputs", "inputs", "step1/inputs", "step2/inputs"]
     assert [len(values) for values in found] == [len(meanings(3))] * 4
     sizes = [4 * sum(value.size for value in values.values()) for values in found]
-    most = sizes[0] + sizes[1]
-    with pytest.raises(ValueError, match="the values take 0 MB, but only 0 MB of memory are free"):
-        with_memory(most - 1, passes)
-    with_memory(most, passes)
-
-
-def with_memory(n_bytes: int, passes: list[command.Pass]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "free_memory", lambda: n_bytes)
-        command.check_memory(passes, SMALL, itemsize=4)
+    assert command.memory_of(passes, SMALL, itemsize=4) == sizes[0] + sizes[1]
 
 
 # ------------------------------------------------------------------------------------------------------------ its page
@@ -157,8 +148,9 @@ def test_the_page_s_search_finds_a_planted_induction_head(capsys, monkeypatch):
 def test_every_option_is_on_its_page(capsys):
     with pytest.raises(SystemExit):
         command.parse_args(["--help"])
-    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help", "--models_dir"}
-    assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model_size"}
+    found = re.findall(r"^  (?:-m NAME, )?(--\w+)", capsys.readouterr().out, re.MULTILINE)
+    options = set(found) - {"--help", "--models_dir"}
+    assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model"}
     assert {option for option in options if option not in PAGE} == set()
 
 
@@ -166,9 +158,9 @@ def test_every_option_is_on_its_page(capsys):
 
 
 def test_a_trace_that_needs_more_memory_than_is_free_is_refused(tmp_path, traced, monkeypatch):
-    monkeypatch.setattr(command, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(command_line, "free_memory", lambda: 10**6)
     result = traced("word " * 50, "--out", tmp_path / "a.npz")
-    assert_error(result, 2, "the values take ", " MB, but only 1 MB of memory are free: a shorter prompt takes less")
+    assert_error(result, 2, "the trace takes ", " MB of memory, but only 1 MB are free: a shorter prompt takes less")
     assert not list(tmp_path.iterdir())
 
 
@@ -208,6 +200,6 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path, traced, monkeypatch):
     def fail(archive, name, array):
         raise OSError(28, "No space left on device", "a.npz")
 
-    monkeypatch.setattr("picogpt.tracing.file.write_array", fail)
+    monkeypatch.setattr("picogpt.tracing.command.write_array", fail)
     assert_error(traced("x", "--out", tmp_path / "a.npz"), 1, "No space left on device")
     assert not list(tmp_path.iterdir())

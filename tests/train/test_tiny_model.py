@@ -30,7 +30,7 @@ def test_tiny_s_every_token_is_reached():
     encoder, _, _ = load_encoder_hparams_and_params("tiny", TINY.parent)
     for id in range(len(encoder.encoder) - 1):
         text = encoder.token_bytes(id).decode("latin-1").translate(BYTE_TO_CHAR)
-        assert merge(list(text), encoder.cache.ranks) == [text]
+        assert merge(list(text), encoder.ranks) == [text]
 
 
 def loss_of_tiny(text: str) -> float:

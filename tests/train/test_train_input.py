@@ -19,19 +19,19 @@ from picogpt.train import command
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
-@pytest.mark.parametrize("name", ["link", "loop", "nd/..", "nd/x/..", "."])
+@pytest.mark.parametrize("name", ["link", "loop", "."])
 def test_a_name_that_no_folder_can_have_is_refused_before_the_work(train, text, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises((FileExistsError, UsageError), match="exists already|is not the name of a folder to make"):
+    with pytest.raises(FileExistsError, match="exists already"):
         train(out=name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "loop", "text.txt"]
 
 
 def test_a_plot_that_is_a_folder_is_refused_before_the_work(train, text, tmp_path):
     (tmp_path / "loss.png").mkdir()
-    with pytest.raises(IsADirectoryError, match="loss.png is a folder"):
+    with pytest.raises(FileExistsError, match="loss.png is a folder"):
         train("--plot", tmp_path / "loss.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.png", "text.txt"]
 
@@ -79,9 +79,11 @@ def test_a_text_too_short_for_the_context(train, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.txt", "poor.txt", "short.txt", "text.txt"]
 
 
-@pytest.mark.parametrize("plot", ["missing/loss.png", "loss.pdf"])
-def test_an_unwritable_plot_is_an_error_before_the_work_begins(train, text, tmp_path, plot):
-    with pytest.raises(ValueError, match="not the name of a .png file in a folder that exists"):
+@pytest.mark.parametrize(
+    ("plot", "words"), [("missing/loss.png", "missing is no folder"), ("a.pdf", "not end in .png")]
+)
+def test_an_unwritable_plot_is_an_error_before_the_work_begins(train, text, tmp_path, plot, words):
+    with pytest.raises((OSError, ValueError), match=words):
         train("--plot", tmp_path / plot)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_main
+from helpers import ROOT
 from runs import SETTINGS
 
+from picogpt import command_line
 from picogpt.checkpoints.writing import arrays_of, initial_params
 from picogpt.command_line import UsageError
 from picogpt.train import command, loop, report
@@ -118,33 +118,11 @@ def test_too_little_memory_is_said_before_it_is_taken(train, tmp_path, monkeypat
 
     monkeypatch.setattr(loop, "batch", fail)
     monkeypatch.setattr(loop.Run, "start", fail)
-    monkeypatch.setattr(report, "free_memory", lambda: 100_000)
-    message = r"training needs 1 MB of memory, but only 0 MB are free: lower --batch_size 4"
+    monkeypatch.setattr(command_line, "free_memory", lambda: 100_000)
+    message = r"training takes 1 MB of memory, but only 0 MB are free: lower --batch_size 4"
     with pytest.raises(UsageError, match=message):
         train()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-    with pytest.raises(UsageError, match="are free: it takes a smaller model"):
-        report.check_memory(200_000, batch_size=1)
-
-
-def test_memory_is_rounded_up_and_what_is_free_down(monkeypatch, capsys):
-    monkeypatch.setattr(report, "free_memory", lambda: 1_999_999)
-    report.check_memory(200_000, batch_size=1)
-    assert capsys.readouterr().err == "training takes 1 MB of memory, of 1 MB that are free\n"
-
-
-def test_the_message_of_compilation_is_that_of_the_documentation(monkeypatch, capsys):
-    class Stopped:
-        def __init__(self, args):
-            raise InterruptedError
-
-    monkeypatch.setattr(loop, "Trainer", Stopped)
-    args = command.parse_args(["text", "--out", "m", *SETTINGS])
-    with pytest.raises(InterruptedError):
-        loop.Run(args, {}).compile()
-    said = capsys.readouterr().err
-    assert "Ctrl-C takes effect when it is" in said
-    assert said in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
 
 
 def test_the_memory_of_a_run_is_its_arrays_and_what_xla_plans_for_a_step(packages):
@@ -157,25 +135,3 @@ def test_the_memory_of_a_run_is_its_arrays_and_what_xla_plans_for_a_step(package
     planned = trainer.compiled_step.memory_analysis().temp_size_in_bytes
     assert planned > n_bytes + 4 * (4 * 16 * 280)
     assert 5 * n_bytes <= needed - planned < 5 * n_bytes + 100  # and a few counters
-
-
-# --------------------------------------------------------------------------------------------------------------- help
-
-
-def test_help_says_where_the_text_of_the_examples_comes_from():
-    result = run_main("picogpt train", "--help")
-    assert result.status == 0
-    for words in ("Any text file", "tinyshakespeare", "public domain", "github.com/karpathy/char-rnn"):
-        assert words in result.out
-    assert max(map(len, result.out.split("examples:")[1].splitlines())) <= 110
-
-
-def test_the_history_is_in_the_folder_of_the_model_and_no_reader_minds(tmp_path):
-    """`convert` reads the model with an eighth file as without it."""
-    pytest.importorskip("safetensors")
-    import shutil
-
-    folder = Path(shutil.copytree(ROOT / "models" / "tiny", tmp_path / "tiny"))
-    (folder / "history.json").write_text("{}")
-    assert run_main("picogpt convert", "--to-hf", folder, tmp_path / "hf").status == 0
-    assert "history.json" not in {path.name for path in (tmp_path / "hf").iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from check_shapes import ShapeError
 from helpers import ODD, ROOT
 
 import gpt2
+from picogpt import batch
 from picogpt.checkpoints.writing import initial_params
 from picogpt.typing import shapes
 from utils import SIZES
@@ -27,9 +29,11 @@ from utils import SIZES
 pytestmark = pytest.mark.usefixtures("checked_shapes")
 
 SOURCE = (ROOT / "gpt2.py").read_text(encoding="utf-8")
+BATCH = (ROOT / "picogpt" / "batch.py").read_text(encoding="utf-8")
 VOCABULARY = (ROOT / "picogpt" / "typing" / "shapes.py").read_text(encoding="utf-8")
 
-# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other.
+# What a mistake replaces in gpt2.py, and by what: the checkers have to refuse that line, and no other. If a mistake is
+# seen in other lines than its own, these follow.
 MISTAKES = {
     "c_fc and c_proj swapped": (
         "linear(gelu(linear(x, **c_fc)), **c_proj)",
@@ -45,8 +49,8 @@ MISTAKES = {
         "linear(layer_norm(x, **ln_f), wte, wte.T[0])",
     ),
     "position and token embeddings exchanged": (
-        "new = gpt2(ids[n_past:], **self.params,",
-        'p = self.params; new = gpt2(ids[n_past:], p["wpe"], p["wte"], p["blocks"], p["ln_f"],',
+        "out = gpt2(new, **self.params,",
+        'p = self.params; out = gpt2(new, p["wpe"], p["wte"], p["blocks"], p["ln_f"],',
     ),
     "embeddings added to logits": (
         "return matmul(layer_norm(x, **ln_f),",
@@ -62,31 +66,46 @@ MISTAKES = {
         "softmax((q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2) + mask) @ v",
         "softmax((v / math.sqrt(v.shape[-1])) @ k.swapaxes(-1, -2) + mask) @ q",
     ),
-    "query and value exchanged by the caller": ("attention(q, k, v, causal", "attention(v, k, q, causal"),
+    "query and value exchanged by the caller": (
+        "attention(some_q, some_k, some_v,",
+        "attention(some_v, some_k, some_q,",
+    ),
     "keys against queries": (
         "(q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2)",
         "(k / math.sqrt(k.shape[-1])) @ q.swapaxes(-1, -2)",
     ),
-    "keys against queries by the caller": ("attention(q, k, v, causal", "attention(k, q, v, causal"),
+    "keys against queries by the caller": ("attention(some_q, some_k, some_v,", "attention(some_k, some_q, some_v,"),
     "the keys not transposed": ("@ k.swapaxes(-1, -2) + mask", "@ k + mask"),
     "heads merged twice": (
-        "linear(merge_heads(blockwise_attention(q, k, v))",
-        "linear(merge_heads(merge_heads(blockwise_attention(q, k, v)))",
+        "linear(merge_heads(causal_attention(q, k, v))",
+        "linear(merge_heads(merge_heads(causal_attention(q, k, v)))",
     ),
-    "heads not merged": ("linear(merge_heads(blockwise_attention(q, k, v))", "linear(blockwise_attention(q, k, v)"),
+    "heads not merged": ("linear(merge_heads(causal_attention(q, k, v))", "linear(causal_attention(q, k, v)"),
     "one layer's weights where another's belong": (
         "np.split(linear(x, **c_attn), 3",
         "np.split(linear(x, **c_proj), 3",
     ),
     "merged heads in the cache": ("n_past:n_keys, :] = k, v", "n_past:n_keys, :] = merge_heads(k), v"),
-    "all logits where the last row belongs": ("(choose or greedy)(logits,", "(choose or greedy)(context.logits(ids),"),
+    "all logits where the last row belongs": ("append(choose(logits,", "append(choose(context.logits(ids),"),
     "columns of the queries where rows belong": ("q[..., rows, :], k", "q[..., :, rows], k"),
     "columns of the cache where rows belong": ("cache[..., :n_keys, :]", "cache[..., :, :n_keys]"),
     "keys against queries in a block": (
-        "attention(q[..., rows, :], k[..., seen, :], v",
-        "attention(k[..., rows, :], q[..., seen, :], v",
+        "q[..., rows, :], k[..., seen, :], v",
+        "k[..., rows, :], q[..., seen, :], v",
+        "causal_mask(some_q, some_k) if",
+        "attention(some_q, some_k, some_v, mask)",
     ),
-    "the mask transposed": ("causal_mask(q, k) if", "causal_mask(q, k).T if"),
+    "the mask transposed": (
+        "causal_mask(some_q, some_k) if",
+        "causal_mask(some_q, some_k).T if",
+        "attention(some_q, some_k, some_v, mask)",
+    ),
+    "a mask of keys against queries": (
+        "causal_mask(some_q, some_k) if",
+        "causal_mask(some_k, some_q) if",
+        "causal_mask(some_q, some_k) if",
+        "attention(some_q, some_k, some_v, mask)",
+    ),
     "heads split without changing the axes": (
         "n_head, -1).swapaxes(-2, -3)",
         "n_head, -1)",
@@ -94,11 +113,35 @@ MISTAKES = {
     "heads merged without changing the axes": ("return x.swapaxes(-2, -3).reshape(*x", "return x.reshape(*x"),
     "columns of a batch's weights where rows belong": ("np.tensordot(x, w, 1)", "np.tensordot(x, w.T, 1)"),
     "the penalty of one number where each has its own": ("seen, new, axis=-1)", "seen, penalized, axis=-1)"),
-    "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
     "the picked logits where all belong": ("    return penalized\n", "    return old\n"),
     "a sum that loses its axis": ("exp_x.sum(axis=-1, keepdims=True)", "exp_x.sum(axis=-1)"),
     "a function of NumPy whose shapes nobody wrote down": ("matmul(x, w) + b", "np.add(matmul(x, w), b)"),
+    "a wrong comment behind an argument": (
+        "c_fc,  # type: Linear[n_embd, n_hidden]",
+        "c_fc,  # type: Linear[n_hidden, n_embd]",
+        "linear(gelu(linear(x, **c_fc)), **c_proj)",
+        "ffn(layer_norm(x, **ln_2), **mlp)",
+    ),
+    "the comments of two arguments exchanged": (
+        "    wte,  # type: Matrix[n_vocab, n_embd]\n    wpe,  # type: Matrix[n_ctx, n_embd]\n",
+        "    wte,  # type: Matrix[n_ctx, n_embd]\n    wpe,  # type: Matrix[n_vocab, n_embd]\n",
+        "matmul(layer_norm(x, **ln_f), wte.T)",
+        "out = gpt2(new, **self.params,",
+    ),
+    "a wrong result under the comments of the arguments": (
+        "    # type: (...) -> Matrix[Any, n_vocab]",
+        "    # type: (...) -> Matrix[Any, n_embd]",
+        "return matmul(layer_norm(x, **ln_f), wte.T)",
+        "return check_finite(out)",
+    ),
 }
+BATCH_MISTAKES = {  # the same in picogpt/batch.py
+    "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
+    "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
+    "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
+}
+PLANTED = {name: (SOURCE, *mistake) for name, mistake in MISTAKES.items()}
+PLANTED |= {name: (BATCH, *mistake) for name, mistake in BATCH_MISTAKES.items()}
 # A mistake in gpt2.py may be refused for what it leads to. These are refused for what they are, or accepted.
 OPERATORS = """
 from gpt2 import attention, ffn, layer_norm, linear, softmax
@@ -155,13 +198,13 @@ def lines_of(output: str) -> Errors:
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with gpt2.py as it is, and one copy for every mistake."""
+    """A folder with gpt2.py and picogpt/batch.py as they are, and one copy for every mistake."""
     folder = tmp_path_factory.mktemp("copies")
-    (folder / "right.py").write_text(SOURCE, encoding="utf-8")
-    (folder / "operators.py").write_text(OPERATORS, encoding="utf-8")
-    for name, (old, new) in MISTAKES.items():
-        assert SOURCE.count(old) == 1, name
-        (folder / f"{stem(name)}.py").write_text(SOURCE.replace(old, new), encoding="utf-8")
+    for name, source in (("right", SOURCE), ("right_batch", BATCH), ("operators", OPERATORS)):
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    for name, (source, old, new, *_) in PLANTED.items():
+        assert source.count(old) == 1, name
+        (folder / f"{stem(name)}.py").write_text(source.replace(old, new), encoding="utf-8")
     return folder
 
 
@@ -169,8 +212,9 @@ def stem(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
 
-def line_of(name: str) -> int:
-    return SOURCE[: SOURCE.index(MISTAKES[name][0])].count("\n") + 1
+def refused_lines(name: str) -> set[int]:
+    source, old, _, *others = PLANTED[name]
+    return {source[: source.index(text)].count("\n") + 1 for text in others or [old]}
 
 
 def run(*command: str, env: dict[str, str]) -> str:
@@ -205,14 +249,14 @@ def by_pyright(copies: Path) -> Errors:
     return found
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", PLANTED)
 def test_mypy_refuses_the_line(name, by_mypy):
-    assert lines_of(by_mypy).get(stem(name)) == {line_of(name)}, by_mypy
+    assert lines_of(by_mypy).get(stem(name)) == refused_lines(name), by_mypy
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", PLANTED)
 def test_pyright_refuses_the_line(name, by_pyright):
-    assert by_pyright.get(stem(name)) == {line_of(name)}
+    assert by_pyright.get(stem(name)) == refused_lines(name)
 
 
 def test_both_refuse_wrong_operands(by_mypy, by_pyright):
@@ -222,8 +266,8 @@ def test_both_refuse_wrong_operands(by_mypy, by_pyright):
 
 
 def test_both_accept_what_is_right(by_mypy, by_pyright):
-    assert "right" not in lines_of(by_mypy)
-    assert "right" not in by_pyright
+    assert not lines_of(by_mypy).keys() & {"right", "right_batch"}
+    assert not by_pyright.keys() & {"right", "right_batch"}
 
 
 # ------------------------------------------------------------------------------------------------------ at run time
@@ -295,7 +339,7 @@ def shaped_like(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("message", WRONG_CALLS)
 def test_a_wrong_call_is_refused(message):
-    with pytest.raises(ShapeError, match=re.escape(f"gpt2.{message}")):
+    with pytest.raises(ShapeError, match=re.escape(message)):
         WRONG_CALLS[message]()
 
 
@@ -327,16 +371,39 @@ def test_wrong_ids_and_a_wrong_tree_are_refused():
         )
 
 
+@pytest.mark.parametrize("name", [name for name in MISTAKES if "comment" in name])
+def test_a_wrong_comment_is_refused(name, copies):
+    spec = importlib.util.spec_from_file_location(stem(name), copies / f"{stem(name)}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(ShapeError, match=r"has 84 where n_embd is 21|has 300 where (n_vocab is 17|n_embd is 21)"):
+        check_shapes.watch(module).gpt2([1, 2], **initial_params(ODD, seed=1), n_head=3)
+
+
+@pytest.mark.parametrize("change", [lambda logits: logits[:, :0], lambda logits: logits.astype(np.float64)])
+def test_a_batch_is_checked_too(monkeypatch, change):
+    params, forward = initial_params(ODD, seed=1), gpt2.gpt2
+    monkeypatch.setattr(gpt2, "gpt2", lambda *args, **kwargs: change(forward(*args, **kwargs)))
+    with pytest.raises(ShapeError, match="^grow: "):
+        list(batch.generate_batch([1, 2], params, 3, 2, [gpt2.greedy]))
+
+
 def test_every_function_has_a_type_comment_and_those_with_arrays_are_checked():
     """Functions whose comments name no shape are the few that have none."""
-    comments = check_shapes.type_comments(str(ROOT / "gpt2.py"))
-    assert len(comments) == sum(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(SOURCE)))
-    assert all(comments.values()), comments
-    without = [name for name in comments if "." not in name and not hasattr(getattr(gpt2, name), "__wrapped__")]
-    assert without == [
-        *("n_shared", "check_lengths", "parse_args", "stop_before", "first_ids", "last_id", "text_pieces", "warn"),
-        *("log_speed", "choosers", "timed", "is_complete", "in_order", "main"),
-    ]
+    names = list(check_shapes.signatures(str(ROOT / "gpt2.py")))
+    assert len(names) == sum(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(SOURCE)))
+    without = [name for name in names if "." not in name and not hasattr(getattr(gpt2, name), "__wrapped__")]
+    assert without == ["n_shared", "stop_before", "parse_args", "main"]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["def f(x, y):\n    # type: (...) -> int", "def f(\n    x,  # type: int\n    y):\n    # type: (...) -> int"],
+)
+def test_a_missing_comment_is_refused(missing):
+    (node,) = ast.parse(f"{missing}\n    return 1\n", type_comments=True).body
+    with pytest.raises(AssertionError, match=re.escape("f needs a type for each of ['x', 'y', 'return']")):
+        check_shapes.types_of(node)
 
 
 # ------------------------------------------------------------------------------------------------------ the vocabulary
@@ -356,7 +423,13 @@ def test_the_values_of_the_vocabulary_are_those_of_124m():
 
 def test_all_of_the_vocabulary_is_exported():
     """gpt2.py imports it with a star, since linters do not see names in comments."""
-    assert set(re.findall(r"\b[a-zA-Z]\w+", " ".join(check_shapes.type_comments(str(ROOT / "gpt2.py")).values()))) <= {
-        *shapes.__all__,
-        *("None", "int", "float", "str", "list", "dict", "tuple", "bool", "np", "random", "Generator"),
-    }
+    texts = [text for types in check_shapes.signatures(str(ROOT / "gpt2.py")).values() for text in types.values()]
+    builtin = {"None", "int", "float", "str", "list", "tuple", "np", "random", "Generator"}
+    assert set(re.findall(r"\b[a-zA-Z]\w+", " ".join(texts))) == {*shapes.__all__, *builtin}
+
+
+def test_the_page_quotes_gpt2():
+    page = (ROOT / "docs" / "shapes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert [function.split("(")[0] for function in block.split("\n\n\n")] == ["def merge_heads", "def ffn"]
+    assert all(f"\n{function.strip()}\n" in SOURCE for function in block.split("\n\n\n"))

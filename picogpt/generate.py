@@ -1,0 +1,206 @@
+"""Continue a text as gpt2.py does, with more options: many samples at once, speed, warnings, safe output.
+
+python -m picogpt generate "Once upon a time" --n_samples 4 --temperature 0.9
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import gpt2
+from encoder import END_OF_TEXT, Encoder
+from picogpt.batch import generate_batch, generate_sliding
+from picogpt.command_line import (
+    Parser,
+    UsageError,
+    check_memory,
+    free_memory,
+    log,
+    log_speed,
+    number,
+    read_prompt,
+    shown,
+    timed,
+)
+from picogpt.options import (
+    add_allow_special,
+    add_model_options,
+    add_sampling_options,
+    allow_special,
+    check_size,
+    sampling_settings,
+)
+from utils import load_encoder_hparams_and_params
+
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Choose, Ended, Params
+
+EXAMPLES = """examples:
+  python -m picogpt generate "Once upon a time" --temperature 0.8 \\
+    --top_p 0.95 --seed 1 --stop "The end"
+  cat story.txt | python -m picogpt generate - --model_size 355M > next.txt
+  python -m picogpt generate "" --temperature 1 --end_of_text \\
+    --n_tokens_to_generate 1024
+
+many samples, and a file for each of them (here with the program csplit):
+  python -m picogpt generate "Once upon a time" --n_samples 16 \\
+    --temperature 0.9 > samples.txt
+  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the options; --help lists them."""
+    purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
+    parser = Parser(prog="python -m picogpt generate", description=purpose, epilog=EXAMPLES)
+    whole, several, add = number(0, kind=int), number(1, 10**5, kind=int), parser.add_argument
+    add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
+    add("-n", "--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
+    add_model_options(parser)
+    add_sampling_options(parser, temperature=0.0)
+    add("--seed", type=whole, default=None, metavar="S", help="the same seed gives the same text")
+    add("--stop", default=None, metavar="TEXT", help="stop where this text would begin")
+    add_allow_special(parser)
+    add("--end_of_text", action="store_true", help="stop where the model ends the document, at <|endoftext|>")
+    add("--slide", action="store_true", help="go on beyond the context: where it is full, drop the oldest half of it")
+    add("--n_samples", type=several, default=1, metavar="N", help='continue N times; "--- 3 of N" begins sample 3')
+    add("--batch_size", type=several, default=64, metavar="N", help="make at most N samples at once (default: 64)")
+    args = parser.parse_args(argv)
+    if args.stop == "":
+        parser.error("argument --stop: the text is empty")
+    if args.slide and args.n_samples > 1:
+        parser.error("argument --slide: it makes one sample at a time")
+    return args
+
+
+def first_ids(encoder: Encoder, prompt: str) -> list[int]:
+    """Return the ids of a prompt. An empty one begins a document, as OpenAI's samples without a prompt did."""
+    if not prompt and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"the prompt is empty, and this model has no token {END_OF_TEXT} to begin a document with")
+    return encoder.encode(prompt) if prompt else [encoder.encoder[END_OF_TEXT]]
+
+
+def last_id(encoder: Encoder, args: argparse.Namespace) -> int | None:
+    """Return the id that ends a text: <|endoftext|> if --end_of_text or --stop asks for it, or None."""
+    if args.end_of_text and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"--end_of_text: this model has no token {END_OF_TEXT}")
+    return encoder.encoder.get(END_OF_TEXT) if args.end_of_text or args.stop == END_OF_TEXT else None
+
+
+def text_pieces(new_ids: Iterable[int], encoder: Encoder, args: argparse.Namespace) -> Iterator[str]:
+    """Yield the text of new ids piece by piece, up to the end that --stop or --end_of_text ask for."""
+    ids = itertools.takewhile(lambda id: id != args.last_id, new_ids)
+    return map(shown, gpt2.stop_before(encoder.decode_stream(ids), args.stop))
+
+
+def warn(args: argparse.Namespace, prompt: str) -> None:
+    """Warn on stderr about inputs that are allowed but probably a mistake."""
+    if not prompt:
+        log("the prompt is empty: the text begins a new document, after <|endoftext|>")
+    if prompt.endswith(" "):
+        log("warning: the prompt ends in a space, which makes the text worse: GPT-2's tokens begin with a space")
+    defaults = {"top_k": 0, "top_p": 1.0, "seed": None, "n_samples": 1}
+    unused = [name for name, default in defaults.items() if getattr(args, name) != default]
+    if args.temperature == 0 and unused:
+        effect = "gives the same text each time" if unused[0] == "n_samples" else "has no effect"
+        log(f"warning: --{unused[0]} {effect} without a --temperature above 0")
+
+
+def choosers(args: argparse.Namespace) -> list[Choose]:
+    """Return the functions that pick the ids of each sample by the command line's options.
+
+    Each sample has a generator of its own, so that it does not depend on how many others there are.
+    """
+    seed = np.random.SeedSequence(args.seed)
+    seeds = [seed, *seed.spawn(args.n_samples - 1)]
+    settings: dict[str, Any] = sampling_settings(args)
+    return [functools.partial(gpt2.sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
+
+
+def print_text(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
+    """Generate one continuation of ids, and print its text as it comes."""
+    work = generate_sliding if args.slide else gpt2.generate
+    new_ids = work(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
+    times = [time.perf_counter()]
+    for text in text_pieces(timed(new_ids, times), encoder, args):
+        print(text, end="", flush=True)
+    print(flush=True)
+    log_speed(len(ids), times)
+
+
+def is_complete(new_ids: Sequence[int], encoder: Encoder, args: argparse.Namespace) -> bool:
+    """Return whether a sample has all its tokens, or ends with <|endoftext|> or the text of --stop."""
+    if len(new_ids) in (0, args.n_tokens_to_generate):
+        return bool(len(new_ids) == args.n_tokens_to_generate)
+    stop = (args.stop or "").encode("utf-8", "surrogatepass")
+    tail = new_ids[-len(stop) :] if stop else []  # each token has at least one byte, so stop has no more tokens
+    return bool(new_ids[-1] == args.last_id or (stop and stop in b"".join(map(encoder.token_bytes, tail))))
+
+
+def in_order(pairs: Iterable[tuple[int, int]], n_samples: int, ended: Ended) -> Iterator[list[int]]:
+    """Collect the pairs (sample, id) of `generate_batch`. Yield a sample's ids when it and those before it have ended.
+
+    >>> list(in_order([(0, 5), (1, 6), (0, 7), (1, 8)], 2, lambda ids: len(ids) == 2))
+    [[5, 7], [6, 8]]
+    """
+    samples: list[list[int]] = [[] for _ in range(n_samples)]
+    n_yielded = 0
+    for sample, id in pairs:
+        samples[sample].append(id)
+        while n_yielded < n_samples and ended(samples[n_yielded]):
+            yield samples[n_yielded]
+            samples[n_yielded] = []  # free its memory
+            n_yielded += 1
+    yield from samples[n_yielded:]
+
+
+def check_batch(n_rows: int, params: Params, n_head: int, n_ctx: int) -> str:
+    """Return how much memory a batch takes, in a sentence. Raises UsageError if less is free."""
+    wte = np.asarray(params["wte"])
+    row = gpt2.empty_cache(params, n_head, n_ctx).nbytes  # np.empty only reserves addresses, and takes no memory yet
+    row += 2 * len(wte) * wte.itemsize  # the logits of two steps exist at the same time
+    n_fit = free_memory() // row
+    advice = f"--batch_size {n_fit} fits" if n_fit else "not even one sample fits"
+    return check_memory(f"making {n_rows} samples at once", n_rows * row, advice)
+
+
+def print_samples(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
+    """Generate several continuations of ids side by side. Print each whole, in order, after a line with its number."""
+    from tqdm import tqdm
+
+    n_new, n_rows = args.n_tokens_to_generate, min(args.n_samples, args.batch_size)
+    log(f"[{check_batch(n_rows, params, n_head, len(ids) + n_new - 1)}]")
+    start, n_tokens, ended = time.perf_counter(), 0, functools.partial(is_complete, encoder=encoder, args=args)
+    pairs = generate_batch(ids, params, n_head, n_new, choosers(args), ended, n_rows)
+    bar = tqdm(pairs, "sampling", args.n_samples * n_new, unit="token", leave=False, disable=None)
+    for i, new_ids in enumerate(in_order(bar, args.n_samples, ended), 1):
+        tqdm.write(f"--- {i} of {args.n_samples}\n" + "".join(text_pieces(new_ids, encoder, args)))
+        sys.stdout.flush()
+        n_tokens += len(new_ids)
+    log(f"[{n_tokens / (time.perf_counter() - start):.1f} tokens/s, all samples together]")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Turn a prompt into ids, generate the ids that follow, and print their text."""
+    args = parse_args(argv)
+    prompt = read_prompt(args.prompt)
+    if not prompt and args.prompt == "-":
+        raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')
+    encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
+    if not args.slide:
+        check_size(encoder, prompt, hparams["n_ctx"])
+    ids, args.last_id = first_ids(allow_special(encoder, args), prompt), last_id(encoder, args)
+    try:
+        gpt2.checked_ids(ids[-1:] if args.slide else ids, params, 0 if args.slide else args.n_tokens_to_generate)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    warn(args, prompt)
+    (print_text if args.n_samples == 1 else print_samples)(ids, encoder, params, hparams["n_head"], args)
+    return 0
