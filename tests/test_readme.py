@@ -42,7 +42,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LIGHT = {"numpy", "regex", "requests", "tqdm"}
 NEEDS = {  # word in a block: modules without which it is skipped
     "compare": ("tiktoken", "tokenizers"),
-    "convert": ("safetensors",),
     "--png": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
