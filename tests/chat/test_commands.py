@@ -86,7 +86,7 @@ def test_a_setting_has_the_limits_of_its_option(play, capsys, option, value):
         parse_args([f"--{option}={value}"])
         refusal = None
     except SystemExit:
-        refusal = capsys.readouterr().err.partition(f"argument --{option}: ")[2].removesuffix(" (try --help)\n")
+        refusal = capsys.readouterr().err.partition(f"--{option}: ")[2].removesuffix(" (try --help)\n")
     _, err = play(f"/set {option} {value}\n/set\n", typed=True)
     first = err.splitlines()[1]
     if refusal is None:

@@ -22,6 +22,7 @@ from helpers import ENVIRONMENT, ROOT, Result, assert_error, command, decoded, r
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picogpt.checkpoints.convert import to_hf
 from picogpt.scoring import jobs, shards, work
 from picogpt.scoring.shards import fingerprint, shards_of
 from picogpt.scoring.windows import Window, score_windows, windows
@@ -111,6 +112,17 @@ def test_the_fingerprint_depends_on_the_weights_and_the_hyperparameters(tmp_path
     index[len(index) // 2] ^= 1
     (folder / "model.ckpt.index").write_bytes(index)
     assert len({same, other, fingerprint(folder)}) == 3
+
+
+def test_the_fingerprint_of_another_layout_depends_on_the_weights(tmp_path):
+    needs("safetensors")
+    to_hf(ROOT / "models" / "tiny", tmp_path / "hf")
+    before = fingerprint(tmp_path / "hf")
+    assert jobs.open_params(str(tmp_path / "hf"), before)[1] == 5
+    with open(tmp_path / "hf" / "model.safetensors", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert fingerprint(tmp_path / "hf") != before
 
 
 @pytest.mark.parametrize(
