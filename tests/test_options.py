@@ -163,10 +163,7 @@ def test_the_documentation_lists_the_options_of_generate_and_says_which_gpt2_py_
 def test_the_documentation_lists_the_options_of_several_tools(everywhere):
     listed = [(names_in(cells[0]), cells[2]) for cells in rows_of("The same names in all tools")]
     shared = {
-        name: (
-            set(action.option_strings) - {"--max_tokens"},
-            ", ".join(sorted(program.split()[1] for program in actions)),
-        )
+        name: (set(action.option_strings) - {"--max_tokens"}, ", ".join(sorted(p.split()[1] for p in actions)))
         for name, actions in sorted(everywhere.items())
         if len(actions) > 1 and name not in ("--help", "prompt")
         for action in actions.values()
