@@ -173,7 +173,7 @@ def check_vocabulary(encoder: dict[str, int], bpe_merges: list[str]) -> dict[str
     if not isinstance(encoder, dict) or set(encoder.values()) != set(range(len(encoder))):
         raise ValueError("encoder.json is not a JSON object that gives its n tokens the ids 0 to n - 1, each once")
     merges = "\n".join(bpe_merges)
-    if malformed := re.search(r"^(?!\S+ \S+$).+", merges, re.MULTILINE):
+    if bpe_merges and (malformed := re.search(r"^(?!\S+ \S+$).*", merges, re.MULTILINE)):
         raise ValueError(f"vocab.bpe: the merge {malformed[0]!r} is not two symbols with one space between them")
     made = {*BYTE_TO_CHAR.values(), *merges.replace(" ", "").split()}
     if missing := made - encoder.keys():

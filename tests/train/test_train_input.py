@@ -37,14 +37,6 @@ def test_a_plot_that_is_a_folder_is_refused_before_the_work(train, text, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
-def test_a_text_without_an_end_is_not_read(train, tmp_path):
-    for device in ("/dev/zero", "/dev/full"):
-        if Path(device).exists():
-            with pytest.raises(UsageError, match=f"{device} has more than 1 MB"):
-                train(text=device)
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
 def test_a_text_from_a_pipe(text, tmp_path):
     """The shell makes such a pipe for <(cat TEXT)."""
