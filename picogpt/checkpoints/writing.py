@@ -134,7 +134,7 @@ MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # ends every table
 
 
 def write_tensors(prefix: Path, tensors: Mapping[str, Array]) -> None:
-    """Write tensors by name into PREFIX.index and PREFIX.data-00000-of-00001. No tensor is copied in memory."""
+    """Write tensors by name into PREFIX.index and PREFIX.data-00000-of-00001. No copy is made in memory."""
     from tqdm import tqdm
 
     path = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
@@ -158,8 +158,8 @@ def write_tensors(prefix: Path, tensors: Mapping[str, Array]) -> None:
 def entry(array: Array, offset: int, crc: int) -> bytes:
     """Return the BundleEntryProto of a tensor, whose numbers begin at byte `offset` of the data file."""
     shape = b"".join(field(2, field(1, n)) for n in array.shape)
-    place = field(4, offset) + field(5, array.nbytes) + varint(6 << 3 | 5) + mask(crc)
-    return field(1, DTYPE_NUMBERS[array.dtype]) + field(2, shape) + place
+    data = field(4, offset) + field(5, array.nbytes) + varint(6 << 3 | 5) + mask(crc)
+    return field(1, DTYPE_NUMBERS[array.dtype]) + field(2, shape) + data
 
 
 def field(number: int, value: int | bytes) -> bytes:
@@ -243,7 +243,7 @@ def write_graph(prefix: Path) -> None:
         try:
             process.call(export_graph, str(prefix))
         except TensorFlowError as error:
-            raise OSError(f"TensorFlow can't write {prefix}.meta: {error}") from None
+            raise OSError(f"TensorFlow can't write {prefix.name}.meta: {error}") from None
 
 
 def export_graph(prefix: str) -> None:
