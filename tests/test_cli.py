@@ -24,6 +24,8 @@ import numpy as np
 import pytest
 from helpers import (
     ENVIRONMENT,
+    HARMLESS,
+    HOSTILE,
     ODD,
     ROOT,
     Result,
@@ -404,9 +406,6 @@ def test_error_where_stderr_is_not_utf8(odd):
 
 
 # ----------------------------------------------------------------------------------------------------------- messages
-
-HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
-HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
 
 
 def test_visible():
