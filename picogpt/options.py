@@ -99,19 +99,15 @@ def add_sampling_options(
     parser: argparse.ArgumentParser, temperature: float = 1.0, top_p: float = 1.0, repetition_penalty: float = 1.0
 ) -> None:
     """Add --temperature, --top_k, --top_p and --repetition_penalty with these defaults."""
-    add, default = parser.add_argument, "(default: %(default)s)"
-    texts = {
-        "temperature": f"0 takes the likeliest token; higher values choose more freely {default}",
-        "top_k": f"choose from the K likeliest tokens; 0 means all {default}",
-        "top_p": f"choose from the likeliest tokens whose probabilities together reach P {default}",
-        "repetition_penalty": f"above 1, tokens of the text so far become less likely {default}",
+    options: dict[str, tuple[float, str, str]] = {
+        "temperature": (temperature, "T", "0 takes the likeliest token; higher values choose more freely"),
+        "top_k": (0, "K", "choose from the K likeliest tokens; 0 means all"),
+        "top_p": (top_p, "P", "choose from the likeliest tokens whose probabilities together reach P"),
+        "repetition_penalty": (repetition_penalty, "R", "above 1, tokens of the text so far become less likely"),
     }
-    limits = SAMPLING_LIMITS
-    add("--temperature", type=limits["temperature"], default=temperature, metavar="T", help=texts["temperature"])
-    add("--top_k", type=limits["top_k"], default=0, metavar="K", help=texts["top_k"])
-    add("--top_p", type=limits["top_p"], default=top_p, metavar="P", help=texts["top_p"])
-    penalty = limits["repetition_penalty"]
-    add("--repetition_penalty", type=penalty, default=repetition_penalty, metavar="R", help=texts["repetition_penalty"])
+    for name, (default, metavar, text) in options.items():
+        text += " (default: %(default)s)"
+        parser.add_argument(f"--{name}", type=SAMPLING_LIMITS[name], default=default, metavar=metavar, help=text)
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
@@ -119,12 +115,8 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in SAMPLING_LIMITS}
 
 
-def sampler(args: argparse.Namespace, rng: np.random.Generator | None = None) -> Choose:
-    """Return a function that chooses the next token by the sampling options (the `choose` of `generate`).
-
-    It draws from rng, or else from a new generator that begins with --seed.
-    """
-    rng = np.random.default_rng(args.seed) if rng is None else rng
+def sampler(args: argparse.Namespace, rng: np.random.Generator) -> Choose:
+    """Return a function that draws the next token by the sampling options (the `choose` of `generate`)."""
     return functools.partial(gpt2.sample, rng=rng, **sampling_settings(args))  # type: ignore[arg-type]
 
 

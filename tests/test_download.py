@@ -446,6 +446,13 @@ def test_servers_without_ranges_and_without_lengths(server, folder, length, have
     assert server.requests == [("vocab.bpe", None), (DATA, f"bytes={have}-" if have else None)]
 
 
+def test_a_connection_that_breaks_without_a_length(server, folder):
+    server.will(DATA, lambda handler, data: send(handler, 200, data[: 5 * CHUNK], ""))
+    download_gpt2_files(folder)
+    assert found(folder) == digests(server.files)
+    assert server.ranges(DATA) == [None, f"bytes={5 * CHUNK}-"]
+
+
 def test_a_server_that_compresses_whatever_is_asked_for(server, folder):
     for name in FILES:
         server.always(name, whole(None, gzip.compress(server.files[name]), Content_Encoding="gzip"))

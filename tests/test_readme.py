@@ -35,14 +35,13 @@ from helpers import ENVIRONMENT, ODD, ROOT, random_params, their_gpt2
 
 import gpt2
 from picogpt.__main__ import TOOLS
-from utils import FILES, SIZES, load_encoder_hparams_and_params
+from utils import FILES, NAMES, SIZES, load_encoder_hparams_and_params
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LIGHT = {"numpy", "regex", "requests", "tqdm"}
 NEEDS = {  # word in a block: modules without which it is skipped
     "compare": ("tiktoken", "tokenizers"),
-    "convert": ("safetensors",),
     "--png": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
@@ -110,7 +109,7 @@ def parsed(words: list[str]) -> tuple[str, object]:
 
 def form_of(command: str) -> str:
     words = shlex.split(command)
-    if words[0] in ("pip", "uv"):
+    if words[0] in ("git", "hf", "pip", "uv", ".") or words[:3] == ["python3", "-m", "venv"]:
         return "set-up"
     if words[:3] == ["python", "-m", "pytest"]:
         return "pytest"
@@ -128,7 +127,12 @@ def form_of(command: str) -> str:
         return "parsed"
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
-    if getattr(args, "model_size", None) in SIZES:
+    model = getattr(args, "model_size", None)
+    if model in NAMES or (
+        model not in (None, *SIZES) and not any((ROOT / place / model).exists() for place in ("", "models"))
+    ):
+        return "parsed"  # a model that the reader downloads or makes
+    if model in SIZES:
         return "parsed" if name == "bench" else "runs tiny"  # bench --shape has 124M, too
     return "runs"
 
@@ -177,6 +181,8 @@ def pattern(shown: str) -> str:
 def check_set_up(command: str) -> None:
     """Check that the light set-up is what requirements.txt asks for, and that a named file exists."""
     program, *words = shlex.split(command)
+    if program not in ("pip", "uv"):  # what needs the network, or a shell that goes on
+        return
     if program == "uv":  # the metadata on top of the script tells uv what to install
         assert re.findall(r'"(\w+)[^"]*"', re.search(r"# dependencies = (.*)", (ROOT / words[1]).read_text())[1])
         gpt2.parse_args(words[2:])
@@ -246,6 +252,9 @@ def test_programs(block, clone):
     skip_without(block)
     if "activations.npz" in block.code and not (clone / "activations.npz").exists():
         pytest.skip("reads the file that the command before it writes")
+    if "out/ckpt.pt" in block.code:  # a file of nanoGPT
+        compile(block.code, title(block), "exec")
+        return
     done = run([sys.executable, "-"], clone, stdin=block.code)
     assert done.returncode == 0, done.stderr
     printed = re.findall(r"^ *print\(.*\)  # (.*)$", block.code, re.MULTILINE)
@@ -280,10 +289,12 @@ def test_every_link_leads_somewhere():
 def test_every_option_is_in_the_readme(capsys):
     with pytest.raises(SystemExit):
         gpt2.parse_args(["--help"])
-    options = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
-    assert len(options) == 12
-    for option in options:
-        assert re.search(rf"^\| `{option}[ `]", README, re.MULTILINE), option
+    options = set(
+        re.findall(r"(?<![\w-])--?[a-z]\w*", capsys.readouterr().out.split("options:")[1].split("python -m")[0])
+    )
+    assert len(options - {"-h", "--help"}) == 12
+    section = README.split("## Options")[1].split("##")[0]
+    assert [option for option in options - {"-h", "--help"} if f"`{option}`" not in section] == []
 
 
 def test_every_option_of_explain_is_on_its_page(capsys):
@@ -319,7 +330,7 @@ def test_the_test_command_is_the_one_that_ci_runs():
 
 
 def test_the_offline_route_names_the_files_of_a_model():
-    (paragraph,) = re.findall(r"these seven files into [^:]*:([^.]*(?:\.\w[^.]*)*)\. ", README)
+    (paragraph,) = re.findall(r"copied to `models/124M`:([^.]*(?:\.\w[^.]*)*)\.\n", README)
     assert set(re.findall(r"`(.+?)`", paragraph)) == set(FILES)
 
 

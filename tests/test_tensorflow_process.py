@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -40,8 +42,11 @@ def test_a_process_that_crashes_is_an_error():
                 process.call(os.abort)
 
 
+@pytest.mark.timeout(30)
 def test_the_process_ends_with_the_block():
     with TensorFlowProcess() as process:
+        pickle.dump((time.sleep, (60,)), process.process.stdin)
+        process.process.stdin.flush()
         assert process.process.poll() is None
     assert process.process.poll() is not None
 

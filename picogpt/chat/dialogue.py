@@ -203,11 +203,8 @@ class Chat:
         Raises UsageError if a message is too long. Then nothing is replaced.
         """
         turns = []
-        for i, (message, reply) in enumerate(pairs, 1):
-            try:
-                turns.append(self.new_turn(message))
-            except UsageError as error:
-                raise UsageError(f"turn {i}: {error}") from None
+        for message, reply in pairs:
+            turns.append(self.new_turn(message))
             turns[-1].reply, turns[-1].reply_ids = reply, self.encode(reply)
         self.turns, self.first = turns, 0
 

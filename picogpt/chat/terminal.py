@@ -111,16 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     seed = "a number: the same seed and the same messages give the same replies"
     add("--seed", type=SETTINGS["seed"], default=None, metavar="S", help=seed)
     longest = "the most tokens that one reply may have (default: 60)"
-    add(
-        "-n",
-        "--n_tokens_to_generate",
-        "--max_tokens",
-        dest="max_tokens",
-        type=SETTINGS["max_tokens"],
-        default=60,
-        metavar="N",
-        help=longest,
-    )
+    length = ("-n", "--n_tokens_to_generate", "--max_tokens")
+    add(*length, dest="max_tokens", type=SETTINGS["max_tokens"], default=60, metavar="N", help=longest)
     no_history = "neither read nor write the file with the lines that you typed in earlier chats"
     add("--no_history", action="store_true", help=no_history)
     add("--verbose", action="store_true", help="print the speed after each reply to stderr")

@@ -56,17 +56,13 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
     with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
         for name, file in steps:
             steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
-            if name == "page":
-                write_page(file, inside, args)
-            else:
+            if name != "page":
                 save(name, inside, args.layer, file, args.tokens)
-
-
-def write_page(file: IO[bytes], inside: Inside, args: argparse.Namespace) -> None:
-    layers = layers_that_fit(inside, args.layer, args.tokens)
-    if len(layers) < len(inside.attention):
-        log(f"[{args.html} shows the attention of layer {args.layer} only: with all layers it would be too large]")
-    file.write(page(inside, None, args.layer, args.head, layers, args.tokens).encode())
+                continue
+            layers = layers_that_fit(inside, args.layer, args.tokens)
+            if len(layers) < len(inside.attention):
+                log(f"[{args.html} shows the attention of layer {args.layer} only: all would take too much room]")
+            file.write(page(inside, None, args.layer, args.head, layers, args.tokens).encode())
 
 
 # --------------------------------------------------------------------------------------------------- the command line

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+    Place = Figure | SubFigure | None  # where to draw; None makes a new figure
+
 WIDTH, DPI = 6.5, 200  # inches, so that a picture scaled to 650 pixels has 100 pixels for an inch
 SMALL, LARGE = 8, 9  # sizes of letters in points: 11 and 12.5 of those pixels
 BLUE, ORANGE = "#3b6fb6", "#b8541a"  # two colours that colour-blind readers can tell apart
@@ -51,7 +53,7 @@ def panels_of(inside: Inside) -> tuple[int, int]:
     return math.ceil(n_head / n_columns), n_columns
 
 
-def new_figure(height: float, figure: Figure | SubFigure | None) -> Figure | SubFigure:
+def new_figure(height: float, figure: Place) -> Figure | SubFigure:
     """Return the given figure, or a new one of pyplot, which a notebook shows. The height is in inches."""
     require("matplotlib")
     if figure is None:
@@ -63,7 +65,7 @@ def new_figure(height: float, figure: Figure | SubFigure | None) -> Figure | Sub
     return figure
 
 
-def new_axes(height: float, figure: Figure | SubFigure | None, axes: Axes | None) -> Axes:
+def new_axes(height: float, figure: Place, axes: Axes | None) -> Axes:
     """Return the given axes, or new ones in the given figure or in a new one."""
     return axes if axes is not None else new_figure(height, figure).subplots()
 
@@ -132,12 +134,7 @@ def colour_bar(image: Any, axes: list[Axes], text: str) -> None:
 
 
 def plot_attention(
-    inside: Inside,
-    layer: int,
-    figure: Figure | SubFigure | None = None,
-    *,
-    tokens: slice | None = None,
-    title: bool = True,
+    inside: Inside, layer: int, figure: Place = None, *, tokens: slice | None = None, title: bool = True
 ) -> Array:
     """Draw the attention of all heads of a layer. Row i of each square is the attention of token i. -> axes [n_head]
 
@@ -168,12 +165,7 @@ def plot_attention(
 
 
 def plot_lens(
-    inside: Inside,
-    figure: Figure | SubFigure | None = None,
-    *,
-    axes: Axes | None = None,
-    tokens: slice | None = None,
-    title: bool = True,
+    inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
     """Draw the logit lens: the token that each layer predicts after each token, coloured by its probability."""
     rows = last_rows(inside, tokens)
@@ -198,12 +190,7 @@ def plot_lens(
 
 
 def plot_probabilities(
-    inside: Inside,
-    figure: Figure | SubFigure | None = None,
-    *,
-    axes: Axes | None = None,
-    tokens: slice | None = None,
-    title: bool = True,
+    inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
     """Draw the probability of each token, and the most likely token wherever that was a different one."""
     rows = last_rows(inside, tokens)
@@ -240,12 +227,7 @@ def draw_alternatives(axes: Axes, inside: Inside, tokens: range) -> None:
 
 
 def plot_residual(
-    inside: Inside,
-    figure: Figure | SubFigure | None = None,
-    *,
-    axes: Axes | None = None,
-    tokens: slice | None = None,
-    title: bool = True,
+    inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
     """Draw the length of the vectors in the residual stream after each layer, with one line for each token."""
     axes = new_axes(height_of("residual", inside, tokens), figure, axes)

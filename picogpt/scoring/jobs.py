@@ -26,7 +26,7 @@ from picogpt.command_line import log
 from picogpt.options import require
 from picogpt.scoring.shards import fingerprint
 from picogpt.scoring.windows import Scores, Window, score_windows
-from utils import checkpoint_prefix, load_gpt2_params_from_tf_ckpt, load_hparams
+from utils import load_hparams_and_params
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
@@ -53,8 +53,8 @@ def open_params(folder: str, model: str) -> tuple[Params, int]:
         raise ValueError(f"{here}: no model is there ({error.strerror}): every worker needs it at this path") from None
     if found != model:
         raise ValueError(f"{here}: this is another model than the one here: every worker needs the same one")
-    hparams = load_hparams(Path(folder, "hparams.json"))
-    return load_gpt2_params_from_tf_ckpt(checkpoint_prefix(Path(folder)), hparams), hparams["n_head"]
+    hparams, params = load_hparams_and_params(Path(folder))
+    return params, hparams["n_head"]
 
 
 def score_shard(folder: str, model: str, number: int, shard: Sequence[Window]) -> tuple[int, list[Scores]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from picogpt.command_line import UsageError, log
 from picogpt.files import new_file
 from picogpt.scoring.windows import Scores, Window
-from utils import HPARAMS, checkpoint_prefix, load_hparams, read_json
+from utils import HPARAMS, checkpoint_prefix, foreign, load_hparams, read_json
 
 LEAST, MOST, N_SHARDS = 1024, 4096, 64  # positions in a shard, so that a text of any length makes about 64 of them
 DESCRIPTION = "run.json"
@@ -52,12 +53,18 @@ def shards_of(windows: Sequence[Window], n_positions: int | None = None) -> list
 def fingerprint(folder: Path) -> str:
     """Return a sha256 that tells models apart: of the hyperparameters and of the checkpoint's index.
 
-    The index has a checksum of every tensor, so that the weights need not be read. Raises OSError or ValueError.
+    The index has a checksum of every tensor, so that the weights need not be read. A folder in another layout, such as
+    Hugging Face's, has none: there, the weights are read. Raises OSError or ValueError.
     """
-    hparams = load_hparams(folder / "hparams.json")
-    prefix = checkpoint_prefix(folder)
+    digest = hashlib.sha256()
+    if foreign(folder):
+        for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                digest.update(data)
+        return digest.hexdigest()
+    hparams, prefix = load_hparams(folder / "hparams.json"), checkpoint_prefix(folder)
     index = prefix.with_name(prefix.name + ".index")
-    digest = hashlib.sha256(str([hparams[name] for name in HPARAMS]).encode())
+    digest.update(str([hparams[name] for name in HPARAMS]).encode())
     digest.update((index if index.exists() else prefix).read_bytes())  # V1 checkpoints are one file without an index
     return digest.hexdigest()
 

@@ -136,14 +136,6 @@ def test_words_are_wrapped_at_the_terminal_s_width(terminal):
     child.expect_exact("Bob: Hello, Alice, my dearest friend; a\r\ntall tower stands here.\r\n")
 
 
-def test_control_characters_over_two_tokens_do_not_reach_the_terminal(terminal):
-    """Each of these characters is a token by itself, and the two bytes of the second CSI are, too."""
-    child = terminal(replies=[" a\x1b[2J\x9b31mb \x1b]0;t\x07.\n"])
-    child.sendline("Hi")
-    child.expect_exact(r"Bob: a\x1b[2J\x9b31mb \x1b]0;t\x07." + f"\r\n{PROMPT}")
-    assert child.before.endswith(f"Hi\r\n{PASTE_OFF}")
-
-
 def test_words_are_wrapped_for_a_terminal_only(play, monkeypatch):
     reply = " word" * 40
     monkeypatch.setenv("COLUMNS", "30")

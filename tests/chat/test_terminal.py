@@ -57,13 +57,6 @@ def test_undo_retry_reset_and_save(play, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.txt", "talk.txt2"]
 
 
-def test_help_and_text_that_looks_like_a_command(play):
-    out, err = play("/help\n /undo\n", " Hi.\n")
-    assert out == "Hi.\n"
-    for name in ("/reset", "/undo", "/retry", "/save FILE", "/help", "Ctrl-C", "Ctrl-D"):
-        assert name in err
-
-
 @pytest.mark.parametrize("line", ["/undo", "/retry", "/undo 2", "/nothing", "/", "/saved x"])
 def test_commands_that_can_not_be_done(play, line):
     with pytest.raises(UsageError, match="not a command|nothing has been said"):
@@ -113,11 +106,6 @@ STEERING = "\x1b]0;title\x07\x9b2J\u202e\r\x7f"
 ESCAPED = r"\x1b]0;title\x07\x9b2J\u202e\r\x7f"
 
 
-def test_undo_shows_control_characters(play):
-    _, err = play(f"Hi {STEERING.rstrip()}x\n/undo\n", " Yes.\n")
-    assert err == f"[taken back: Hi {ESCAPED.replace(chr(92) + 'r', ' ')}x]\n"
-
-
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_what_the_model_writes_is_shown_in_a_terminal_and_exact_in_a_pipe(play, monkeypatch, is_terminal):
     made = STEERING.replace("\r", "")
@@ -125,16 +113,6 @@ def test_what_the_model_writes_is_shown_in_a_terminal_and_exact_in_a_pipe(play, 
     out, _ = play("Hi\n", f" {made}é \N{ZERO WIDTH JOINER}.\n")
     shown = ESCAPED.replace(r"\r", "") if is_terminal else made
     assert out == f"{shown}é \N{ZERO WIDTH JOINER}.\n"
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a device of POSIX")
-def test_a_persona_is_read_up_to_a_limit(play, tmp_path):
-    (tmp_path / "large").write_bytes(b" " * ((1 << 20) + 1))
-    for path in ("/dev/zero", "/dev/full", tmp_path / "large"):
-        if os.path.exists(path):
-            with pytest.raises(UsageError, match=f"{path} has more than 1 MB"):
-                play("Hi\n", args=("--persona", str(path)))
-    assert play("Hi\n", " Yes.\n", args=("--persona", "/dev/null")) == ("Yes.\n", "")
 
 
 @pytest.mark.parametrize("name", [".", "missing/x", "folder", "folder/", "x" * 300])

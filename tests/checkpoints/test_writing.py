@@ -71,9 +71,17 @@ def test_tensors_of_any_shape_and_order_in_memory(tmp_path, rng):
         "scalar": np.float32(3),
         "turned": matrix.T,
         "part": matrix[::2, 1:],
+        "every second": matrix[0, ::2],
         "ä": matrix,
     }
     assert_same_bytes(tensors, tmp_path)
+
+
+@pytest.mark.parametrize("length", range(1874, 1882))
+def test_where_a_block_ends(tmp_path, length):
+    """A name of 1878 letters, behind thirteen of 20,000, is the first one that fills a block."""
+    names = [*(letter * 20_000 for letter in "abcdefghijklm"), "n" * length, "z"]
+    assert_same_bytes(dict.fromkeys(names, np.float32(0)), tmp_path)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)

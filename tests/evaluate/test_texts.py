@@ -115,13 +115,6 @@ def by_words(nats, n_tokens, n_words, n_lines, n_bytes, n_documents=1):
     }
 
 
-def test_the_first_protocol_of_each_task_is_the_papers():
-    tasks = (WIKITEXT, PTB, TEXT8, ENWIK8, ONE_BILLION_WORDS)
-    assert [next(iter(task)) for task in tasks] == ["paper"] * 5
-    assert list(WIKITEXT) == ["paper", "harness", "stride"]
-    assert all(len(protocol.__doc__) > 300 for task in tasks for protocol in task.values())
-
-
 @pytest.mark.parametrize("module", [detokenize, wikitext])
 def test_the_examples_in_the_docstrings(module):
     results = doctest.testmod(module)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_main
+from helpers import ROOT
 from runs import SETTINGS
 
 from picogpt import command_line
@@ -126,20 +125,6 @@ def test_too_little_memory_is_said_before_it_is_taken(train, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_the_message_of_compilation_is_that_of_the_documentation(monkeypatch, capsys):
-    class Stopped:
-        def __init__(self, args):
-            raise InterruptedError
-
-    monkeypatch.setattr(loop, "Trainer", Stopped)
-    args = command.parse_args(["text", "--out", "m", *SETTINGS])
-    with pytest.raises(InterruptedError):
-        loop.Run(args, {}).compile()
-    said = capsys.readouterr().err
-    assert "Ctrl-C takes effect when it is" in said
-    assert said in (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
-
-
 def test_the_memory_of_a_run_is_its_arrays_and_what_xla_plans_for_a_step(packages):
     """The arrays are the parameters, Adam's two moments and two averages. A step has at least gradients and logits."""
     args = command.parse_args(["text", "--out", "m", *SETTINGS])
@@ -150,25 +135,3 @@ def test_the_memory_of_a_run_is_its_arrays_and_what_xla_plans_for_a_step(package
     planned = trainer.compiled_step.memory_analysis().temp_size_in_bytes
     assert planned > n_bytes + 4 * (4 * 16 * 280)
     assert 5 * n_bytes <= needed - planned < 5 * n_bytes + 100  # and a few counters
-
-
-# --------------------------------------------------------------------------------------------------------------- help
-
-
-def test_help_says_where_the_text_of_the_examples_comes_from():
-    result = run_main("picogpt train", "--help")
-    assert result.status == 0
-    for words in ("Any text file", "tinyshakespeare", "public domain", "github.com/karpathy/char-rnn"):
-        assert words in result.out
-    assert max(map(len, result.out.split("examples:")[1].splitlines())) <= 110
-
-
-def test_the_history_is_in_the_folder_of_the_model_and_no_reader_minds(tmp_path):
-    """`convert` reads the model with an eighth file as without it."""
-    pytest.importorskip("safetensors")
-    import shutil
-
-    folder = Path(shutil.copytree(ROOT / "models" / "tiny", tmp_path / "tiny"))
-    (folder / "history.json").write_text("{}")
-    assert run_main("picogpt convert", "--to-hf", folder, tmp_path / "hf").status == 0
-    assert "history.json" not in {path.name for path in (tmp_path / "hf").iterdir()}
