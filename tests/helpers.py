@@ -32,6 +32,8 @@ SHARED = ROOT.parent / "shared"  # reference files that a stranger's clone does 
 ODD = {"n_vocab": 300, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 2}  # its tokens are mostly single bytes
 SMALL = {"n_vocab": 101, "n_ctx": 17, "n_embd": 21, "n_head": 3, "n_layer": 3}
 
+HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"  # steers a terminal
+HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"  # what is shown of it
 
 # The environment of a plain shell. PYTHONUNBUFFERED, for example, would hide a missing flush.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from helpers import (
     ENVIRONMENT,
+    HARMLESS,
+    HOSTILE,
     ODD,
     ROOT,
     Result,
@@ -358,9 +360,6 @@ def test_closed_stderr_sends_nothing_else_to_stdout(odd, continued):
 
 
 # ------------------------------------------------------------------------------------------------ control characters
-
-HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
-HARMLESS = r"\x1b]0;title\x07\x1b[2J\r\x08\x7f\x9b31m\u202egnp.exe\u2066\u200b\ufeff\u2028\x85"
 
 
 class Terminal(io.TextIOWrapper):

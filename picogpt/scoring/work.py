@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
-from picogpt.command_line import UsageError, number
+from picogpt.command_line import Parser, UsageError, number
 from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import Summary
@@ -98,6 +98,7 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
     Raises UsageError if --results belongs to other work, OSError if the cluster does not answer, and ChildProcessError
     if a process was killed. What is in --results by then stays.
     """
+    Parser.model = model.folder.name  # in messages, where a command line names several models
     shards = shards_of(windows)
     results = Results(args.results, describe(shards, fingerprint(model.folder))) if args.results else None
     scores = results.begin(shards) if results else {}
