@@ -207,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     model = ModelCases(Path(args.model_size).name, encoder, params, hparams["n_head"])
+    print("gpt2.py against other implementations of its parts; `score` compares models")
     print(HEADER)
     rows = []
     for row in compare(model, args.parts):

@@ -71,7 +71,9 @@ def rows_of() -> Iterator[Rows]:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
     models = ["--model_size", "tiny", "--models_dir", str(ROOT / "models")]
     status = table.main([*models, *arguments])
-    return status, capsys.readouterr().out.splitlines()
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("gpt2.py against other implementations")
+    return status, lines
 
 
 @pytest.mark.slow
@@ -95,7 +97,7 @@ def test_the_table_has_made_up_cases_and_those_of_the_model(capsys):
 
 def test_a_model_s_path_is_shown_as_its_name(capsys):
     assert table.main(["--parts", "linear", "--model_size", str(ROOT / "models" / "tiny")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()[1:]
     assert [line[:27].strip() for line in lines[7:13]] == ["linear, tiny"] * 6
 
 
