@@ -148,7 +148,7 @@ def test_the_page_s_search_finds_a_planted_induction_head(capsys, monkeypatch):
 def test_every_option_is_on_its_page(capsys):
     with pytest.raises(SystemExit):
         command.parse_args(["--help"])
-    found = re.findall(r"^  (?:-m NAME, )?(--\w+)", capsys.readouterr().out, re.MULTILINE)
+    found = re.findall(r"^  (?:-m(?: NAME)?, )?(--\w+)", capsys.readouterr().out, re.MULTILINE)
     options = set(found) - {"--help", "--models_dir"}
     assert options == {"--out", "--against", "--n_past", "--decode", "--force", "--model"}
     assert {option for option in options if option not in PAGE} == set()
