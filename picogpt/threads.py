@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-SMALL = 40_000_000  # bytes of weights, up to which one thread is at least as fast: docs/speed.md has the measurement
+SMALL = 30_000_000  # bytes of weights, up to which one thread is at least as fast: docs/speed.md has the measurement
 
 
 def one_thread_for_small_models(argv: Sequence[str]) -> None:
