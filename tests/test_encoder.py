@@ -409,7 +409,7 @@ def test_a_vocabulary_that_can_not_be_is_refused(tmp_path, change, message):
     assert str(tmp_path / "m") in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["l", "l o w", " lo", "lo ", "l  o"])
+@pytest.mark.parametrize("line", ["low", "l o w", " lo", "lo ", "l  o"])
 def test_a_merge_that_is_not_two_symbols_is_refused(line):
     with pytest.raises(ValueError, match=f"the merge '{line}' is not two symbols with one space between them"):
         Encoder(small().encoder, [*MERGES, line])
