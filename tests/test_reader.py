@@ -131,6 +131,7 @@ def test_variables_of_other_types_do_not_matter(tmp_path, capsys):
     pairs = write_model(folder, LIKE_TINY, tensors_of(hparams=LIKE_TINY) | more | {"model/step": np.float32(7)})
     for name in (b"model/flag", b"model/h0/text"):  # text, whose checksum TensorFlow computes in another way
         pairs[name] = entry_of(7, (1,), 0, 5)
+    pairs[b"na\xefve"] = entry_of(7, (0,), 0, 0)  # a name in Latin-1
     write_index(folder, pairs)
     assert load_encoder_hparams_and_params("mine", tmp_path)[1] == LIKE_TINY
     assert "all checksums are right" in verified(folder, capsys)
