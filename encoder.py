@@ -97,8 +97,7 @@ def merge_long(symbols: Sequence[str], ranks: dict[str, int]) -> list[str]:
         for i in places.pop(f"{left} {right}"):
             middle, end = i + len(left), i + len(joined)
             if begins[i] == left and begins[middle] == right:  # else one was joined to its other neighbour before
-                begins[middle] = ""
-                begins[i] = ends[end - 1] = joined
+                begins[i], begins[middle], ends[end - 1] = joined, "", joined
                 add(ends[i - 1], joined, i - len(ends[i - 1]))
                 add(joined, begins[end], i)
     return [symbol for symbol in begins if symbol]

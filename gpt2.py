@@ -7,19 +7,20 @@
     python gpt2.py "Alan Turing theorized that computers would one day become"
 
 A text is cut into tokens: words or parts of words, each with a number, its id. From the ids of a
-text, the model scores every token of its vocabulary as the next one. To generate text, choose a
-token by its score, add its id, and repeat.
+text, the model computes a score for each token of its vocabulary, the logit: the higher it is, the
+likelier this token comes next. To generate text, choose a token, append its id, and repeat.
 
-Inside the model, each position of the text is a vector of n_embd numbers, which begins as the
-embedding of its token. The layers, `transformer_block`, change these vectors one after another:
+Inside the model, each position of the text is a vector of n_embd numbers. It begins as a learned
+vector, the embedding of its token. The layers, `transformer_block`, change it one after another:
 attention (`mha`) brings in information from earlier positions, and the feed-forward network (`ffn`)
 works on each position by itself. Both add their results to the vectors instead of replacing them.
 
 Read this file from top to bottom: each function uses only those above it. The `type:` comments give
 shapes. Matrix[n_seq, n_embd] has a row for each of n_seq tokens, and n_embd columns. Heads[n_seq,
-d_head] is such a matrix for each attention head: an array [n_head, n_seq, d_head]. The functions of
-the model also take further leading axes, such as a batch axis. The parameters have their names in
-OpenAI's checkpoint: linear layers (c_…) have weights w and a bias b, layer norms (ln_…) a gain g.
+d_head] is such a matrix for each attention head: an array [n_head, n_seq, d_head]. The model's
+functions also take further leading axes, such as a batch axis. The parameters have their names in
+the checkpoint: a linear layer (c_…) is a dict of weights w and a bias b, a layer norm (ln_…) one of
+a gain g and a bias b.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
@@ -29,7 +30,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for mypy and pyright, which check the shapes in the comments
     from picogpt.typing import shaped_numpy as np
     from picogpt.typing.shapes import *  # noqa: F403
 else:
@@ -42,7 +43,7 @@ def gelu(x):
     # type: (Matrix[n_seq, n_hidden]) -> Matrix[n_seq, n_hidden]
     """Gaussian error linear unit: a smooth max(x, 0), in its tanh form (Hendrycks & Gimpel 2016).
 
-    Between two linear layers, it keeps them from being equal to a single linear layer.
+    Without it, two linear layers in a row could be replaced by a single one.
 
     >>> gelu(np.array([-1, 0, 1])).round(4).tolist()
     [-0.1588, 0.0, 0.8412]
@@ -54,7 +55,7 @@ def gelu(x):
 def softmax(x):
     # type: (Array) -> Array
     """Turn scores into probabilities: positive numbers that sum to 1 along the last axis."""
-    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))  # exp can't overflow, and the result stays
+    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))  # so exp can't overflow; same result
     return exp_x / exp_x.sum(axis=-1, keepdims=True)
 
 
@@ -101,8 +102,8 @@ def attention(
     """Average the values v for each query in q, weighted by how well their keys k match it.
 
     The query of a position says what it looks for, the key what it offers, and the value what it
-    passes on. A score is the product of a query and a key, divided by √d_head, since long vectors
-    have large products and softmax would choose a single key. The mask is added to the scores: 0
+    passes on. A score is the dot product of a query and a key, divided by √d_head: longer vectors
+    have larger products, and softmax would choose a single key. The mask is added to the scores: 0
     where a query may look, -inf where it may not (Vaswani et al. 2017, equation 1).
     """
     # scores: [n_head, n_seq, d_head] @ [n_head, d_head, n_keys] -> [n_head, n_seq, n_keys]
@@ -111,9 +112,9 @@ def attention(
 
 def causal_mask(q, k):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head]) -> Matrix[n_seq, n_keys]
-    """Let each position see itself and those before it: 0 up to the diagonal, -inf behind it.
+    """Let each position see itself and those before it: 0 where it may look, -inf elsewhere.
 
-    The queries are the last n_seq of the n_keys positions: later steps need no other formula.
+    With a cache, the queries belong to the last n_seq of the n_keys positions, else to all of them.
     """
     n_seq, n_keys = q.shape[-2], k.shape[-2]
     return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)
@@ -126,7 +127,7 @@ def causal_attention(
     n_block=96,  # type: int
 ):
     # type: (...) -> Heads[n_seq, d_head]
-    """Attention to earlier positions only. Each block of n_block queries skips all later keys."""
+    """Let no query see a later key, and save time: a block of n_block queries skips those keys."""
     n_seq, n_past = q.shape[-2], k.shape[-2] - q.shape[-2]  # n_past keys are before the first query
     blocks = []
     for start in range(0, n_seq, n_block):
@@ -184,7 +185,7 @@ def transformer_block(
     n_past=0,  # type: int
 ):
     # type: (...) -> Matrix[n_seq, n_embd]
-    """Attention, then the feed-forward network. Each reads a normalized x and adds to x."""
+    """Attention, then the feed-forward network (mlp). Each reads a normalized x and adds to x."""
     x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_past=n_past)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
@@ -226,7 +227,7 @@ def gpt2(
 
 def penalize(logits, ids, repetition_penalty):
     # type: (Vector[n_vocab], Sequence[int], float) -> Vector[n_vocab]
-    """Make the tokens in ids less likely, each by the same factor (Keskar et al. 2019, 4.1)."""
+    """Lower the logit of each token in ids, once, by a factor (Keskar et al. 2019, section 4.1)."""
     seen = np.asarray(ids, dtype=np.intp)  # type: Ids[n_seq]
     old = np.take_along_axis(logits, seen, axis=-1)
     new = np.where(old > 0, old / repetition_penalty, old * repetition_penalty)
@@ -237,7 +238,7 @@ def penalize(logits, ids, repetition_penalty):
 
 def keep_largest(logits, n):
     # type: (Vector[n_vocab], Ids[Any]) -> Vector[n_vocab]
-    """Set all but the n largest logits to -inf. Ties keep the lower id. n has shape [..., 1]."""
+    """Set all but the n largest logits to -inf. Of equal ones, keep the lower ids. n: [..., 1]."""
     smallest = np.take_along_axis(np.sort(logits), -n, axis=-1)  # the n-th largest logit
     larger, tied = logits > smallest, logits == smallest
     n_tied = n - np.count_nonzero(larger, axis=-1, keepdims=True)  # how many of the tied are kept
@@ -272,27 +273,24 @@ def token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty):
 
     Temperature 0 gives all to the likeliest token. For rows of logits, ids has the same rows.
     """
-    if not (temperature >= 0 and top_k >= 0 and 0 <= top_p <= 1 and repetition_penalty > 0):
+    if not (temperature >= 0 and top_k >= 0 and 0 <= top_p <= 1 and repetition_penalty >= 0.01):
         raise ValueError(f"out of range: {temperature=}, {top_k=}, {top_p=}, {repetition_penalty=}")
     logits = penalize(logits.astype(np.float64), ids, repetition_penalty)
-    logits = logits - logits.max(axis=-1, keepdims=True)  # the largest logit becomes 0
-    if temperature == 0:
-        likeliest = np.argmax(logits, axis=-1, keepdims=True)
-        return np.where(np.arange(logits.shape[-1]) == likeliest, 1.0, 0.0)
-    logits = logits / max(temperature, 1e-99)  # without an overflow
+    logits = logits - logits.max(axis=-1, keepdims=True)  # the largest is 0: no overflow below
+    logits = keep_top_k(logits, 1) if temperature == 0 else logits / max(temperature, 1e-99)
     return softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
 
 
 def greedy(logits, ids):
     # type: (Vector[n_vocab], Sequence[int]) -> int
-    """Choose the likeliest id, or the lowest of equal ones. Unlike `sample`, it needs no ids."""
+    """Choose the likeliest id, or the lowest of equal ones. Only `sample` needs ids."""
     return int(np.argmax(logits))
 
 
 def sample(logits, ids, rng, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
     # type: (Vector[n_vocab], Sequence[int], np.random.Generator, float, int, float, float) -> int
     """Draw the id that follows ids at random. The same state of the generator draws the same id."""
-    if temperature == 0 and repetition_penalty == 1:
+    if (temperature, top_k, top_p, repetition_penalty) == (0, 0, 1, 1):
         return greedy(logits, ids)
     probs = token_probs(logits, ids, temperature, top_k, top_p, repetition_penalty)
     cumulative = np.cumsum(probs, axis=-1)
@@ -320,7 +318,7 @@ def check_finite(logits):
     # type: (Array) -> Array
     """Return the logits. Raises FloatingPointError if one is infinite or not a number (NaN)."""
     if not (math.isfinite(logits.min()) and math.isfinite(logits.max())):
-        raise FloatingPointError("its logits are not finite: the weights are damaged or too large")
+        raise FloatingPointError("the logits are not finite: the weights are damaged or too large")
     return logits
 
 
@@ -361,8 +359,8 @@ def checked_ids(inputs, params, n_tokens_to_generate):
     if not 0 <= min(ids) <= max(ids) < n_vocab:
         raise ValueError(f"the ids are {min(ids)} to {max(ids)}, outside 0 to {n_vocab - 1}")
     if not 0 <= n_tokens_to_generate <= n_fit:
-        lengths = f"{len(ids)} prompt tokens + {n_tokens_to_generate} to generate"
-        raise ValueError(f"{lengths} exceed the context of {n_ctx}: {max(0, n_fit)} new ones fit")
+        lengths = f"{len(ids)} prompt tokens + {n_tokens_to_generate} to generate do not fit into"
+        raise ValueError(f"{lengths} the context of {n_ctx}: 0 to {max(0, n_fit)} new ones fit")
     return ids
 
 
@@ -382,7 +380,7 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=greedy):
 
 def stop_before(pieces, stop):
     # type: (Iterable[str], str | None) -> Iterator[str]
-    """Pass on pieces of text until `stop` comes. An end that may be its beginning is held back."""
+    """Pass on pieces of text until `stop` comes. What may be its beginning waits for more."""
     held = ""
     for piece in pieces:
         held += piece
@@ -401,7 +399,7 @@ def parse_args(argv=None):
     example = 'For example: python gpt2.py "ROMEO:" --model_size tiny --temperature 0.8'
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=example, epilog=more)
     add = parser.add_argument
-    add("prompt", help='the text, - to read it from standard input, "" to begin a new document')
+    add("prompt", help='a text (after -- if it begins with -), - for standard input, or "" for a new document')
     add("-n", "--n_tokens_to_generate", type=int, default=40, metavar="N", help="tokens to add (default: 40)")
     add("-m", "--model", "--model_size", dest="model_size", default="124M", help="a size (124M to 1558M) or a folder")
     add("--models_dir", default="models", help="the folder with the models (default: models)")
@@ -414,6 +412,8 @@ def parse_args(argv=None):
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(f"{unknown[0]!r} is unknown here: put a text of several words into quotes; {more}")
+    if args.seed is not None and args.seed < 0:
+        parser.error(f"argument --seed: {args.seed} is below 0")
     return args
 
 
@@ -429,7 +429,7 @@ def main(argv=None):
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
-    ids = encoder.encode(prompt) if prompt else encoder.encode(END_OF_TEXT, {END_OF_TEXT})
+    ids = encoder.encode(prompt) if args.prompt else encoder.encode(END_OF_TEXT, {END_OF_TEXT})
     n_head, n_new, rng = hparams["n_head"], args.n_tokens_to_generate, np.random.default_rng(args.seed)
     settings = args.temperature, args.top_k, args.top_p, args.repetition_penalty
     new_ids = generate(ids, params, n_head, n_new, lambda logits, ids: sample(logits, ids, rng, *settings))

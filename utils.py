@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import importlib
 import json
-import logging
 import math
 import mmap
 import os
@@ -34,24 +33,21 @@ if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
 
     Array = np.ndarray[Any, np.dtype[Any]]
+    Model = tuple[Encoder, dict[str, int], Params]
 
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 SHAPES = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1558M": (1600, 25, 48)}
 SIZES: dict[str, dict[str, int]] = {size: dict(zip(HPARAMS, (50257, 1024, *shape))) for size, shape in SHAPES.items()}
-NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}  # other names of OpenAI's
-NAMES |= {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
+NAMES = dict(zip(["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "117M", "345M", "762M", "1542M"], 2 * [*SIZES]))
 TOKENIZER_FILES = ("encoder.json", "vocab.bpe")
 INDEX, META, DATA = "model.ckpt.index", "model.ckpt.meta", "model.ckpt.data-00000-of-00001"
 FILES = ("checkpoint", *TOKENIZER_FILES, "hparams.json", INDEX, META, DATA)
 ADVICE = "Delete what is damaged, and it is downloaded again; give a model of your own another name"
-log = logging.getLogger("picogpt")  # Python prints its warnings to stderr, unless they are sent elsewhere
 
 # ----------------------------------------------------------------------------------------------------- open a model
 
 
-def load_encoder_hparams_and_params(
-    model_size: str, models_dir: str | Path = "models"
-) -> tuple[Encoder, dict[str, int], Params]:
+def load_encoder_hparams_and_params(model_size: str, models_dir: str | Path = "models") -> Model:
     """Return the tokenizer, the hyperparameters and the parameters of a model, which may be downloaded first.
 
     The parameters are read-only, because they are the mapped file itself: copy an array before you change it, as in
@@ -90,8 +86,16 @@ def load_hparams_and_params(folder: Path) -> tuple[dict[str, int], Params]:
 
 def foreign(folder: Path) -> Any:
     """Return the module that opens a folder in another layout than OpenAI's, such as Hugging Face's, or else None."""
-    is_foreign = (folder / "config.json").exists() and not (folder / "hparams.json").exists()
-    return importlib.import_module("picogpt.checkpoints.foreign") if is_foreign else None
+    has = [(folder / name).exists() for name in ("hparams.json", "config.json", "model.safetensors")]
+    return beside("foreign", f"{folder} is not in OpenAI's layout") if any(has) and not has[0] else None
+
+
+def beside(module: str, reason: object) -> Any:
+    """Return a module of picogpt/checkpoints/, which opens what this file can't. `reason` says what that is."""
+    try:
+        return importlib.import_module(f"picogpt.checkpoints.{module}")
+    except ModuleNotFoundError:
+        raise ImportError(f"{reason}: to open it, put the project's folder picogpt/ beside utils.py") from None
 
 
 def load_hparams(path: Path) -> dict[str, int]:
@@ -108,12 +112,9 @@ def load_hparams(path: Path) -> dict[str, int]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises OSError, or ValueError naming the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return content
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from None
 
 
 def checkpoint_prefix(folder: Path) -> Path:
@@ -136,8 +137,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | Path, hparams: dict[str, i
     try:
         tensors = read_tensors(prefix)
     except NeedsTensorFlow as reason:
-        reader = importlib.import_module("picogpt.checkpoints.tensorflow_reader")
-        tensors = {name.removeprefix("model/"): t for name, t in reader.read_by_tensorflow(prefix, reason).items()}
+        tensors = beside("tensorflow_reader", reason).read_by_tensorflow(prefix, reason)
     if n_layer > len(tensors) or f"h{n_layer}/ln_1/g" in tensors:
         raise ValueError(f"{prefix}.index has {len(tensors)} tensors, which do not fit n_layer = {n_layer}")
     for name, shape in expected_shapes(hparams).items():
@@ -208,9 +208,8 @@ def read_tensors(prefix: Path) -> dict[str, Array]:
             dtype = np.dtype(DTYPES[entry.dtype])
             if entry.size != math.prod(entry.shape) * dtype.itemsize:
                 raise ValueError(f"{index}: {name} has {entry.size} bytes, which do not fit its shape {entry.shape}")
-            tensor: Array = np.ndarray(entry.shape, dtype, maps[entry.file], entry.offset)
-            is_half = dtype == np.float16  # layer_norm's sums would overflow, so a copy in float32 is made
-            tensors[name.removeprefix("model/")] = tensor.astype(np.float32) if is_half else tensor
+            tensor: Array = np.ndarray(entry.shape, dtype, maps[entry.file], entry.offset)  # float16 would overflow
+            tensors[name.removeprefix("model/")] = tensor.astype(np.float32) if dtype == np.float16 else tensor
     return tensors
 
 
@@ -385,8 +384,7 @@ def unmask(masked: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- download
 
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # PICOGPT_MIRROR in the environment replaces it
-TIMEOUT = (10, 30)  # seconds to wait for a connection, and for the next byte
-PAUSES = (1, 2, 4)  # seconds before the second, third and fourth try
+TIMEOUT, PAUSES = (10, 30), (1, 2, 4)  # seconds: for a connection and for the next byte; before each further try
 
 
 def ensure_downloaded(model_size: str, models_dir: str | Path = "models", files: tuple[str, ...] = FILES) -> Path:
@@ -449,7 +447,9 @@ def download(url: str, path: Path) -> None:
         if pause is None or is_hopeless:
             ways = "use --model_size tiny, or set PICOGPT_MIRROR, or save a model by `hf download openai-community/gpt2"
             raise OSError(f"can't download {one_line(url)}: {error}. You can {ways} --local-dir models/gpt2`")
-        log.warning("%s: %s; next try in %s s", path.name, error, pause)
+        import logging
+
+        logging.getLogger("picogpt").warning("%s: %s; next try in %s s", path.name, error, pause)
         time.sleep(pause)
 
 
@@ -476,18 +476,16 @@ def receive(url: str, partial: Path) -> None:
         bar = tqdm(desc=partial.stem, total=expected or None, initial=have, unit="B", unit_scale=True)
         with bar, open(partial, "ab" if have else "wb") as file:
             for chunk in response.iter_content(1 << 16):
-                file.write(chunk)
-                bar.update(len(chunk))
+                bar.update(file.write(chunk))
     if expected not in (0, partial.stat().st_size):
         raise requests.ConnectionError(f"broke off at {partial.stat().st_size:,} of {expected:,} bytes")
 
 
 def one_line(error: Exception | str) -> str:
     """Return an error or an address in one line, without passwords and the names of urllib3's objects."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"<[^<>]* at 0x\w+>[:,] |HTTPS?Connection(Pool)?\(.*?\): |(?<=//)[^/]*@", "", text)
-    cause = re.search(r"Caused by \w+\((.*)\)\)$", text)
-    return cause[1].strip("\"'") if cause else text
+    hidden = r"<[^<>]* at 0x\w+>[:,] |HTTPS?Connection(Pool)?\(.*?\): |(?<=//)[^/]*@"
+    text = re.sub(hidden, "", " ".join(str(error).split()))
+    return re.sub(r".*Caused by \w+\((.*)\)\)$", r"\1", text).strip("\"'")
 
 
 def locked(folder: Path) -> Any:
@@ -503,7 +501,9 @@ def locked(folder: Path) -> Any:
             return file
         except (BlockingIOError, PermissionError):  # another process has it; Windows raises the second one
             if not is_waiting:
-                log.warning("waiting for another process that is downloading to %s", folder)
+                import logging
+
+                logging.getLogger("picogpt").warning("waiting for another process that is downloading to %s", folder)
             is_waiting = True
             time.sleep(0.2)
         except OSError:  # this file system has no locks
@@ -535,10 +535,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f"tokenizer: {len(encoder.encoder):,} tokens, {'' if encoder.is_openai else 'not '}OpenAI's files")
     print(f"weights: {params['wte'].dtype}, {weights}", flush=True)
     if unmade := [token for token in encoder.special_tokens if not re.fullmatch(r"<.*>|\[.*\]", token)]:
-        log.warning("no merge makes %s tokens, such as %r: is vocab.bpe cut short?", len(unmade), unmade[0])
+        print(f"no merge makes {len(unmade)} tokens, such as {unmade[0]!r}: is vocab.bpe cut short?", file=sys.stderr)
     for size, (n_embd, n_head, n_layer) in SHAPES.items():
         if (hparams["n_embd"], hparams["n_layer"]) == (n_embd, n_layer) and hparams["n_head"] != n_head:
-            log.warning("n_head is %s, but %s in OpenAI's %s and its fine-tunes", hparams["n_head"], n_head, size)
+            print(f"n_head is {hparams['n_head']}, but {n_head} in OpenAI's {size} and its fine-tunes", file=sys.stderr)
 
 
 if __name__ == "__main__":

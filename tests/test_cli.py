@@ -146,8 +146,11 @@ def test_a_command_line_that_gpt2_py_can_not_read(args, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["ROMEO:", "-n", 300], ["2 prompt tokens [+] 300 to generate exceed the context of 256: 255 new ones fit"]),
-        (["a" * 1000], ["prompt tokens [+] 40 .* of 256: 0 new ones fit"]),
+        (
+            ["ROMEO:", "-n", 300],
+            ["2 prompt tokens [+] 300 to generate do not fit into the context of 256: 0 to 255 new ones fit"],
+        ),
+        (["a" * 1000], ["prompt tokens [+] 40 .* of 256: 0 to 0 new ones fit"]),
         (["x", "--temperature", "nan"], ["temperature=nan"]),
         (["x", "--temperature", "1", "--top_p", "1.5"], ["top_p=1.5"]),
         (["x", "--model_size", "nope"], ["there is no model 'nope'", "only .*tiny"]),
@@ -322,14 +325,14 @@ def test_logits_that_are_not_finite_are_one_line_that_names_the_model(name, brok
 def test_of_several_models_the_one_that_is_not_finite_is_named(broken):
     models = ["--models_dir", broken.parent, "--model", f"broken,{ROOT / 'models' / 'tiny'}"]
     result = run_command("picogpt score", "-", *models, stdin=b"Hello, world.\n")
-    assert_error(result, 1, "picogpt score: broken: its logits are not finite")
+    assert_error(result, 1, "picogpt score: broken: the logits are not finite")
 
 
 def test_samples_that_are_not_finite(broken):
     result = run_command("picogpt generate", "Hello", *model_options(broken), "--n_samples", 2, "--temperature", 1)
     memory, error = result.err.splitlines(keepends=True)
     assert memory.startswith("[making 2 samples")
-    assert_error(result._replace(err=error), 1, "picogpt generate: broken: its logits are not finite")
+    assert_error(result._replace(err=error), 1, "picogpt generate: broken: the logits are not finite")
 
 
 # ------------------------------------------------------------------------------------------------ stdout and signals
@@ -445,7 +448,7 @@ def test_an_error_is_one_visible_line(error, status, message, monkeypatch, capsy
     assert capsys.readouterr().err == f"picogpt tool: {message}\n"
 
 
-WARNING = "import utils, sys\nutils.log.warning('two %s', 'words')\n"
+WARNING = "import utils, sys\nimport logging\nlogging.getLogger('picogpt').warning('two %s', 'words')\n"
 
 
 def test_a_warning_of_the_library_is_one_line(capsys):

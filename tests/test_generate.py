@@ -163,7 +163,7 @@ def test_exactly_at_the_limit(n_prompt, small, continued):
 
 def test_past_the_limit(small, odd):
     """The default number of tokens exceeds the small model's context."""
-    assert_error(as_process(odd, "abcd"), 2, "picogpt generate: 4 ", "40 to generate", "of 17: 14 new ones fit")
+    assert_error(as_process(odd, "abcd"), 2, "picogpt generate: 4 ", "40 to generate", "of 17: 0 to 14 new ones fit")
     assert_error(small("a", "-n", 10**12), 2, str(10**12), "17 new ones fit")
     assert_error(small("a" * 1000, "-n", 1), 2, "1000 prompt tokens", "0 new ones fit")
 

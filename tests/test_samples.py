@@ -458,7 +458,7 @@ def test_slide_goes_on_with_the_newest_half_of_the_context():
 
 def test_slide_on_the_command_line():
     refused = tiny("-n", 400)
-    assert_error(refused, 2, "exceed the context of 256")
+    assert_error(refused, 2, "do not fit into the context of 256")
     assert_error(tiny("--slide", "--n_samples", 2), 2, "--slide")
     result = tiny("-n", 400, "--slide")
     assert result.status == 0

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def read_by_tensorflow(prefix: Path, reason: Exception) -> dict[str, Array]:
-    """Return the floating-point variables of a model by name, from a checkpoint that utils.py can't read.
+    """Return the floating-point variables model/NAME by NAME, from a checkpoint that utils.py can't read.
 
     float16 and bfloat16 become float32, exactly. `reason` says why utils.py can't read it. Raises ValueError if
     TensorFlow is not installed, or can't read it either.
@@ -38,5 +38,5 @@ def read_tensors(prefix: str) -> dict[str, Array]:
     for name, dtype in reader.get_variable_to_dtype_map().items():
         if name.startswith("model/") and dtype.is_floating:
             tensor = reader.get_tensor(name)
-            tensors[name] = tensor.astype(np.float32) if dtype.size < 4 else tensor
+            tensors[name.removeprefix("model/")] = tensor.astype(np.float32) if dtype.size < 4 else tensor
     return tensors

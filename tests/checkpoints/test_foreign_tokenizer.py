@@ -219,7 +219,7 @@ def test_tokenizer_json_that_is_not_gpt2_s(small, part, changes, message):
 def test_files_that_are_cut_short(small):
     data = (small / "vocab.json").read_bytes()
     (small / "vocab.json").write_bytes(data[:-5])
-    assert_refused(small, "vocab.json is not JSON")
+    assert_refused(small, "vocab.json is not a JSON object")
     (small / "vocab.json").write_bytes(data)
     (small / "merges.txt").write_bytes(b"\xff\n")
     assert_refused(small, "can't decode byte 0xff")

@@ -24,6 +24,7 @@ def tensors(rng) -> dict[str, np.ndarray]:
 
 
 def assert_same(found: dict[str, np.ndarray], tensors: dict[str, np.ndarray]) -> None:
+    tensors = {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype

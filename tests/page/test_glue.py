@@ -73,7 +73,7 @@ def test_half_a_character_is_never_text(glue, model):
 
 
 def test_a_prompt_that_leaves_no_room_is_one_line(glue, model):
-    message = r"^2 prompt tokens \+ 256 to generate exceed the context of 256: 255 new ones fit$"
+    message = r"^2 prompt tokens \+ 256 to generate do not fit into the context of 256: 0 to 255 new ones fit$"
     with pytest.raises(ValueError, match=message):
         steps(glue, model, n_tokens=256)
     assert len(steps(glue, model, n_tokens=255)) == 257

@@ -196,7 +196,7 @@ def test_a_second_text_takes_the_place_of_one_that_is_being_written(reader, nati
 
 def test_what_cannot_be_continued_is_one_line(reader):
     status = reader.text_of(n_tokens=256)
-    expected = "2 prompt tokens + 256 to generate exceed the context of 256: 255 new ones fit"
+    expected = "2 prompt tokens + 256 to generate do not fit into the context of 256: 0 to 255 new ones fit"
     assert status == f"No text: {expected}"
     assert reader.text_of(**DEFAULTS).startswith("Done")
 

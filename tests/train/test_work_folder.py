@@ -67,7 +67,7 @@ def begun(train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_damaged_settings_are_not_resumed(train, begun):
     settings = (begun / "settings.json").read_bytes()
     (begun / "settings.json").write_bytes(settings[:-9])
-    with pytest.raises(ValueError, match="settings.json is not JSON"):
+    with pytest.raises(ValueError, match="settings.json is not a JSON object"):
         train("--resume")
     (begun / "settings.json").unlink()
     with pytest.raises(FileNotFoundError):
