@@ -112,7 +112,7 @@ def load_hparams(path: Path) -> dict[str, int]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises OSError, or ValueError naming the file."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {**json.loads(path.read_text(encoding="utf-8"))}
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON object: {error}") from None
 

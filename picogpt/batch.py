@@ -90,7 +90,7 @@ def generate_sliding(
     """
     ids, n_ctx = list(inputs), len(params["wpe"])
     while n_tokens_to_generate > 0:
-        if len(ids) >= n_ctx:
+        if len(ids) > n_ctx:
             ids = ids[-max(n_ctx // 2, 1) :]
         n_new = min(n_tokens_to_generate, n_ctx - len(ids) + 1)
         for id in gpt2.generate(ids, params, n_head, n_new, choose):

@@ -25,9 +25,14 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         folder_to_make(path, replace)  # another program may have made it in the meantime
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
+        try:
+            if target.exists():
+                target.rename(replaced)
+            partial.rename(target)
+        except BaseException:  # also Ctrl-C between the two
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            raise
 
 
 @contextlib.contextmanager

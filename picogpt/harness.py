@@ -26,20 +26,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,  # no option of the harness is short for one of ours
         usage=f"{COMMAND} --tasks TASK … [--model NAME]\n{' ' * 32}[--models_dir FOLDER] [option of the harness] …",
         description="Run the tasks of lm-evaluation-harness on gpt2.py.",
-        epilog=f"""All other options go to the harness's own command. `lm_eval run --help` lists
-all of them:
-
-  --tasks TASK …        names of tasks, or files of your own; `lm_eval ls tasks`
-                        lists the names
-  --num_fewshot N       examples in front of each question
-  --limit N             only the first N documents of each task
-  --include_path FOLDER a folder with tasks of your own
-  --gen_kwargs K=V …    settings for tasks that generate: temperature, top_k,
-                        top_p, max_gen_toks, …
-  --output_path FOLDER  write the results as JSON; with --log_samples, every
-                        answer, too
-  --use_cache FILE      keep the answers, so that an interrupted run goes on
-                        where it stopped
+        epilog=f"""All other options go to the harness's own command: `lm_eval run --help` lists
+them, and `lm_eval ls tasks` the names of tasks.
 
 The harness downloads the data of its own tasks from the Hugging Face hub.
 Tasks of your own may use local files.

@@ -13,6 +13,7 @@ from pathlib import Path
 import utils
 from picogpt.command_line import Parser, visible
 from picogpt.options import add_models_dir
+from picogpt.threads import weights_size
 from utils import SIZES, expected_shapes, load_hparams
 
 HEADER = f"{'model':20} {'n_layer':>7} {'n_embd':>6} {'n_head':>6} {'n_ctx':>5} {'n_vocab':>7} {'size':>8}  where"
@@ -34,7 +35,7 @@ def folders(models_dir: str) -> Iterator[Path]:
     places = dict.fromkeys((Path(models_dir).absolute(), Path(utils.__file__).parent.absolute() / models_dir))
     for place in places:
         for folder in sorted(place.glob("*/")):
-            if any((folder / name).exists() for name in ("hparams.json", "config.json")):
+            if weights_size(folder) and any((folder / name).exists() for name in ("hparams.json", "config.json")):
                 yield folder
 
 
@@ -57,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             print(f"{visible(folder.name):20} {visible(str(error))}")
             continue
-        weights = [path for path in folder.iterdir() if ".data-" in path.name or path.suffix == ".safetensors"]
-        print(row(folder.name, hparams, sum(path.stat().st_size for path in weights), str(folder)))
+        print(row(folder.name, hparams, weights_size(folder), str(folder)))
     for size, hparams in SIZES.items():
         if size not in [folder.name for folder in found]:
             n_bytes = 4 * sum(map(math.prod, expected_shapes(hparams).values()))

@@ -80,19 +80,8 @@ def add_out(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def add_meta(parser: argparse.ArgumentParser) -> None:
-    """Add --meta. The tool requires TensorFlow before its work, and calls `write_graph` at the end of it."""
+    """Add --meta. The tool requires TensorFlow before its work; `write_checkpoint` uses it at the end."""
     parser.add_argument("--meta", action="store_true", help="also write model.ckpt.meta, a graph (needs TensorFlow)")
-
-
-def find_folder(path: Path) -> Path:
-    """Return a folder that exists: a relative path is searched for in the current folder, then beside gpt2.py.
-
-    Raises FileNotFoundError if it is in neither.
-    """
-    for folder in (path, Path(gpt2.__file__).parent / path):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"there is no folder {path}")
 
 
 def add_sampling_options(

@@ -5,6 +5,7 @@ python -m picogpt tokens "Not all heroes wear capes."
 
 from __future__ import annotations
 
+from encoder import Encoder
 from picogpt.command_line import Parser, read_prompt
 from picogpt.options import add_allow_special, add_model_options, add_prompt, allow_special
 from utils import TOKENIZER_FILES, ensure_downloaded, load_encoder
@@ -26,9 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     folder = ensure_downloaded(args.model_size, args.models_dir, TOKENIZER_FILES)
     encoder = allow_special(load_encoder(folder), args)
     for id in encoder.encode(text):
-        token = encoder.token_bytes(id)
-        try:
-            print(f"{id:>6}  {token.decode()!r}")
-        except UnicodeDecodeError:  # the token is only a part of a character
-            print(f"{id:>6}  {token!r}")
+        print(f"{id:>6}  {token_text(encoder, id)}")
     return 0
+
+
+def token_text(encoder: Encoder, id: int) -> str:
+    """Return a token as a Python literal: 'text', or b'bytes' if it is only a part of a character."""
+    token = encoder.token_bytes(int(id))
+    try:
+        return repr(token.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(token)

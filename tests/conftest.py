@@ -24,7 +24,7 @@ from check_shapes import watch
 from helpers import ODD, SHARED
 
 import gpt2
-from encoder import Encoder
+from encoder import Encoder, get_encoder
 from picogpt import batch, jax_model
 from picogpt.checkpoints.writing import write_random_model
 from utils import SIZES, load_encoder_hparams_and_params
@@ -68,7 +68,8 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full") / "random-124M"
     folder.mkdir()
     tokenizer = SHARED / "openai-117M"
-    write_random_model(folder, SIZES["124M"], seed=2, tokenizer=tokenizer if tokenizer.exists() else None)
+    openai = get_encoder(tokenizer.name, tokenizer.parent) if tokenizer.exists() else None
+    write_random_model(folder, SIZES["124M"], seed=2, tokenizer=openai)
     return folder
 
 

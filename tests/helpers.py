@@ -131,6 +131,14 @@ def shared(name: str) -> Path:
     return SHARED / name
 
 
+def committed(folder: Path) -> Path:
+    """Make a repository of a folder, and commit all files in it."""
+    me = ["-c", "user.name=me", "-c", "user.email=me@example.com", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
 def skip_without(*modules: str) -> None:
     """Skip the test if a module is not installed. `pytest.importorskip` would import TensorFlow beside PyTorch."""
     for module in modules:

@@ -8,8 +8,6 @@ from typing import Any
 
 import google_crc32c
 
-from utils import expected_shapes
-
 DTYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10, "float16": 19}  # TensorFlow's numbers
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
@@ -95,9 +93,3 @@ def write_index(folder: Path, pairs: dict[bytes, bytes]) -> None:
     half = len(ordered) // 2
     (folder / "model.ckpt.index").write_bytes(table_of(table_block(ordered[:half]), table_block(ordered[half:])))
     (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n', encoding="utf-8")
-
-
-def graph_of(hparams: dict[str, Any]) -> bytes:
-    """Return what looks like the graph in model.ckpt.meta, which only TensorFlow writes and nothing reads."""
-    names = " ".join(f"model/{name}" for name in expected_shapes(hparams))
-    return field(1, b"") + field(2, names.encode()) + field(3, bytes(1 << 17))

@@ -180,6 +180,10 @@ def test_three_files_are_enough(odd, tmp_path, continued):
     run = functools.partial(run_command, cwd=tmp_path)
     assert run("gpt2.py", "ab", *model, "-n", 3) == (0, continued("ab", 3) + "\n", "")
     assert without_bar(run("utils.py", "odd", *model[:2])) == (0, found(odd.resolve()), "")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    missing = "hf is not in OpenAI's layout: to open it, put the project's folder picogpt/ beside utils.py"
+    assert run("gpt2.py", "ab", "--model", "./hf") == (1, "", f"gpt2.py: {missing}\n")
 
 
 # --------------------------------------------------------------------------------------------- utils.py, and its checks
@@ -326,6 +330,14 @@ def test_of_several_models_the_one_that_is_not_finite_is_named(broken):
     models = ["--models_dir", broken.parent, "--model", f"broken,{ROOT / 'models' / 'tiny'}"]
     result = run_command("picogpt score", "-", *models, stdin=b"Hello, world.\n")
     assert_error(result, 1, "picogpt score: broken: the logits are not finite")
+
+
+def test_a_trace_of_what_is_not_finite_is_kept(broken, tmp_path):
+    result = run_command("picogpt trace", "Hello", "--out", tmp_path / "a.npz", *model_options(broken))
+    assert (result.status, result.err.count("\n")) == (1, 1)
+    assert "picogpt trace: broken: the logits are not finite" in result.err
+    with np.load(tmp_path / "a.npz") as file:
+        assert not np.isfinite(file["logits"]).all()
 
 
 def test_samples_that_are_not_finite(broken):

@@ -71,6 +71,24 @@ def test_only_a_model_s_folder_can_be_replaced(tmp_path):
     assert names(tmp_path) == ["hf", "link", "model", "photos"]
 
 
+def test_ctrl_c_between_two_renames_keeps_the_old_folder(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "hparams.json").write_text("old")
+    rename, done = Path.rename, []
+
+    def interrupted(self, target):
+        done.append(target)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "model", replace=True):
+        pass
+    assert (tmp_path / "model" / "hparams.json").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("there", [True, False])
 def test_a_failure_leaves_the_old_file_or_none(tmp_path, error, there):

@@ -158,7 +158,9 @@ def test_smallest_number_of_tokens(loaded):
 def test_exactly_at_the_limit(n_prompt, small, continued):
     prompt, n = "abcdefghijklmnopqrstuvwxyz"[:n_prompt], TRUE_LIMIT - n_prompt
     assert_text(small(prompt, "-n", n), continued(prompt, n), n_prompt)
-    assert_error(small(prompt, "-n", n + 1), 2, f"{n_prompt} prompt tokens + {n + 1} to generate", f"of 17: {n} new")
+    assert_error(
+        small(prompt, "-n", n + 1), 2, f"{n_prompt} prompt tokens + {n + 1} to generate", f"of 17: 0 to {n} new"
+    )
 
 
 def test_past_the_limit(small, odd):

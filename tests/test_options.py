@@ -7,7 +7,6 @@ import importlib
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -40,10 +39,10 @@ BEGINNINGS = {
     "--seed": ("the same seed", "a number: the same seed"),
     "--shape": ("random weights of this size", "measure random weights of this size"),
     "--stride": ("tokens from the beginning of one window to the beginning of the next",),
-    "--temperature": ("0: likeliest token", "0 takes the likeliest token"),
+    "--temperature": ("0 takes the likeliest token",),
     "--tokens": ("print a line for each token", "show only the tokens A to B"),  # a switch of score, a range of explain
-    "--top_k": ("sample from the K likeliest", "choose from the K likeliest"),
-    "--top_p": ("sample from the likeliest that sum to P", "choose from the likeliest tokens whose probabilities"),
+    "--top_k": ("choose from the K likeliest",),
+    "--top_p": ("choose from the likeliest tokens whose probabilities",),
     "prompt": (
         "the text to continue, - to read it from standard input",
         "the text, or - to read it from standard input",
@@ -210,12 +209,3 @@ def test_the_list_of_tools_is_no_wider_than_80_columns(monkeypatch, capsys):
 def test_a_prompt_with_hyphens_is_a_prompt():
     assert run_main("picogpt tokens", "--", "--a-b", "--model_size", "tiny").status == 2  # all after -- are arguments
     assert run_main("picogpt tokens", "--model_size", "tiny", "--", "--a").out == "   520  '--'\n    64  'a'\n"
-
-
-def test_a_folder_is_also_found_beside_the_program(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert options.find_folder(Path("models/tiny")) == ROOT / "models" / "tiny"
-    (tmp_path / "models" / "tiny").mkdir(parents=True)
-    assert options.find_folder(Path("models/tiny")) == Path("models/tiny")
-    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
-        options.find_folder(Path("nowhere"))

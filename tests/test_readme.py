@@ -18,7 +18,6 @@ The programs in docs/walkthrough.md are the cells of one notebook. test_walkthro
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import itertools
 import os
 import re
@@ -31,11 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import ENVIRONMENT, ODD, ROOT, random_params, their_gpt2
+from helpers import ENVIRONMENT, ODD, ROOT, committed, random_params, skip_without, their_gpt2
 
 import gpt2
 from picogpt.__main__ import TOOLS
-from utils import FILES, NAMES, SIZES, load_encoder_hparams_and_params
+from utils import FILES, META, NAMES, SIZES, load_encoder_hparams_and_params
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,10 +155,7 @@ def clone(tmp_path_factory):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    me = ["-c", "user.name=me", "-c", "user.email=me@example.com", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    return folder
+    return committed(folder)
 
 
 def run(command: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -203,12 +199,10 @@ def check_help(command: str, folder: Path) -> None:
     assert {option.split()[0] for option in options} <= set(known), command
 
 
-def skip_without(block: Block) -> None:
+def skip_if_incomplete(block: Block) -> None:
     """Skip a block if a module that it needs is not installed."""
-    for word, modules in NEEDS.items():
-        for module in modules if word in re.findall(r"[\w-]+", block.code) else ():
-            if importlib.util.find_spec(module) is None:
-                pytest.skip(f"needs {module}")
+    for word in set(re.findall(r"[\w-]+", block.code)) & set(NEEDS):
+        skip_without(*NEEDS[word])
 
 
 def is_cell(block: Block) -> bool:
@@ -225,7 +219,7 @@ def blocks(language: str) -> list[Any]:
 
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_commands(block, clone):
-    skip_without(block)
+    skip_if_incomplete(block)
     done = None
     for command in commands_of(block.code):
         form = form_of(command)
@@ -249,7 +243,7 @@ def test_commands(block, clone):
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_programs(block, clone):
-    skip_without(block)
+    skip_if_incomplete(block)
     if "activations.npz" in block.code and not (clone / "activations.npz").exists():
         pytest.skip("reads the file that the command before it writes")
     if "out/ckpt.pt" in block.code:  # a file of nanoGPT
@@ -331,7 +325,7 @@ def test_the_test_command_is_the_one_that_ci_runs():
 
 def test_the_offline_route_names_the_files_of_a_model():
     (paragraph,) = re.findall(r"copied to `models/124M`:([^.]*(?:\.\w[^.]*)*)\.\n", README)
-    assert set(re.findall(r"`(.+?)`", paragraph)) == set(FILES)
+    assert set(re.findall(r"`(.+?)`", paragraph)) == set(FILES) - {META}
 
 
 # -------------------------------------------------------------------------------- what runs on our files, and on JAX

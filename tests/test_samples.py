@@ -451,6 +451,8 @@ def test_slide_goes_on_with_the_newest_half_of_the_context():
     text = ids + new[:15]
     assert new[15:25] == list(gpt2.generate(text[-8:], params, 3, 10))
     assert len(new) == 40
+    full = list(range(17))  # one more token fits
+    assert list(generate_sliding(full, params, 3, 1, gpt2.greedy)) == list(gpt2.generate(full, params, 3, 1))
     assert list(generate_sliding(range(30), params, 3, 2, gpt2.greedy)) == list(
         gpt2.generate(range(22, 30), params, 3, 2)
     )

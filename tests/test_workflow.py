@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, committed
 
 OWN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,9 +56,7 @@ def test_a_clone_has_the_same_bytes_where_git_writes_windows_line_ends(tmp_path)
     for name in (".gitattributes", "models/tiny/vocab.bpe", "models/tiny/model.ckpt.index", "gpt2.py"):
         (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "here" / name)
-    me = ["-c", "user.name=me", "-c", "user.email=me@example.com", "-c", "commit.gpgsign=false"]
-    for command in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"]):
-        subprocess.run(["git", *command], cwd=tmp_path / "here", check=True)
+    committed(tmp_path / "here")
     subprocess.run(["git", "-c", "core.autocrlf=true", "clone", "-q", "here", "there"], cwd=tmp_path, check=True)
     for path in (tmp_path / "there").rglob("*"):
         if path.is_file() and ".git" not in path.parts:

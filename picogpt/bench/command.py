@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pydoc_data
 import random
 import statistics
@@ -26,7 +27,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from encoder import Encoder, get_encoder
+from encoder import Encoder
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
@@ -37,7 +38,6 @@ from picogpt.bench.peers import (
     start_of_numpy,
     without_a_cache,
 )
-from picogpt.bench.plan import Shape, work_memory
 from picogpt.bench.timing import (
     OURS,
     Limits,
@@ -55,8 +55,8 @@ from picogpt.checkpoints.writing import write_random_model
 from picogpt.command_line import Parser, check_memory, number, read_text
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
-from picogpt.terminal_text import log_wrapped
-from utils import SIZES, checkpoint_prefix, ensure_downloaded, load_hparams_and_params
+from picogpt.threads import weights_size
+from utils import SIZES, ensure_downloaded, expected_shapes, load_encoder, load_hparams_and_params
 
 N_LETTERS = 1_000_000  # letters of the longest word
 N_SAMPLES = (4, 16, 64)  # how many samples grow side by side
@@ -125,8 +125,7 @@ def memory_rows(folder: Path, memory: dict[str, list[float]]) -> list[Row]:
     """Return a row for each program's peak memory, or no rows on Windows, where the memory is not known."""
     if not all(memory[OURS]):
         return []
-    data = sum(path.stat().st_size for path in folder.glob(f"{checkpoint_prefix(folder).name}.data-*")) / 2**20
-    share = {"share": statistics.median(memory[OURS]) / data, "limit": "data file"}
+    share = {"share": statistics.median(memory[OURS]) / (weights_size(folder) / 2**20), "limit": "data file"}
     rows = [summary("peak memory", memory[OURS], "MiB") | share]
     for name, values in memory.items():
         if name != OURS:
@@ -186,14 +185,14 @@ def measure_tokenizer(load: Callable[[], Encoder], text: str, peers: bool, round
 def bench(folder: Path, text: str, rounds: int, peers: bool = False) -> Iterator[Row]:
     """Measure the model in a folder, and yield each row of the table as it is there.
 
-    `text` is for the tokenizer. Raises UsageError if the measurements do not fit into the free memory.
+    `text` is for the tokenizer. Raises UsageError if the other programs' copy of the weights has no room in memory.
     """
     from tqdm import tqdm
 
     hparams, params = load_hparams_and_params(folder)
-    model, n_ctx = Shape(folder.name, hparams), hparams["n_ctx"]
-    with_pytorch = model.n_bytes + 400 * 10**6 if peers else 0  # a process with its own copy of the weights
-    log_wrapped(check_memory(f"measuring {model}", work_memory(model) + with_pytorch))
+    n_ctx = hparams["n_ctx"]
+    if peers:
+        check_memory("measuring PyTorch", weights_size(folder) + 400 * 10**6)
     workload = Workload(params, hparams["n_head"])
     n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
     with ExitStack() as stack:
@@ -202,7 +201,7 @@ def bench(folder: Path, text: str, rounds: int, peers: bool = False) -> Iterator
         other = stack.enter_context(Transformers(folder)) if peers else None
         yield from measure_command(folder, workload.limits, other, rounds, bar.update)
         yield from measure_model(workload, other, rounds, bar.update)
-        load = partial(get_encoder, folder.name, folder.parent)
+        load = partial(load_encoder, folder)
         yield from measure_tokenizer(load, text, peers, rounds, bar.update)
 
 
@@ -235,12 +234,13 @@ def random_model(size: str, models_dir: Path, parent: Path) -> Path:
 
     A relative `models_dir` is searched for beside gpt2.py, too. Raises UsageError if too little memory is free.
     """
-    shape, folder = Shape(size, SIZES[size]), parent / f"random-{size}"
-    check_memory(f"writing random weights to a temporary folder, {shape},", shape.n_bytes + 200 * 10**6)
+    folder = parent / f"random-{size}"
+    n_bytes = 4 * sum(map(math.prod, expected_shapes(SIZES[size]).values()))
+    check_memory(f"drawing random weights in the shape of {size}", n_bytes + 200 * 10**6)
     places = [place / size for place in (models_dir, ROOT / models_dir)]
-    tokenizer = next((place for place in places if (place / "encoder.json").exists()), None)
+    tokenizer = next((load_encoder(place) for place in places if (place / "encoder.json").exists()), None)
     folder.mkdir()
-    write_random_model(folder, shape.hparams, 0, tokenizer)
+    write_random_model(folder, SIZES[size], 0, tokenizer)
     return folder
 
 

@@ -281,7 +281,7 @@ class Chat:
         if not self.turns:
             raise UsageError("nothing has been said yet")
         message = self.turns.pop().message
-        self.first = min(self.first, len(self.turns))
+        self.first = max(0, min(self.first, len(self.turns) - 1))  # a turn that was dropped may come back
         return message
 
     def reset(self) -> None:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from picogpt.command_line import log, reason
 from picogpt.files import new_file
 
 LONGEST_HISTORY = 1 << 18  # bytes; a longer file is cut to the newest half of this
-
-Result = TypeVar("Result")
 
 
 def newest_lines(path: Path) -> list[str]:
@@ -49,19 +46,21 @@ class History:
 
     def lines(self) -> list[str]:
         """Return the lines of earlier chats, oldest first."""
-        return self.attempt(newest_lines) or []
+        with self.errors_logged():
+            return newest_lines(self.path) if self.path else []
+        return []
 
     def add(self, line: str) -> None:
         """Keep a line."""
-        self.attempt(lambda path: append_line(path, line))
+        with self.errors_logged():
+            if self.path:
+                append_line(self.path, line)
 
-    def attempt(self, work: Callable[[Path], Result]) -> Result | None:
-        """Do something with the file. After an error, the file is left alone from then on."""
-        if self.path is None:
-            return None
+    @contextlib.contextmanager
+    def errors_logged(self) -> Iterator[None]:
+        """Log an error of the `with` block. The file is left alone from then on."""
         try:
-            return work(self.path)
+            yield
         except OSError as error:
             log(f"[the history is not kept: {reason(error)}]")
             self.path = None
-            return None

@@ -31,7 +31,7 @@ def answer(chat: Chat, screen: Screen) -> None:
     """Print a reply to the last message while the model writes it, and then the chat's notes.
 
     After Ctrl-C the part of the reply that was shown remains in the conversation. If nothing was shown yet, the message
-    is taken back: a model that sees one empty reply gives more of them.
+    is taken back, also after /retry: a model that sees one empty reply gives more of them.
     """
     label = f"{screen.names[1]}: " if screen.labels else ""
     print(paint(label, CYAN, screen) if label else "", end="", flush=True)

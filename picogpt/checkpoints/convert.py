@@ -16,16 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from encoder import END_OF_TEXT, Encoder
+from encoder import END_OF_TEXT
 from picogpt.checkpoints.foreign import CONFIG, SHARDS, WEIGHTS, open_model
 from picogpt.checkpoints.huggingface import settings, state_dict
 from picogpt.checkpoints.safetensors import write_safetensors
 from picogpt.checkpoints.tokenizer import ADDED, MERGES, SETTINGS, TOKENIZER, VOCAB
-from picogpt.checkpoints.writing import write_checkpoint, write_graph, write_merges
+from picogpt.checkpoints.writing import arrays_of, write_checkpoint, write_tokenizer
 from picogpt.command_line import Parser, UsageError
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
-from utils import TOKENIZER_FILES, ensure_downloaded, load_encoder_hparams_and_params
+from utils import ensure_downloaded, load_encoder_hparams_and_params
 
 WANTED = [CONFIG, WEIGHTS, SHARDS, "model-?????-of-?????.safetensors", VOCAB, MERGES, TOKENIZER, SETTINGS, ADDED]
 
@@ -44,13 +44,11 @@ def from_hf(
     leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
     if meta:
-        require("tensorflow")
+        require("tensorflow", purpose="for --meta")
     with new_folder(target, force) as folder:
         encoder, hparams, params = open_model(find_source(source, revision, models_dir), models_dir)
-        write_tokenizer(folder, TOKENIZER_FILES, encoder, n_tokens=len(encoder.encoder))
-        write_checkpoint(folder, hparams, dict(params))
-        if meta:
-            write_graph(folder / "model.ckpt")
+        write_tokenizer(folder, encoder)
+        write_checkpoint(folder, hparams, dict(params), meta)
     return summary(params, hparams)
 
 
@@ -85,27 +83,17 @@ def to_hf(source: Path, target: Path, force: bool = False, models_dir: str | Pat
     with new_folder(target, force) as folder:
         encoder, hparams, params = load_encoder_hparams_and_params(str(source.absolute()), models_dir)
         for name, content in settings(hparams, params["wte"].dtype.name, encoder).items():
-            write_json(folder / name, content, indent=2)
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
         added = set(encoder.special_tokens) - {END_OF_TEXT}
         n_tokens = 1 + max(id for token, id in encoder.encoder.items() if token not in added)
-        write_tokenizer(folder, (VOCAB, MERGES), encoder, n_tokens)  # transformers lists what follows in its settings
+        write_tokenizer(folder, encoder, (VOCAB, MERGES), n_tokens)  # transformers lists what follows in its settings
         write_safetensors(folder / WEIGHTS, state_dict(params, "transformer."))
     return summary(params, hparams)
 
 
-def write_tokenizer(folder: Path, names: tuple[str, ...], encoder: Encoder, n_tokens: int) -> None:
-    """Write the first n_tokens of the vocabulary, in the order of their ids, and the merges to files of these names."""
-    write_json(folder / names[0], {encoder.decoder[id]: id for id in range(n_tokens)})
-    write_merges(folder / names[1], list(encoder.ranks))
-
-
-def write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:
-    path.write_text(json.dumps(content, indent=indent) + ("\n" if indent else ""), encoding="utf-8", newline="\n")
-
-
 def summary(params: Mapping[str, Any], hparams: dict[str, int]) -> str:
     """Describe a model in one line: "148 tensors, 124,439,808 numbers, float32; 50,257 tokens"."""
-    arrays = state_dict(params).values()
+    arrays = [array for _, array in arrays_of(params)]
     count, dtype = sum(array.size for array in arrays), params["wte"].dtype
     return f"{len(arrays)} tensors, {count:,} numbers, {dtype}; {hparams['n_vocab']:,} tokens"
 

@@ -65,19 +65,19 @@ def open_model(folder: Path, models_dir: str | Path = "models") -> tuple[Encoder
     token names, with which a vocabulary was padded, are left out, and n_vocab is the number of tokens. Raises OSError,
     or ValueError naming what is wrong or not GPT-2's.
     """
-    hparams, encoder = read_config(folder / CONFIG), open_encoder(folder, models_dir)
-    params = read_params(folder, hparams)
+    hparams = read_config(folder / CONFIG)
+    encoder, params = open_encoder(folder, models_dir, hparams["n_vocab"]), read_params(folder, hparams)
     n_tokens = len(encoder.encoder)
     params["wte"] = params["wte"][:n_tokens]
     return encoder, hparams | {"n_vocab": n_tokens}, params  # type: ignore[return-value]  # what `nest` makes
 
 
-def open_encoder(folder: Path, models_dir: str | Path = "models") -> Encoder:
-    """Return the tokenizer of a model in a foreign layout. Raises OSError or ValueError.
+def open_encoder(folder: Path, models_dir: str | Path = "models", n_vocab: int | None = None) -> Encoder:
+    """Return the tokenizer of a model in a foreign layout. Raises OSError or ValueError. n_vocab is config.json's.
 
     For a model without one, and with OpenAI's number of tokens, it is OpenAI's, which is in models_dir or downloaded.
     """
-    n_vocab, n_openai = read_config(folder / CONFIG)["n_vocab"], SIZES["124M"]["n_vocab"]
+    n_vocab, n_openai = n_vocab or read_config(folder / CONFIG)["n_vocab"], SIZES["124M"]["n_vocab"]
     encoder = read_tokenizer(folder)
     if not encoder:
         if not n_openai <= n_vocab <= n_openai + MOST_PADDING:
@@ -171,7 +171,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / SHARDS).exists():
-        return [folder / name for name in sorted(set(read_json(folder / SHARDS)["weight_map"].values()))]
+        return [folder / name for name in sorted(set(read_json(folder / SHARDS).get("weight_map", {}).values()))]
     text = f"{folder} has no {WEIGHTS}"
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
         text += f", and loading the pickle {pickles[0]} would run the code in it. To save what you trust as safetensors"

@@ -6,13 +6,12 @@ python -m picogpt random_weights --shape 124M --out models/random-124M
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from picogpt.checkpoints.writing import write_graph, write_random_model
 from picogpt.command_line import Parser, number
 from picogpt.files import new_folder
-from picogpt.options import add_force, add_meta, add_out, find_folder, require
-from utils import SIZES
+from picogpt.options import add_force, add_meta, add_out, require
+from utils import SIZES, TOKENIZER_FILES, ensure_downloaded, load_encoder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,8 +24,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--shape", required=True, choices=SIZES, help="random weights of this size")
     add_out(parser)
     add_force(parser)
-    tokenizer = "copy encoder.json and vocab.bpe from this folder (default: make up a vocabulary of the same size)"
-    add("--tokenizer", type=Path, metavar="FOLDER", help=tokenizer)
+    tokenizer = "take the tokenizer of this model, a name or a folder (default: make up a vocabulary of the same size)"
+    add("--tokenizer", metavar="NAME", help=tokenizer)
     seed = "a number: the same seed gives the same weights (default: %(default)s)"
     add("--seed", type=number(0, kind=int), default=0, metavar="S", help=seed)
     add_meta(parser)
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.meta:
         require("tensorflow", purpose="for --meta")
-    tokenizer = find_folder(args.tokenizer) if args.tokenizer else None
+    tokenizer = load_encoder(ensure_downloaded(args.tokenizer, files=TOKENIZER_FILES)) if args.tokenizer else None
     with new_folder(args.out, args.force) as folder:
         write_random_model(folder, SIZES[args.shape], args.seed, tokenizer)
         if args.meta:

@@ -86,7 +86,7 @@ def what_it_is(begin: bytes) -> str:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write tensors of type float32, float64 or float16 by name."""
+    """Write tensors of type float32 or float64 by name."""
     from tqdm import tqdm
 
     names, header, end = {dtype: name for name, dtype in DTYPES.items()}, {}, 0

@@ -73,8 +73,6 @@ def read_added_tokens(folder: Path, tokenizer: dict[str, Any]) -> dict[str, int]
     tokens = [*tokenizer.get("added_tokens", []), *(token | {"id": int(id)} for id, token in by_id.items())]
     added = by_text | {token["content"]: token["id"] for token in tokens}
     if words := {token["content"] for token in tokens if not token.get("special")}:
-        text = (
-            f"{len(words)} added words, such as {min(words)!r}, are ordinary text unless `allowed_special` names them"
-        )
-        log.warning(f"{folder}: {text}")
+        known = f"{len(words)} added words, such as {min(words)!r}, are ordinary text"
+        log.warning(f"{folder}: {known} unless `allowed_special` names them")
     return added

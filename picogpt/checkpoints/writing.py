@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from encoder import BYTE_TO_CHAR, END_OF_TEXT
+from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
 from gpt2 import n_shared
 from picogpt.tensorflow_process import TensorFlowError, TensorFlowProcess
 from utils import DTYPES, HPARAMS, TOKENIZER_FILES, crc32c, expected_shapes, nest
@@ -76,49 +75,43 @@ def made_up_merges(n: int) -> list[str]:
     return [f"{a} {b}" for a, b in itertools.islice(itertools.product(BYTE_TO_CHAR.values(), repeat=2), n)]
 
 
-def write_merges(path: Path, merges: list[str]) -> None:
-    """Write merges ["left right", …] as vocab.bpe, which Hugging Face calls merges.txt."""
-    path.write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8", newline="\n")
-
-
-def write_tokenizer(folder: Path, merges: list[str]) -> None:
-    """Write encoder.json and vocab.bpe. Ids go in OpenAI's order: the 256 bytes, the merges, <|endoftext|>."""
+def tokenizer_of(merges: list[str]) -> Encoder:
+    """Return the tokenizer with these merges. Ids go in OpenAI's order: the 256 bytes, the merges, <|endoftext|>."""
     tokens = [*BYTE_TO_CHAR.values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
-    encoder = {token: id for id, token in enumerate(tokens)}
-    (folder / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8", newline="\n")
-    write_merges(folder / "vocab.bpe", merges)
+    return Encoder({token: id for id, token in enumerate(tokens)}, merges)
+
+
+def write_tokenizer(
+    folder: Path, encoder: Encoder, names: tuple[str, ...] = TOKENIZER_FILES, n_tokens: int | None = None
+) -> None:
+    """Write the vocabulary, or its first n_tokens, in the order of the ids, and the merges. `names` are the files'."""
+    vocabulary = {encoder.decoder[id]: id for id in range(n_tokens or len(encoder.decoder))}
+    merges = "#version: 0.2\n" + "".join(f"{merge}\n" for merge in encoder.ranks)
+    for name, text in zip(names, (json.dumps(vocabulary), merges)):
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-def write_random_model(folder: Path, hparams: dict[str, int], seed: int, tokenizer: Path | None = None) -> None:
-    """Write the files of a model with random weights into an existing folder.
-
-    The tokenizer's two files are copied from the folder `tokenizer`; without it, a vocabulary is made up.
-    """
-    if tokenizer is None:
-        write_tokenizer(folder, made_up_merges(hparams["n_vocab"] - 257))
-    else:
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(tokenizer / name, folder / name)
+def write_random_model(folder: Path, hparams: dict[str, int], seed: int, tokenizer: Encoder | None = None) -> None:
+    """Write the files of a model with random weights into an existing folder. Without a tokenizer, one is made up."""
+    write_tokenizer(folder, tokenizer or tokenizer_of(made_up_merges(hparams["n_vocab"] - 257)))
     write_checkpoint(folder, hparams, initial_params(hparams, seed))
 
 
-def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any]) -> None:
-    """Write a checkpoint and hparams.json: everything but the tokenizer.
+def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, Any], meta: bool = False) -> None:
+    """Write a checkpoint and hparams.json: everything but the tokenizer. With `meta`, TensorFlow writes its graph.
 
-    Raises ValueError if the parameters do not belong to these hyperparameters, and OSError naming a file that can't be
-    written, for example because the disk is full.
+    Raises OSError naming a file that can't be written, for example because the disk is full.
     """
-    tensors = flatten(params)
-    if tensors.keys() != {f"model/{name}" for name in expected_shapes(hparams)}:
-        raise ValueError("the parameters are not those of a GPT-2 with these hyper-parameters")
-    write_tensors(folder / "model.ckpt", tensors)
+    write_tensors(folder / "model.ckpt", flatten(params))
     state = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
     (folder / "checkpoint").write_text(state, encoding="utf-8", newline="\n")
     own = {name: hparams[name] for name in HPARAMS}
     (folder / "hparams.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8", newline="\n")
+    if meta:
+        write_graph(folder / "model.ckpt")
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoint
@@ -129,12 +122,11 @@ def write_checkpoint(folder: Path, hparams: dict[str, int], params: dict[str, An
 
 DTYPE_NUMBERS = {np.dtype(name): number for number, name in DTYPES.items()}
 HEADER = b"\x08\x01\x1a\x02\x08\x01"  # a BundleHeaderProto: one data file (field 1), version 1 of the format (field 3)
-BLOCK_SIZE = 1 << 18  # a block of the index ends when it has so many bytes
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # ends every table
 
 
 def write_tensors(prefix: Path, tensors: Mapping[str, Array]) -> None:
-    """Write tensors by name into PREFIX.index and PREFIX.data-00000-of-00001. No copy is made in memory."""
+    """Write tensors by name into PREFIX.index and PREFIX.data-00000-of-00001. At most one is copied in memory."""
     from tqdm import tqdm
 
     path = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
@@ -184,57 +176,38 @@ def mask(crc: int) -> bytes:
 
 
 def table(pairs: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a table of keys and values, sorted by key: their blocks, an empty one, a list of the blocks, a footer."""
-    content, blocks, at = b"", list[tuple[bytes, bytes]](), 0
-    while at < len(pairs):
-        n, part = block(pairs[at:])
-        at += n
-        following = pairs[at][0] if at < len(pairs) else b"\xff"
-        blocks.append((separator(pairs[at - 1][0], following), place(content, part)))
-        content += part
-    footer = b""
-    for part in (block([])[1], block(blocks, restart_every=1)[1]):
-        footer += place(content, part)
-        content += part
-    return content + footer.ljust(40, b"\0") + MAGIC
+    """Return a table of sorted keys and values: a block with them, an empty one, the list of blocks, and a footer.
+
+    LevelDB begins a new block after some bytes (TensorFlow: 256 KB, which hundreds of layers would fill), but need not.
+    """
+    data, empty = block(pairs), block([])
+    behind = bytes([pairs[-1][0][0] + 1])  # a key behind all others: "n" if the last one is "model/wte"
+    blocks = block([(behind, place(0, data))])
+    footer = place(len(data), empty) + place(len(data) + len(empty), blocks)
+    return data + empty + blocks + footer.ljust(40, b"\0") + MAGIC
 
 
-def block(pairs: list[tuple[bytes, bytes]], restart_every: int = 16) -> tuple[int, bytes]:
-    """Return how many keys and values a block has room for, and the block with its type (0) and its checksum.
+def block(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a block of keys and values with its type (0) and its checksum.
 
     A key is stored without the beginning that it shares with the key before it. At every 16th key, a whole one is
     stored. The end of the block lists the places of these.
     """
-    content, restarts, last, n = b"", list[int](), b"", 0
-    for key, value in pairs:
-        if n % restart_every == 0:
+    content, restarts, last = b"", [0], b""
+    for i, (key, value) in enumerate(pairs):
+        if i and i % 16 == 0:
             restarts.append(len(content))
             last = b""
         shared = n_shared(last, key)
         content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        last, n = key, n + 1
-        if len(content) + 4 * len(restarts) + 4 >= BLOCK_SIZE:
-            break
-    restarts = restarts or [0]
+        last = key
     content += b"".join(number.to_bytes(4, "little") for number in (*restarts, len(restarts))) + b"\0"
-    return n, content + mask(crc32c(content))
+    return content + mask(crc32c(content))
 
 
-def place(before: bytes, block: bytes) -> bytes:
-    """Return the place of a block behind other bytes: its offset, and its size without its type and checksum."""
-    return varint(len(before)) + varint(len(block) - 5)
-
-
-def separator(key: bytes, following: bytes) -> bytes:
-    """Return a key that stands for a block in the list: at least its last key, below the next block's first, and short.
-
-    >>> separator(b"model/h9/mlp", b"model/wpe"), separator(b"model/h1/mlp", b"model/h2/attn")
-    (b'model/i', b'model/h1/mlp')
-    """
-    at = n_shared(key, following)
-    if at < min(len(key), len(following)) and key[at] + 1 < following[at]:
-        return key[:at] + bytes([key[at] + 1])
-    return key
+def place(offset: int, block: bytes) -> bytes:
+    """Return the place of a block: its offset, and its size without its type and checksum."""
+    return varint(offset) + varint(len(block) - 5)
 
 
 def write_graph(prefix: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from encoder import END_OF_TEXT, Encoder
+from encoder import Encoder
 from picogpt.checkpoints.huggingface import config_settings, state_dict
 from picogpt.tensorflow_process import shared_process
 
@@ -262,7 +262,7 @@ def by_tiktoken(encoder: Encoder, merges: list[str]) -> Callable[[str], list[int
     """Return tiktoken's `encode`. It merges the pair with the lowest id, so ids must be in the order of the merges."""
     import tiktoken
 
-    special = {name: id for name, id in encoder.encoder.items() if name == END_OF_TEXT}
+    special = encoder.special_tokens
     ranks = {encoder.token_bytes(id): id for name, id in encoder.encoder.items() if name not in special}
     pieces = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     encoding = tiktoken.Encoding("compared", pat_str=pieces, mergeable_ranks=ranks, special_tokens=special)

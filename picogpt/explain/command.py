@@ -37,8 +37,6 @@ def pictures(folder: Path) -> list[Path]:
 def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
     paths = {path.stem: path for path in pictures(png)} if png else {}
-    if html and png and os.path.realpath(html) in map(os.path.realpath, [png, *paths.values()]):
-        raise UsageError(f"--html {html} is also the folder of --png, or a picture in it: choose another name")
     with contextlib.ExitStack() as stack:
         if png:
             options.require("matplotlib", purpose="for --png")
@@ -66,13 +64,6 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
 
 
 # --------------------------------------------------------------------------------------------------- the command line
-
-
-def path(text: str) -> Path:
-    """Parse a path. An empty one is an error, because Path would take it for the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return Path(text)
 
 
 PART = re.compile(r"(-?\d+)?:(-?\d+)?")
@@ -110,8 +101,8 @@ that gpt2.py would sample from with the same options.""",
     add("--top", type=number(1, 50, kind=int), default=5, metavar="K", help="up to K tokens in each list (default: 5)")
     add("--tokens", type=part, metavar="A:B", help="show only the tokens A to B - 1; -20: shows the last 20")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
-    add("--html", type=path, metavar="FILE.html", help="write a web page that works offline")
-    add("--png", type=path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
+    add("--html", type=Path, metavar="FILE.html", help="write a web page that works offline")
+    add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
     options.add_force(parser)
     options.add_model_options(parser)
     options.add_sampling_options(parser)

@@ -81,8 +81,9 @@ def next_tokens(inside: Inside, width: int) -> str:
     return f"{'next':>{INDEX - 1}} {wrapped(likelier(inside, len(inside.ids)), INDEX, width)}"
 
 
-def merge_lines(inside: Inside, tokens: range, width: int) -> Iterator[str]:
+def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
     """Show the merges behind each token. A token that occurs several times is shown once."""
+    yield "\nmerges: the steps that build each token from single bytes"
     for id in dict.fromkeys(inside.ids[tokens].tolist()):
         steps = visible_merges(inside.encoder, id) or ["(a single byte)"]
         yield f"{fit(inside.text(id), TOKEN)} {wrapped(steps, TOKEN + 1, width)}"
@@ -120,11 +121,6 @@ def heading(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator
         yield f"shown: tokens {tokens[0]} to {tokens[-1]}"
     if colour:
         yield key()
-
-
-def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
-    yield "\nmerges: the steps that build each token from single bytes"
-    yield from merge_lines(inside, tokens, width)
 
 
 def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:

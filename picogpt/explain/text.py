@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 
@@ -73,9 +74,8 @@ def decimals(x: float, digits: int) -> str:
 def fit(text: str, width: int) -> str:
     """Make a text exactly this many columns wide: add spaces, or cut it and end it with an ellipsis."""
     if n_columns(text) > width:
-        while n_columns(text) > width - 1:
-            text = text[:-1]
-        text += "…"
+        ends = itertools.accumulate(map(n_columns, text))
+        text = text[: sum(end < width for end in ends)] + "…"
     return text + " " * (width - n_columns(text))
 
 
@@ -89,10 +89,9 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
     found, to_split = [], [symbol]
     while to_split:
         symbol = to_split.pop()
-        others = dict(ranks)
-        for i in range(1, len(symbol)):
-            others.pop(f"{symbol[:i]} {symbol[i:]}", None)
-        parts = merge(symbol, others)
+        cuts = itertools.combinations(range(len(symbol) + 1), 3)
+        pairs = (f"{symbol[i:j]} {symbol[j:k]}" for i, j, k in cuts if k - i < len(symbol))
+        parts = merge(symbol, {pair: ranks[pair] for pair in pairs if pair in ranks})
         if len(parts) == 2:
             found.append((parts[0], parts[1]))
             to_split += parts

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,6 +26,7 @@ from picogpt.scoring.reading import at, read_texts, shown_name
 from picogpt.scoring.results import HEADER, Summary, finite, row
 from picogpt.scoring.windows import Array, Scores, joined, windows
 from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
+from picogpt.tokens import token_text
 
 EXAMPLES = """examples:
   python -m picogpt score README.md docs/train.md --model_size tiny
@@ -67,15 +69,6 @@ def token_rows(text: Text, scores: Scores, encoder: Encoder) -> Iterator[tuple[i
     yield 0, int(text.ids[0]), token_text(encoder, text.ids[0]), math.nan, 0
     for i, (id, log_prob, rank) in enumerate(zip(text.ids[1:], scores.log_probs, scores.ranks), 1):
         yield i, int(id), token_text(encoder, id), float(log_prob), int(rank)
-
-
-def token_text(encoder: Encoder, id: int) -> str:
-    """Return a token as a Python literal: 'text', or b'bytes' if it is only a part of a character."""
-    token = encoder.token_bytes(int(id))
-    try:
-        return repr(token.decode("utf-8"))
-    except UnicodeDecodeError:
-        return repr(token)
 
 
 def print_tokens(text: Text, scores: Scores, encoder: Encoder) -> None:
@@ -153,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
         texts = list(read_texts(args.files, args.jsonl))
-        scored = {name: score_texts(texts, name, args) for name in names}
+        models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names]
+        scored = {name: score_texts(texts, name, model, args) for name, model in zip(names, models)}
         encoder, results = scored[names[0]]
         summaries = {
             name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
@@ -176,14 +170,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def score_texts(
-    texts: Iterable[tuple[str, str]], name: str, args: argparse.Namespace
+    texts: Iterable[tuple[str, str]], name: str, model: Model, args: argparse.Namespace
 ) -> tuple[Encoder, list[tuple[Text, Scores]]]:
     """Return the tokenizer of a model and the scores of texts with it."""
-    several = "," in args.model_size
-    args = argparse.Namespace(**vars(args) | {"model_size": name})
-    model = open_model(args)
-    if args.results and several:
-        args.results = args.results / model.folder.name
+    if args.results and "," in args.model_size:
+        args = argparse.Namespace(**vars(args) | {"results": args.results / re.sub(r"\W+", "-", name).strip("-")})
     allow_special(model.encoder, args)
     all_texts = list(encoded(texts, model, args.bos))
     cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]

@@ -16,7 +16,7 @@ from encoder import END_OF_TEXT, Encoder
 from picogpt.command_line import Parser, UsageError, number
 from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
-from picogpt.scoring.results import Summary
+from picogpt.scoring.results import perplexity
 from picogpt.scoring.shards import Results, describe, fingerprint, shards_of
 from picogpt.scoring.windows import Scores, Window
 from utils import ensure_downloaded, load_encoder_hparams_and_params
@@ -58,7 +58,7 @@ def add_window_options(
 ) -> None:
     """Add --stride, --max_context, --bos and --no_bos, which say how a text is cut into windows.
 
-    `bos` is a help, and `stride_default` says in one what is done without --stride.
+    `bos` is the help of --bos; `stride_default` is the default that the help of --stride names.
     """
     add, context = parser.add_argument, "tokens in a window, at least 2 (default and most: the model's n_ctx)"
     stride = f"tokens from the beginning of one window to the beginning of the next (default: {stride_default})"
@@ -98,18 +98,32 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
     Raises UsageError if --results belongs to other work, OSError if the cluster does not answer, and ChildProcessError
     if a process was killed. What is in --results by then stays.
     """
+    from tqdm import tqdm
+
     Parser.model = model.folder.name  # in messages, where a command line names several models
     shards = shards_of(windows)
     results = Results(args.results, describe(shards, fingerprint(model.folder))) if args.results else None
     scores = results.begin(shards) if results else {}
     todo = {i: shard for i, shard in enumerate(shards) if i not in scores}
-    with Progress(windows, scores.values()) as progress, closing(engine(todo, model, args, progress.update)) as done:
+    n, nats = totals(scores.values())
+    total = sum(window.n_targets for window in windows)
+    bar = tqdm(desc="scoring", total=total, initial=n, unit="token", unit_scale=True, leave=False, disable=None)
+    with bar, closing(engine(todo, model, args, bar.update)) as done:
         for i, scored in done:
             if results:
                 results.save(i, scored)
             scores[i] = scored
-            progress.add(scored)
+            n_more, more = totals([scored])
+            n, nats = n + n_more, nats + more
+            bar.set_postfix_str(f"perplexity {perplexity(nats, n):.4g}", refresh=False)
+            bar.update(n - bar.n)  # what the work did not count itself
     return [scored for i in range(len(shards)) for scored in scores[i]]
+
+
+def totals(shards: Iterable[Sequence[Scores]]) -> tuple[int, float]:
+    """Return the number of tokens in some shards, and the sum of their -log(p)."""
+    arrays = [scores.log_probs for shard in shards for scores in shard]
+    return sum(map(len, arrays)), -float(sum(map(np.sum, arrays)))
 
 
 def engine(shards: Shards, model: Model, args: argparse.Namespace, progress: Callable[[int], Any]) -> Done:
@@ -120,32 +134,3 @@ def engine(shards: Shards, model: Model, args: argparse.Namespace, progress: Cal
     if args.jobs > 1 and shards:
         return in_processes(shards, folder, fingerprint(model.folder), args.jobs)
     return in_this_process(shards, model.params, model.hparams["n_head"], progress)
-
-
-class Progress:
-    """A bar on stderr over the tokens of all windows, with the perplexity of those that are scored."""
-
-    def __init__(self, windows: Sequence[Window], scored: Iterable[Sequence[Scores]]):
-        from tqdm import tqdm
-
-        self.summary = Summary(0, 0, 0, 0, 0.0)
-        total = sum(window.n_targets for window in windows)
-        self.bar = tqdm(total=total, desc="scoring", unit="token", unit_scale=True, leave=False, disable=None)
-        self.update = self.bar.update
-        for scores in scored:
-            self.add(scores)
-        self.bar.initial = self.bar.n  # what earlier runs did does not count for the speed
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-
-    def add(self, scores: Sequence[Scores]) -> None:
-        """Count a shard. The bar moves by what `update` has not counted yet."""
-        log_probs = np.concatenate([each.log_probs for each in scores])
-        n, nats = self.summary.tokens + len(log_probs), self.summary.nats - float(log_probs.sum())
-        self.summary = Summary(n, 0, 0, 0, nats)
-        self.bar.set_postfix_str(f"perplexity {self.summary.perplexity(n):.4g}", refresh=False)
-        self.update(n - self.bar.n)

@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import re
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -169,6 +168,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    from tqdm import tqdm
+
     args = parse_args(argv)
     prompt = read_prompt(args.prompt)
     with contextlib.ExitStack() as stack:
@@ -186,7 +187,10 @@ def main(argv: list[str] | None = None) -> int:
         has_other_ids, comparison = False, None
         if dump:
             has_other_ids, comparison = begin(dump, about, shapes_of(passes, hparams), dtype)
-        for values in progress(recorded(ids, params, hparams["n_head"], passes), len(passes)):
+        found, is_quiet = recorded(ids, params, hparams["n_head"], passes), None if len(passes) > 1 else True
+        is_finite = True
+        for values in tqdm(found, "tracing", len(passes), unit="pass", leave=False, disable=is_quiet):
+            is_finite &= all(np.isfinite(value).all() for name, value in values.items() if name.endswith("logits"))
             for user in (writer, comparison):
                 if user:
                     user.add(values)
@@ -196,6 +200,8 @@ def main(argv: list[str] | None = None) -> int:
         report(args, hparams, writer)
     if comparison:
         print("\n".join(comparison.lines()))
+    if not is_finite:  # the file shows where this begins
+        raise FloatingPointError("the logits are not finite: the weights are damaged or too large")
     return int(has_other_ids or bool(comparison and comparison.first))
 
 
@@ -209,13 +215,6 @@ def begin(
     for line in lines:
         print(line)
     return has_other_ids, None if has_other_ids else Comparison(dump, shapes)
-
-
-def progress(passes: Iterator[dict[str, Array]], n: int) -> Iterator[dict[str, Array]]:
-    """Pass on the passes, with a bar if there are several."""
-    from tqdm import tqdm
-
-    return iter(tqdm(passes, "tracing", n, unit="pass", leave=False, file=sys.stderr, disable=None if n > 1 else True))
 
 
 def report(args: argparse.Namespace, hparams: dict[str, int], writer: Writer) -> None:

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from encoder import END_OF_TEXT
-from picogpt.checkpoints.writing import initial_params, write_checkpoint, write_graph
+from encoder import END_OF_TEXT, Encoder
+from picogpt.checkpoints.writing import initial_params, write_checkpoint
 from picogpt.command_line import Parser, UsageError, number, read_text
 from picogpt.files import file_to_write, folder_to_make, new_folder
-from picogpt.options import add_force, add_meta, add_models_dir, require
+from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
 from picogpt.train.loop import Run
 from picogpt.train.report import log_interrupted, plot
 from picogpt.train.text import split
-from picogpt.train.work import HISTORY_FILE, best_of, copy_tokenizer, is_saved, prepare, work_folder
-from utils import HPARAMS, ensure_downloaded, load_encoder_hparams_and_params
+from picogpt.train.work import HISTORY_FILE, best_of, is_saved, prepare, work_folder
+from utils import HPARAMS, TOKENIZER_FILES, load_encoder_hparams_and_params
 
 WHOLE, WHOLE_OR_0 = number(1, kind=int), number(0, kind=int)
 NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option: default, parser, metavar, help
@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add, fine_tune = parser.add_argument, "fine-tune this model, with its tokenizer and its shape: a name as"
     add("text", type=Path, help="a UTF-8 text file")
-    add("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make")
+    add_out(parser)
     add_force(parser)
     add_meta(parser)
     add("--resume", action="store_true", help="continue an interrupted run that had the same settings")
@@ -115,18 +115,17 @@ def check_packages(args: argparse.Namespace) -> None:
     require("jax", "optax", *(name for name, needed in optional.items() if needed))
 
 
-def first_params(args: argparse.Namespace) -> tuple[Any, Path | None]:
-    """Return the parameters to begin with, and the folder of their tokenizer: of the model --from, or random and None.
+def first_params(args: argparse.Namespace) -> tuple[Any, Encoder | None]:
+    """Return the parameters to begin with, and their tokenizer: those of the model --from, or random ones and None.
 
     With --from, the shape of the model becomes the shape in `args`. Raises OSError or ValueError if the model's files
     can't be read.
     """
     if args.source is None:
         return initial_params(hparams_of(args), args.seed), None
-    folder = ensure_downloaded(args.source, args.models_dir)
-    _, hparams, params = load_encoder_hparams_and_params(folder.name, folder.parent)
+    encoder, hparams, params = load_encoder_hparams_and_params(args.source, args.models_dir)
     vars(args).update({name: hparams[name] for name in HPARAMS})
-    return params, folder
+    return params, encoder
 
 
 def hparams_of(args: argparse.Namespace) -> dict[str, int]:
@@ -147,11 +146,9 @@ def write_model(args: argparse.Namespace, params: Any) -> None:
     """Write the model's folder: OpenAI's files, and history.json."""
     work = work_folder(args)
     with new_folder(args.out, args.force) as folder:
-        copy_tokenizer(work, folder)
-        shutil.copyfile(work / HISTORY_FILE, folder / HISTORY_FILE)
-        write_checkpoint(folder, hparams_of(args), params)
-        if args.meta:
-            write_graph(folder / "model.ckpt")
+        for name in (*TOKENIZER_FILES, HISTORY_FILE):
+            shutil.copyfile(work / name, folder / name)
+        write_checkpoint(folder, hparams_of(args), params, args.meta)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,8 +157,6 @@ def main(argv: list[str] | None = None) -> int:
     check_packages(args)
     params, tokenizer = first_params(args)
     texts, work = split(read_text(args.text), args.held_out), work_folder(args)
-    if (shortest := min(map(len, texts))) <= args.n_ctx and not args.source:
-        raise ValueError(f"{args.text}: a part of {shortest} characters is too short for n_ctx = {args.n_ctx}")
     run = Run(args, params)
     try:
         prepare(args, texts, params, tokenizer)

@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from picogpt.checkpoints.writing import arrays_of, write_tokenizer
+from encoder import Encoder
+from picogpt.checkpoints.writing import arrays_of, tokenizer_of, write_tokenizer
 from picogpt.command_line import reason
 from picogpt.files import new_file, new_folder
-from picogpt.train.text import encode_texts, train_merges
-from utils import TOKENIZER_FILES, read_json
+from picogpt.train.text import train_merges
+from utils import read_json
 
 History = list[dict[str, float]]  # one row for each evaluation: step, training, held_out, seconds
 LOSSES = {"training": "training text", "held_out": "held-out text"}  # both in nats per character
@@ -56,11 +56,11 @@ def settings_of(args: argparse.Namespace, texts: tuple[str, str], params: Mappin
 
 
 def prepare(
-    args: argparse.Namespace, texts: tuple[str, str], params: Mapping[str, Any], tokenizer: Path | None
+    args: argparse.Namespace, texts: tuple[str, str], params: Mapping[str, Any], tokenizer: Encoder | None
 ) -> None:
     """Make the work folder of a new run, or check that the existing one was begun with the same settings.
 
-    `tokenizer` is the folder whose tokenizer the run takes. Without one, it trains its own.
+    Without a tokenizer, the run trains its own.
     """
     work, settings = work_folder(args), settings_of(args, texts, params)
     if work.exists():
@@ -74,18 +74,8 @@ def prepare(
     if args.resume:
         raise FileNotFoundError(f"{work} does not exist: there is nothing to resume")
     with new_folder(work) as folder:
-        if tokenizer is None:
-            write_tokenizer(folder, train_merges(texts[0], args.n_vocab))
-        else:
-            copy_tokenizer(tokenizer, folder)
-        encode_texts(args.n_ctx, folder, texts)
+        write_tokenizer(folder, tokenizer or tokenizer_of(train_merges(texts[0], args.n_vocab)))
         (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the two files of a tokenizer."""
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(source / name, folder / name)
 
 
 # ------------------------------------------------------------------------------------------------- state and history

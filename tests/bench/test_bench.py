@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import re
 import signal
 import subprocess
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from helpers import ROOT, assert_error, run_main
 
 import gpt2
 from picogpt import command_line
-from picogpt.bench import command, output, peers, plan, timing
+from picogpt.bench import command, output, peers, timing
 from picogpt.checkpoints.writing import initial_params
 from utils import SIZES
 
@@ -168,15 +166,12 @@ def test_a_run_on_the_bundled_model(little_work, tmp_path, capsys, bars):
         assert row["limit"] in ("bandwidth", "sgemm")
     assert [bar.n for bar in bars] == [bar.total for bar in bars] == [2 + 1 + 2 + 3 + 3]
     assert ("peak memory" in rows) == (sys.platform != "win32")
-    printed, said = capsys.readouterr()
+    printed = capsys.readouterr().out
     *table, written = printed.splitlines()
     assert max(map(len, table)) <= 80
     figures = tmp_path / "figures.json"
     assert written == f"{figures}: {figures.stat().st_size:,} bytes"
     assert printed.splitlines()[0].endswith(", 1 round")
-    before = " ".join(said.partition("measuring:")[0].split())
-    shape = r"measuring tiny \(n_layer 4, n_embd 160, n_ctx 256, n_vocab 1024; 6 MB of weights in float32\)"
-    assert re.match(rf"{shape} takes [\d,]+ MB of memory; [\d,]+ MB are free", before)
     for name, row in rows.items():
         assert 0 < row["low"] <= row["median"] <= row["high"], name
         assert "ratio" not in row
@@ -271,30 +266,15 @@ def test_a_missing_library_is_named_before_the_work(monkeypatch):
 # ---------------------------------------------------------------------------- said before the work, and row by row
 
 
-def test_the_memory_that_is_checked_is_what_numpy_allocates(monkeypatch):
-    for module in (timing, plan):
-        monkeypatch.setattr(module, "SIDE", 64)
-    monkeypatch.setattr(plan, "TOKENIZERS", 0)
-    hparams = {"n_vocab": 20_000, "n_ctx": 64, "n_embd": 192, "n_head": 2, "n_layer": 12}
-    params = initial_params(hparams, 0)
-    tracemalloc.start()
-    try:
-        timing.Workload(params, 2).samples(64).ours()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= plan.work_memory(plan.Shape("x", hparams)) < 1.5 * peak
-
-
 def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monkeypatch, tmp_path):
     monkeypatch.setattr(command_line, "free_memory", lambda: 50_000_000)
     monkeypatch.setattr(command, "Workload", None)
     monkeypatch.setattr(command, "write_random_model", None)
     out = tmp_path / "figures.json"
     message = "of memory, but only 50 MB are free"
-    assert_error(run_main("picogpt bench", *TINY, "--json", out), 2, "measuring tiny (n_layer 4, ", message)
+    assert_error(run_main("picogpt bench", *TINY, "--peers", "--json", out), 2, "measuring PyTorch", message)
     words = ["--shape", "124M", "--json", out]
-    assert_error(run_main("picogpt bench", *words), 2, "writing random weights to a temporary folder, 124M (", message)
+    assert_error(run_main("picogpt bench", *words), 2, "drawing random weights in the shape of 124M", message)
     assert not list(tmp_path.iterdir())
 
 

@@ -159,6 +159,18 @@ def test_after_many_turns_the_logits_are_those_of_the_whole_conversation(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_retry_after_undo_answers_the_message_even_if_it_had_left_the_context(form):
+    chat = chat_of(sampler(0), form=form, max_tokens=8)
+    said(chat, "Who is the king?")
+    said(chat, "And who are his men?")
+    chat.first = 1  # as when the context is full
+    chat.undo()
+    "".join(chat.reply())
+    assert chat.first == 0
+    assert_like_afresh(chat)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_long_message_in_a_long_chat(form, monkeypatch):
     """The message alone has more tokens than a block of `causal_attention`, and follows many that are known."""
     chat = chat_of(actor(*[" He is not here, my lord, nor are his men.\n"] * 3), form=form)

@@ -178,30 +178,6 @@ def test_a_path_that_can_not_be_written_is_refused(tmp_path, monkeypatch, no_mod
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("html", "png", "error", "message"),
-    [
-        ("new", "new", UsageError, "--html .*new is also the folder of --png"),
-        ("new/lens.png", "new", UsageError, "--html .*lens.png.* --png, or a picture in it"),
-        ("other/../lens.png", "link", UsageError, "--html .*lens.png.* --png"),
-    ],
-)
-def test_page_and_pictures_can_not_have_one_name(tmp_path, monkeypatch, no_model, explain, html, png, error, message):
-    monkeypatch.setattr(command.options, "require", lambda *modules, purpose: None)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(error, match=message):
-        explain("x", "--html", tmp_path / html, "--png", tmp_path / png)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "other"]
-
-
-@pytest.mark.parametrize("option", ["--html", "--png"])
-def test_an_empty_name_is_refused(capsys, explain, option):
-    with pytest.raises(SystemExit, match="2"):
-        explain("x", option, "")
-    assert re.fullmatch(rf"[^\n]*explain: .*{option}: the name is empty.*\n", capsys.readouterr().err)
-
-
 def test_missing_matplotlib_is_reported_with_the_command_that_installs_it(tmp_path, monkeypatch, no_model, explain):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(OSError, match=r"pip install matplotlib \(for --png\)"):

@@ -7,6 +7,7 @@ import doctest
 import json
 import math
 import os
+import re
 import shutil
 import threading
 
@@ -268,6 +269,7 @@ def test_two_models_in_one_table(tmp_path):
     assert [rows[1:][i::2] for i in (0, 1)] == [
         [f"{line}, {name}" for line in lines[1:]] for lines, name in zip(alone, ("tiny", other))
     ]
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"tiny", "other"}
+    places = {path.name for path in (tmp_path / "results").iterdir()}
+    assert places == {"tiny", re.sub(r"\W+", "-", str(other)).strip("-")}
     refused = run_main("picogpt score", *files, "-m", "tiny,tiny", "--json", tmp_path / "x.json")
     assert_error(refused, 2, "--json, --csv and --tokens are for one model")

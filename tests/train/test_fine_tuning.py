@@ -13,7 +13,8 @@ from helpers import ROOT, as_dtype, assert_error, loss_per_char, run_main
 from runs import SCHEDULE, interrupted_at
 
 from picogpt import options
-from picogpt.checkpoints.writing import initial_params, made_up_merges, write_checkpoint, write_tokenizer
+from picogpt.checkpoints.convert import to_hf
+from picogpt.checkpoints.writing import initial_params, made_up_merges, tokenizer_of, write_checkpoint, write_tokenizer
 from picogpt.train import command, loop
 from picogpt.train.text import split
 from utils import FILES, META, load_encoder_hparams_and_params
@@ -35,7 +36,7 @@ def write_source(folder: Path, seed: int) -> None:
     """Write a model in float16, whose shape is that of the other tests, so that its step is compiled already."""
     hparams = {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
     folder.mkdir(parents=True)
-    write_tokenizer(folder, made_up_merges(280 - 257))
+    write_tokenizer(folder, tokenizer_of(made_up_merges(280 - 257)))
     write_checkpoint(folder, hparams, as_dtype(initial_params(hparams, seed), np.float16))
 
 
@@ -62,9 +63,10 @@ def test_fine_tuning_lowers_the_loss_of_tiny_on_another_text(fine_tune, text, tm
 def test_fine_tuning_is_resumed_with_the_same_model_only(fine_tune, tmp_path, monkeypatch):
     for seed in (1, 2):
         write_source(tmp_path / "models" / f"source{seed}", seed)
+    to_hf(tmp_path / "models" / "source1", tmp_path / "models" / "hf")  # --from takes every layout
     through, broken = tmp_path / "through", tmp_path / "broken"
     settings = ["--models_dir", tmp_path / "models", "--eval_every", 2, "--from"]
-    assert fine_tune(*settings, "source1", out=through) == 0
+    assert fine_tune(*settings, "hf", out=through) == 0
     monkeypatch.setattr(loop, "batch", interrupted_at(3, draw := loop.batch))
     assert fine_tune(*settings, "source1", out=broken) == 130
     monkeypatch.setattr(loop, "batch", draw)

