@@ -11,7 +11,6 @@ Sources: GPT2Config and GPT2Model of transformers; GPTConfig and GPT of nanoGPT.
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy as np
 
 from encoder import Encoder, get_encoder
 from picogpt.checkpoints.safetensors import DTYPES, StoredTensor, read_safetensors
-from picogpt.checkpoints.tokenizer import MERGES, TOKENIZER, VOCAB, read_tokenizer
+from picogpt.checkpoints.tokenizer import MERGES, TOKENIZER, VOCAB, read_tokenizer, warn
 from utils import SIZES, TOKENIZER_FILES, ensure_downloaded, expected_shapes, nest, read_json
 
 if TYPE_CHECKING:
@@ -52,9 +51,6 @@ WRAPPERS = r"^((_orig_mod|module|transformer)\.)*"  # what torch.compile, DataPa
 MASKS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, which older versions stored
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
-log = logging.getLogger("picogpt")
-
-
 # ------------------------------------------------------------------------------------------------------------- open
 
 
@@ -82,7 +78,7 @@ def open_encoder(folder: Path, models_dir: str | Path = "models", n_vocab: int |
     if not encoder:
         if not n_openai <= n_vocab <= n_openai + MOST_PADDING:
             raise FileNotFoundError(f"{folder} has no tokenizer: neither {TOKENIZER} nor {VOCAB} and {MERGES}")
-        log.warning(f"{folder} has no tokenizer, so OpenAI's is taken")
+        warn(f"{folder} has no tokenizer, so OpenAI's is taken")
         openai = ensure_downloaded("124M", models_dir, TOKENIZER_FILES)
         encoder = get_encoder(openai.name, openai.parent)
     n_tokens = len(encoder.encoder)
@@ -134,7 +130,7 @@ def read_params(folder: Path, hparams: dict[str, int]) -> dict[str, Any]:
     n_embd = hparams["n_embd"]
     is_nanogpt = "h.0.attn.c_attn.weight" in found and found["h.0.attn.c_attn.weight"].shape == (3 * n_embd, n_embd)
     if is_nanogpt:
-        log.warning(f"{folder}: nanoGPT computes GELU exactly, gpt2.py by GPT-2's tanh formula: logits differ slightly")
+        warn(f"{folder}: nanoGPT computes GELU exactly, gpt2.py by GPT-2's tanh formula: logits differ slightly")
     tensors: dict[str, Any] = {}
     for name, shape in expected_shapes(hparams).items():
         tensor = found.pop(tensor_name(name), None)

@@ -9,7 +9,6 @@ Sources: the files that transformers and tokenizers write.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,12 @@ from utils import read_json
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
 
-log = logging.getLogger("picogpt")
+
+def warn(message: str) -> None:
+    """Log a warning of the library. Importing logging takes longer than opening the weights, so it is done here."""
+    import logging
+
+    logging.getLogger("picogpt").warning(message)
 
 
 def read_tokenizer(folder: Path) -> Encoder | None:
@@ -74,5 +78,5 @@ def read_added_tokens(folder: Path, tokenizer: dict[str, Any]) -> dict[str, int]
     added = by_text | {token["content"]: token["id"] for token in tokens}
     if words := {token["content"] for token in tokens if not token.get("special")}:
         known = f"{len(words)} added words, such as {min(words)!r}, are ordinary text"
-        log.warning(f"{folder}: {known} unless `allowed_special` names them")
+        warn(f"{folder}: {known} unless `allowed_special` names them")
     return added
