@@ -157,7 +157,9 @@ class Encoder:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+        ids = list(ids)
+        pieces = {id: self.token_bytes(id) for id in set(ids)}
+        return b"".join([pieces[id] for id in ids]).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of the ids piece by piece as they come. The bytes of a character wait until it is complete."""
