@@ -426,7 +426,7 @@ def test_openai_s_real_files(tmp_path):
     for copy in (text, text + b"\n"):  # some copies of the file lack the line feed at its end
         (tmp_path / "hparams.json").write_bytes(copy)
         utils.check_file(tmp_path / "hparams.json", "hparams.json", Path("models/124M"))
-    for wrong in (text + b" \n", text.replace(b"12", b"13")):
+    for wrong in (text + b" \n", text.replace(b"1024", b"1025")):
         (tmp_path / "hparams.json").write_bytes(wrong)
         with pytest.raises(ValueError, match="is not OpenAI's file"):
             utils.check_file(tmp_path / "hparams.json", "hparams.json", Path("models/124M"))
