@@ -662,8 +662,8 @@ assert round(4 * COMPUTE / READ) == 28
 assert all((4 * n / READ) / (2 * n / COMPUTE) > 10 for n in totals)
 
 # %% [markdown]
-# Without the cache, the 1,001st token came at 0.26 tokens/s instead of 21.6. [How fast](speed.md) says where the rest of
-# the time goes.
+# Without the cache, the 1,001st token came at 0.26 tokens/s instead of 21.6. [How fast](speed.md) says where the rest
+# of the time goes.
 #
 # ## 13. What a logit lens shows
 #
