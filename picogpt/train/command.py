@@ -15,13 +15,13 @@ from typing import Any
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.checkpoints.writing import initial_params, write_checkpoint
-from picogpt.command_line import Parser, UsageError, number, read_text
+from picogpt.command_line import Parser, UsageError, number, read_text, show
 from picogpt.files import file_to_write, folder_to_make, new_folder
 from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
 from picogpt.train.loop import Run
 from picogpt.train.report import log_interrupted, plot
 from picogpt.train.text import split
-from picogpt.train.work import HISTORY_FILE, best_of, is_saved, prepare, work_folder
+from picogpt.train.work import History, best_of, is_saved, prepare, remove, work_folder, write_history
 from utils import HPARAMS, TOKENIZER_FILES, load_encoder_hparams_and_params
 
 WHOLE, WHOLE_OR_0 = number(1, kind=int), number(0, kind=int)
@@ -41,7 +41,7 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
     "average": (0.99, number(0, 0.9999), "X", "decay of the exponential moving average of the weights, in each step"),
     "eval_every": (100, WHOLE, "N", "steps between two evaluations on the held-out text"),
     "patience": (10, WHOLE_OR_0, "N", "stop after N evaluations without a lower loss; 0: never stop early"),
-    "seed": (0, WHOLE_OR_0, "S", "a number: the same seed gives the same model"),
+    "seed": (0, number(0, 2**63 - 1, kind=int), "S", "a number: the same seed gives the same model"),
 }
 FINE_TUNING: dict[str, float] = {"steps": 1000, "batch_size": 1, "lr": 1e-4}  # the defaults that differ with --from
 EPILOG = """examples:
@@ -139,15 +139,15 @@ def removed_unless_saved(work: Path) -> Iterator[None]:
         yield
     finally:
         if not is_saved(work):
-            shutil.rmtree(work, ignore_errors=True)
+            remove(work)
 
 
-def write_model(args: argparse.Namespace, params: Any) -> None:
+def write_model(args: argparse.Namespace, params: Any, history: History) -> None:
     """Write the model's folder: OpenAI's files, and history.json."""
-    work = work_folder(args)
     with new_folder(args.out, args.force) as folder:
-        for name in (*TOKENIZER_FILES, HISTORY_FILE):
-            shutil.copyfile(work / name, folder / name)
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(work_folder(args) / name, folder / name)
+        write_history(args, history, folder)
         write_checkpoint(folder, hparams_of(args), params, args.meta)
 
 
@@ -162,14 +162,14 @@ def main(argv: list[str] | None = None) -> int:
         prepare(args, texts, params, tokenizer)
         with removed_unless_saved(work):
             best_params = run.train(texts)
-        write_model(args, best_params)
+        write_model(args, best_params, run.history)
     except KeyboardInterrupt:
         log_interrupted(args, run.history)
         return 130
     if args.plot:
         plot(run.history, args.plot, args.force)
     best, last = best_of(run.history), run.history[-1]
-    print(f"{args.out}: held-out loss {best['held_out']:.4f} nats per character at step {best['step']:.0f}")
+    show(f"{args.out}: held-out loss {best['held_out']:.4f} nats per character at step {best['step']:.0f}")
     print(f"{last['step']:.0f} steps in {last['seconds']:.0f} s")
-    shutil.rmtree(work)
+    remove(work)
     return 0

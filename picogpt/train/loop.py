@@ -16,7 +16,7 @@ from picogpt.jax_model import Trainer, signals_held_back
 from picogpt.terminal_text import log_wrapped
 from picogpt.train import report
 from picogpt.train.text import batch, encode_texts
-from picogpt.train.work import History, best_of, is_saved, load_state, save_state, work_folder, write_history
+from picogpt.train.work import History, best_of, is_saved, load_state, save_state, work_folder
 
 
 class Run:
@@ -129,7 +129,6 @@ class Run:
             self.tree["best"] = jax.tree.map(lambda x: x.copy(), self.tree["ema"])
         save_state(self.work, self.tree, history)
         self.history.append(row)
-        write_history(self.args, history)
 
     def report(self, seconds_left: float) -> None:
         """Print the last evaluation and a sample, in lines that the progress bar does not overwrite."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from encoder import Encoder, get_encoder
+from encoder import END_OF_TEXT, Encoder, get_encoder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,7 +42,8 @@ def train_merges(text: str, n_vocab: int) -> list[str]:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=n_vocab - 1, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    documents = text.split(END_OF_TEXT)
+    tokenizer.train_from_iterator([line for each in documents for line in each.splitlines(keepends=True)], trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     if len(merges) != n_vocab - 257:
         raise ValueError(f"the text has pairs for only {len(merges) + 257} tokens, not --n_vocab {n_vocab}: lower it")
@@ -52,10 +53,12 @@ def train_merges(text: str, n_vocab: int) -> list[str]:
 def encode_texts(n_ctx: int, folder: Path, texts: tuple[str, str]) -> tuple[Encoder, list[Part]]:
     """Return the tokenizer in a folder, and the training text and the held-out text encoded with it.
 
+    <|endoftext|> between documents becomes the token, where the vocabulary has it, so that the model learns to end one.
     Raises ValueError if one of them is shorter than n_ctx + 1 tokens.
     """
     encoder = get_encoder(folder.name, folder.parent)
-    parts = [Part(np.array(encoder.encode(text), np.int32), len(text)) for text in texts]
+    special = [END_OF_TEXT] if END_OF_TEXT in encoder.special_tokens else []
+    parts = [Part(np.array(encoder.encode(text, special), np.int32), len(text)) for text in texts]
     for name, part in zip(("part of the text to train on", "held-out part of the text"), parts):
         if len(part.ids) <= n_ctx:
             raise ValueError(f"the {name} has {len(part.ids)} tokens, but needs at least n_ctx + 1 = {n_ctx + 1}")

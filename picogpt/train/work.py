@@ -1,4 +1,4 @@
-"""The work folder of a training run: its tokenizer, its settings, its state, and the history of its evaluations.
+"""The work folder of a training run: its tokenizer, its settings, and its state with the history of its evaluations.
 
 The folder lies beside the new model while the run lasts, so that an interrupted run can be resumed.
 """
@@ -6,6 +6,7 @@ The folder lies beside the new model while the run lasts, so that an interrupted
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from picogpt.checkpoints.writing import arrays_of, tokenizer_of, write_tokenizer
 from picogpt.command_line import reason
 from picogpt.files import new_file, new_folder
 from picogpt.train.text import train_merges
-from utils import read_json
+from utils import TOKENIZER_FILES, read_json
 
 History = list[dict[str, float]]  # one row for each evaluation: step, training, held_out, seconds
 LOSSES = {"training": "training text", "held_out": "held-out text"}  # both in nats per character
-HISTORY_FILE = "history.json"
+SETTINGS, STATE, HISTORY_FILE = "settings.json", "state.npz", "history.json"
 NOT_SETTINGS = ("text", "out", "resume", "force", "meta", "plot", "patience", "source", "models_dir")
 
 
@@ -66,7 +67,7 @@ def prepare(
     if work.exists():
         if not args.resume:
             raise FileExistsError(f"{work} has an interrupted run: continue it with --resume, or remove it")
-        before = read_json(work / "settings.json")
+        before = read_json(work / SETTINGS)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise ValueError(f"{work} was begun with {name} = {before.get(name)}, not {value}")
@@ -75,7 +76,15 @@ def prepare(
         raise FileNotFoundError(f"{work} does not exist: there is nothing to resume")
     with new_folder(work) as folder:
         write_tokenizer(folder, tokenizer or tokenizer_of(train_merges(texts[0], args.n_vocab)))
-        (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def remove(work: Path) -> None:
+    """Remove what a run has written into its work folder, and the folder if it has nothing else."""
+    for path in (*(work / name for name in (*TOKENIZER_FILES, SETTINGS, STATE)), *work.glob(".*.partial")):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------- state and history
@@ -83,7 +92,7 @@ def prepare(
 
 def is_saved(work: Path) -> bool:
     """Return whether a work folder has the state of an evaluation, from which a run can go on."""
-    return (work / "state.npz").exists()
+    return (work / STATE).exists()
 
 
 def save_state(folder: Path, tree: Any, history: History) -> None:
@@ -91,7 +100,7 @@ def save_state(folder: Path, tree: Any, history: History) -> None:
     import jax
 
     arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-    with new_file(folder / "state.npz", replace=True) as file:
+    with new_file(folder / STATE, replace=True) as file:
         np.savez(file, history=json.dumps(history), **arrays)
 
 
@@ -102,7 +111,7 @@ def load_state(folder: Path, tree: Any) -> tuple[Any, History]:
     """
     import jax
 
-    path = folder / "state.npz"
+    path = folder / STATE
     try:
         with np.load(path) as state:
             history: History = json.loads(str(state["history"]))
@@ -118,15 +127,14 @@ def best_of(history: History) -> dict[str, float]:
     return min(history, key=lambda row: row["held_out"])
 
 
-def write_history(args: argparse.Namespace, history: History) -> None:
-    """Write history.json into the work folder: the settings of the run, and all its evaluations so far."""
+def write_history(args: argparse.Namespace, history: History, folder: Path) -> None:
+    """Write history.json into the folder of a model: the settings of the run, and all its evaluations."""
     document = {
         "text": args.text.name,
         "from": args.source,
-        "settings": read_json(work_folder(args) / "settings.json") | {"patience": args.patience},
+        "settings": read_json(work_folder(args) / SETTINGS) | {"patience": args.patience},
         "unit_of_losses": "nats per character",
         "best_step": best_of(history)["step"],
         "evaluations": history,
     }
-    with new_file(work_folder(args) / HISTORY_FILE, replace=True) as file:
-        file.write((json.dumps(document, indent=2) + "\n").encode("utf-8"))
+    (folder / HISTORY_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8", newline="\n")

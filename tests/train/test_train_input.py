@@ -10,12 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, assert_error, run_main
 from runs import SETTINGS
 
 from picogpt import options
+from picogpt.checkpoints.writing import tokenizer_of, write_tokenizer
 from picogpt.command_line import UsageError, read_text
 from picogpt.train import command
+from picogpt.train.text import encode_texts, train_merges
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
@@ -78,6 +80,21 @@ def test_an_unwritable_plot_is_an_error_before_the_work_begins(train, text, tmp_
     with pytest.raises((OSError, ValueError), match=words):
         train("--plot", tmp_path / plot)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_documents_are_separated_by_the_token(tmp_path):
+    pytest.importorskip("tokenizers")
+    documents = "the cat sat on the mat and the hat", "that is the end of it all"
+    merges = train_merges("<|endoftext|>".join(documents * 3), 265)
+    assert merges == train_merges("\n".join(documents * 3), 265)  # none of the token's letters
+    write_tokenizer(tmp_path, tokenizer_of(merges))
+    encoder, (first, _) = encode_texts(4, tmp_path, ("<|endoftext|>".join(documents), documents[0]))
+    assert first.ids.tolist() == [*encoder.encode(documents[0]), 264, *encoder.encode(documents[1])]
+
+
+def test_a_seed_that_is_too_large(tmp_path):
+    result = run_main("picogpt train", "t.txt", "--out", tmp_path / "m", "--seed", 2**63)
+    assert_error(result, 2, "argument --seed: '9223372036854775808' is not a whole number")
 
 
 def test_a_text_that_is_not_utf8(train, tmp_path):

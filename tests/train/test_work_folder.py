@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ def test_damaged_settings_are_not_resumed(train, begun):
     (begun / "settings.json").unlink()
     with pytest.raises(FileNotFoundError):
         train("--resume")
+
+
+def test_a_run_that_was_killed_behind_its_last_state_is_finished(train, tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_model", killed)
+        assert train() == 130
+    (tmp_path / "m.training" / "mine.txt").write_text("mine")
+    assert train("--resume") == 0
+    history = json.loads((tmp_path / "m" / "history.json").read_text(encoding="utf-8"))
+    assert history["evaluations"][-1]["step"] == history["settings"]["steps"]
+    assert [path.name for path in (tmp_path / "m.training").iterdir()] == ["mine.txt"]  # what is not ours stays
 
 
 def test_another_text_is_not_resumed(train, begun, text):
