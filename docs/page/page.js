@@ -246,7 +246,7 @@ function start() {
   setRunning(false);
   listen();
   if (location.protocol === "file:") {
-    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server "
+    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server --bind 127.0.0.1 "
       + "and open http://localhost:8000/docs/");
     return;
   }
