@@ -5,7 +5,8 @@
 A machine's speed drifts. Each round therefore measures the work and its limit one right after the other, and later the
 work and the other programs. The table shows the median of several rounds. The limits are these:
 
-- A decoded token reads every weight once, at best as fast as one large matrix-vector product reads its matrix.
+- A decoded token reads every weight, and the keys and values of the text before it, once: at best as fast as one
+  large matrix-vector product reads its matrix.
 - A prompt is mostly matrix products. At best it does as many FLOP/s as one large matrix product (sgemm).
 - Samples side by side read every weight once in each step, and multiply it for each sample. Their limit is the slower
   one of two: reading weights, keys and values as fast as above, or as many FLOP/s as sgemm does.
@@ -48,11 +49,12 @@ from picogpt.bench.timing import (
     measure,
     prompt_flop,
     rows_of,
+    samples_cost,
     seconds,
     summary,
 )
 from picogpt.checkpoints.writing import write_random_model
-from picogpt.command_line import Parser, check_memory, number, read_text
+from picogpt.command_line import Parser, check_memory, number, read_text, show
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
 from picogpt.threads import weights_size
@@ -83,7 +85,8 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
         work = workload.decode(n, peers)
         found, times = measure(work, rounds)
         yield from found
-        bandwidth += [work.amount * workload.limits.n_bytes / t / 1e9 for t in times["bandwidth"]]
+        n_bytes, _ = samples_cost(workload.params, 1, n, len(workload.next_ids(n)))
+        bandwidth += [n_bytes / t / 1e9 for t in times["bandwidth"]]
         tick()
     yield summary("limit: matrix-vector product", bandwidth, "GB/s")
     for n in prompt_lengths(workload.n_ctx):
@@ -266,5 +269,5 @@ def main(argv: list[str] | None = None) -> int:
         if file:
             file.write((json.dumps(rows, indent=2) + "\n").encode("utf-8"))
     if args.json:
-        print(f"{args.json}: {args.json.stat().st_size:,} bytes")
+        show(f"{args.json}: {args.json.stat().st_size:,} bytes")
     return 0

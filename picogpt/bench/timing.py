@@ -176,14 +176,15 @@ class Workload:
         return self.ids[n_past : n_past + N_DECODED]
 
     def decode(self, n_past: int, peers: Clocks | None = None) -> Work:
-        """Return the work of decoding `next_ids`. It reads all weights once for each of them."""
+        """Return the work of decoding `next_ids`. Each of them reads all weights, keys and values once."""
         ids, limits = self.next_ids(n_past), self.limits
 
         def ours() -> None:
             for n in range(n_past + 1, n_past + len(ids) + 1):
                 self.context.logits(self.ids[:n])
 
-        name, limit = f"decode after {n_past} tokens", partial(limits.read, len(ids) * limits.n_bytes)
+        n_bytes, _ = samples_cost(self.params, 1, n_past, len(ids))
+        name, limit = f"decode after {n_past} tokens", partial(limits.read, n_bytes)
         return Work(name, "tokens/s", len(ids), partial(seconds, ours), {"bandwidth": limit}, peers or {})
 
     def prompt(self, n: int, peers: Clocks | None = None) -> Work:

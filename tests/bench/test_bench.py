@@ -100,7 +100,8 @@ def test_a_limit_is_the_time_of_the_work_at_its_speed(monkeypatch):
     limits = workload.samples(16).limits
     assert limits["bandwidth"]() == pytest.approx(0.25 * n_bytes / workload.limits.matrix.nbytes)
     assert limits["sgemm"]() == pytest.approx(0.5 * flop / (16 * 16 * (16 + 16)))
-    assert workload.decode(10).limits["bandwidth"]() == pytest.approx(8 * 0.25)  # the matrix is as large as the weights
+    one, _ = timing.samples_cost(params, 1, 10, 8)  # weights, keys and values
+    assert workload.decode(10).limits["bandwidth"]() == pytest.approx(0.25 * one / workload.limits.matrix.nbytes)
     assert workload.prompt(20).limits["sgemm"]() == pytest.approx(0.5 * timing.prompt_flop(params, 20) / 8192)
 
 
