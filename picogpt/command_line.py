@@ -160,6 +160,11 @@ def log(message: str, keep: str = "") -> None:
     print(visible(message, keep), file=sys.stderr, flush=True)
 
 
+def show(line: str) -> None:
+    """Print a line of results in which there is a name from the user, or from a foreign file. It becomes `visible`."""
+    print(visible(line), flush=True)
+
+
 def timed(ids: Iterable[int], times: list[float]) -> Iterator[int]:
     """Pass on the ids, and append the time to times when the text of each has been printed."""
     for id in ids:
@@ -232,8 +237,11 @@ def prepare_streams() -> None:
     """Make sure that printing works where a stream is closed, or has no such character in its encoding."""
     for name, errors in {"stdin": "strict", "stdout": "replace", "stderr": "backslashreplace"}.items():
         stream = getattr(sys, name)
-        if stream is None and name != "stdin":  # print would fail, or send errors to stdout
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if stream is None and name != "stdin":  # print would fail, or send errors to stdout, also in processes of ours
+            number = {"stdout": 1, "stderr": 2}[name]
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):  # a notebook's stream has no encoding to set
             with contextlib.suppress(io.UnsupportedOperation):  # something was read from stdin already
                 stream.reconfigure(errors=errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -63,7 +64,8 @@ def temporary(target: Path, path: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        if error.filename and Path(str(error.filename)).is_relative_to(partial):
+        is_full = not error.filename and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # they have no name
+        if is_full or (error.filename and Path(str(error.filename)).is_relative_to(partial)):
             error.filename = str(path)
         raise
     finally:
@@ -101,6 +103,8 @@ def file_to_write(path: Path, replace: bool = False) -> Path:
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} to")
     if not replace and os.path.lexists(target):
         raise FileExistsError(f"{path} exists already: choose another name, or replace it with --force")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"{path}: its folder can't be written to")
     return target
 
 

@@ -22,7 +22,7 @@ from picogpt.checkpoints.huggingface import settings, state_dict
 from picogpt.checkpoints.safetensors import write_safetensors
 from picogpt.checkpoints.tokenizer import ADDED, MERGES, SETTINGS, TOKENIZER, VOCAB
 from picogpt.checkpoints.writing import arrays_of, write_checkpoint, write_tokenizer
-from picogpt.command_line import Parser, UsageError
+from picogpt.command_line import Parser, UsageError, show
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
 from utils import ensure_downloaded, load_encoder_hparams_and_params
@@ -43,10 +43,12 @@ def from_hf(
     float32 and float64 keep their bits; float16 and bfloat16 become float32, exactly. Raises OSError or ValueError, and
     leaves no folder, if gpt2.py can't compute the model or a file can't be read or written.
     """
+    found = find_source(source, revision, models_dir)
+    check_target(found, target)
     if meta:
         require("tensorflow", purpose="for --meta")
     with new_folder(target, force) as folder:
-        encoder, hparams, params = open_model(find_source(source, revision, models_dir), models_dir)
+        encoder, hparams, params = open_model(found, models_dir)
         write_tokenizer(folder, encoder)
         write_checkpoint(folder, hparams, dict(params), meta)
     return summary(params, hparams)
@@ -80,6 +82,7 @@ def to_hf(source: Path, target: Path, force: bool = False, models_dir: str | Pat
 
     The tensors stay views of the mapped weights until they are written, so no copy of the model is in memory.
     """
+    check_target(source, target)
     with new_folder(target, force) as folder:
         encoder, hparams, params = load_encoder_hparams_and_params(str(source.absolute()), models_dir)
         for name, content in settings(hparams, params["wte"].dtype.name, encoder).items():
@@ -89,6 +92,12 @@ def to_hf(source: Path, target: Path, force: bool = False, models_dir: str | Pat
         write_tokenizer(folder, encoder, (VOCAB, MERGES), n_tokens)  # transformers lists what follows in its settings
         write_safetensors(folder / WEIGHTS, state_dict(params, "transformer."))
     return summary(params, hparams)
+
+
+def check_target(source: Path, target: Path) -> None:
+    """Raise UsageError if a conversion would replace its own source."""
+    if source.resolve() == target.resolve():
+        raise UsageError(f"--out {target} is the model to convert: choose another name")
 
 
 def summary(params: Mapping[str, Any], hparams: dict[str, int]) -> str:
@@ -137,5 +146,5 @@ def main(argv: list[str] | None = None) -> int:
         text = to_hf(ensure_downloaded(args.source, args.models_dir), args.out, args.force, args.models_dir)
     else:
         text = from_hf(args.source, args.out, args.revision, args.force, args.meta, args.models_dir)
-    print(f"{args.out}: {text}")
+    show(f"{args.out}: {text}")
     return 0

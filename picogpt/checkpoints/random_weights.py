@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from picogpt.checkpoints.writing import write_graph, write_random_model
-from picogpt.command_line import Parser, number
+from picogpt.command_line import Parser, number, show
 from picogpt.files import new_folder
 from picogpt.options import add_force, add_meta, add_out, require
 from utils import SIZES, TOKENIZER_FILES, ensure_downloaded, load_encoder
@@ -41,5 +41,5 @@ def main(argv: list[str] | None = None) -> int:
         write_random_model(folder, SIZES[args.shape], args.seed, tokenizer)
         if args.meta:
             write_graph(folder / "model.ckpt")
-    print(f"{args.out}: {args.shape} with random weights")
+    show(f"{args.out}: {args.shape} with random weights")
     return 0

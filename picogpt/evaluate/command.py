@@ -13,16 +13,23 @@ import inspect
 import json
 import os
 import textwrap
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from picogpt.command_line import Parser, log, number
+from picogpt.command_line import Parser, log, number, reason
 from picogpt.evaluate import cbt, lambada, paper, texts
-from picogpt.files import new_file, overwritten
+from picogpt.files import file_to_write, new_file, overwritten
 from picogpt.options import add_force, add_model_options
 from picogpt.scoring.results import finite
-from picogpt.scoring.work import Model, add_window_options, add_work_options, open_model, score_all
+from picogpt.scoring.work import (
+    Model,
+    add_window_options,
+    add_work_options,
+    kept_files,
+    open_model,
+    score_all,
+    with_own_results,
+)
 
 TASKS = {
     "lambada": lambada.PROTOCOLS,
@@ -104,7 +111,8 @@ def problem_of(args: argparse.Namespace) -> str:
     if args.paper:
         if names := [*(["task"] if args.task else []), *(["--explain"] if args.explain else []), *given(args)]:
             return f"--paper takes no {names[0]}, because each row of the table has its own"
-        return overwritten({"--json": args.json}, [args.paper / name for row in paper.ROWS for name in row.files])
+        files = [str(args.paper / name) for row in paper.ROWS for name in row.files]
+        return overwritten({"--json": args.json}, files + kept_files(args))
     if args.task not in TASKS:
         return f"{args.task!r} is not a task: {', '.join(TASKS)}" if args.task else "name a task, or --paper FOLDER"
     protocols, variants = TASKS[args.task], paper.VARIANTS.get(args.task, {})
@@ -117,7 +125,7 @@ def problem_of(args: argparse.Namespace) -> str:
         return f"{names[0]} is not possible: {refused[names[0]]}"
     if not args.data:
         return "" if args.explain else "name the file with the data: --data FILE"
-    return overwritten({"--json": args.json}, [args.data])
+    return overwritten({"--json": args.json}, [str(args.data), *kept_files(args)])
 
 
 def given(args: argparse.Namespace) -> list[str]:
@@ -133,14 +141,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.explain:
         explain(args.task, args.protocol)
         return 0
-    with ExitStack() as stack:
-        file = stack.enter_context(new_file(args.json, replace=args.force)) if args.json else None
-        results = fill_table(args) if args.paper else evaluate_task(args)
-        if file:
-            file.write(
-                (json.dumps(results if args.paper or len(results) > 1 else results[0], indent=2) + "\n").encode("utf-8")
-            )
-    return 0
+    if args.json:
+        file_to_write(args.json, args.force)  # an error comes before the work
+    failed: list[Path] = []
+    results = fill_table(args, failed) if args.paper else evaluate_task(args)
+    if args.json:
+        with new_file(args.json, args.force) as file:
+            found = results if args.paper or len(results) > 1 else results[0]
+            file.write((json.dumps(found, indent=2) + "\n").encode("utf-8"))
+    return int(bool(failed))
 
 
 def explain(task: str, protocol: str | None) -> None:
@@ -154,13 +163,12 @@ def evaluate_task(args: argparse.Namespace) -> list[dict[str, Any]]:
     protocol = args.protocol or next(iter(TASKS[args.task]))
     variant = args.variant or paper.variant_of(args.task, args.data)
     os.stat(args.data)  # raises OSError before a model is downloaded
-    models = [
-        open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in args.model_size.split(",")
-    ]
-    own = [args if len(models) == 1 else with_own_results(args, model, []) for model in models]
+    names = args.model_size.split(",")
+    models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names]
+    own = [args if len(models) == 1 else with_own_results(args, name) for name in names]
     results = [evaluate(args.task, protocol, args.data, variant, *each) for each in zip(models, own)]
-    names = ", ".join(result["model"] for result in results)
-    print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {names}")
+    shown_names = ", ".join(result["model"] for result in results)
+    print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {shown_names}")
     print(f"{'':30}" + "".join(f"{'ours' if len(results) == 1 else r['model']:>14}{'paper':>9}" for r in results))
     for name in results[0]["figures"]:
         line = f"{name + ', %' * (name == 'accuracy'):30}"
@@ -200,8 +208,11 @@ def evaluate(
     }
 
 
-def fill_table(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print the paper's table row by row, with the figures of each model on the data that the folder holds."""
+def fill_table(args: argparse.Namespace, failed: list[Path]) -> list[dict[str, Any]]:
+    """Print the paper's table row by row, with the figures of each model on the data that the folder holds.
+
+    What is wrong with a file is logged, and its row has no figures. `failed` gets the file.
+    """
     names = args.model_size.split(",")
     any_data = say_what_is_there(args.paper)
     models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names if any_data]
@@ -214,24 +225,23 @@ def fill_table(args: argparse.Namespace) -> list[dict[str, Any]]:
             key = row.task, data
             if key not in results:  # the two rows of LAMBADA take one run
                 work = [row.task, *data.relative_to(args.paper).parts]
-                results[key] = [
-                    evaluate(row.task, protocol, data, row.variant, model, with_own_results(args, model, work))
-                    for model in models
-                ]
-            ours = [result["figures"].get(row.figure) for result in results[key]]
+                try:
+                    results[key] = [
+                        evaluate(row.task, protocol, data, row.variant, model, with_own_results(args, name, *work))
+                        for name, model in zip(names, models)
+                    ]
+                except (OSError, ValueError) as error:
+                    log(reason(error))
+                    results[key] = []
+                    failed.append(data)
+            if results[key]:
+                ours = [result["figures"].get(row.figure) for result in results[key]]
         print(paper.line(row.label, [*map(paper.theirs, row.values)], [*map(paper.ours, ours)]), flush=True)
-    for (_, data), of_models in results.items():
+    for (_, data), of_models in [item for item in results.items() if item[1]]:
         print(f"{data.relative_to(args.paper).as_posix()}: protocol {of_models[0]['protocol']}")
     if args.limit and results:
         print(f"only the first {args.limit} examples of each file (--limit)")
     return [result for of_models in results.values() for result in of_models]
-
-
-def with_own_results(args: argparse.Namespace, model: Model, work: list[str]) -> argparse.Namespace:
-    """Return the options with a folder within --results for one model and one data file, as `score_all` needs it."""
-    if args.results is None:
-        return args
-    return argparse.Namespace(**vars(args) | {"results": args.results / "-".join([model.folder.name, *work])})
 
 
 def say_what_is_there(folder: Path) -> bool:

@@ -6,12 +6,10 @@ python -m picogpt score FILE… --model_size 124M
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -20,12 +18,21 @@ import numpy as np
 
 from encoder import Encoder
 from picogpt.command_line import Parser, UsageError, visible
-from picogpt.files import new_file, overwritten
+from picogpt.files import file_to_write, new_file, overwritten
 from picogpt.options import add_allow_special, add_force, add_model_options, allow_special
 from picogpt.scoring.reading import at, read_texts, shown_name
 from picogpt.scoring.results import HEADER, Summary, finite, row
 from picogpt.scoring.windows import Array, Scores, joined, windows
-from picogpt.scoring.work import Model, add_window_options, add_work_options, begin, open_model, score_all
+from picogpt.scoring.work import (
+    Model,
+    add_window_options,
+    add_work_options,
+    begin,
+    kept_files,
+    open_model,
+    score_all,
+    with_own_results,
+)
 from picogpt.tokens import token_text
 
 EXAMPLES = """examples:
@@ -81,7 +88,7 @@ def print_tokens(text: Text, scores: Scores, encoder: Encoder) -> None:
 
 def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: Encoder) -> None:
     """Write a row for each token: text, position, id, token, log_prob and rank (both empty if it was not scored)."""
-    lines = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    lines = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["text", "position", "id", "token", "log_prob", "rank"])
     for text, scores in results:
@@ -105,7 +112,7 @@ def write_json(
         for (text, scores), summary in zip(results, summaries)
     ]
     whole = {"settings": settings, "total": finite(Summary.total(summaries).figures()), "texts": entries}
-    file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n")
+    file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
 # -------------------------------------------------------------------------------------------------------- the command
@@ -134,7 +141,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument FILE: - is there twice, but standard input can be read only once")
     if "," in args.model_size and (args.json or args.csv or args.tokens):
         parser.error("--json, --csv and --tokens are for one model")
-    if problem := overwritten({"--json": args.json, "--csv": args.csv}, [name for name in args.files if name != "-"]):
+    inputs = [name for name in args.files if name != "-"] + kept_files(args)
+    if problem := overwritten({"--json": args.json, "--csv": args.csv}, inputs):
         parser.error(problem)
     return args
 
@@ -143,21 +151,16 @@ def main(argv: list[str] | None = None) -> int:
     """Score the files that the command line names, and print a row for each text and model, and for all together."""
     args = parse_args(argv)
     names = args.model_size.split(",")
-    with contextlib.ExitStack() as stack:
-        files = {path: stack.enter_context(new_file(path, args.force)) for path in (args.json, args.csv) if path}
-        texts = list(read_texts(args.files, args.jsonl))
-        models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names]
-        scored = {name: score_texts(texts, name, model, args) for name, model in zip(names, models)}
-        encoder, results = scored[names[0]]
-        summaries = {
-            name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
-            for name, (_, results) in scored.items()
-        }
-        if args.json:
-            settings = {name: getattr(args, name) for name in ("model_size", "stride", "max_context", "bos", "jsonl")}
-            write_json(files[args.json], settings, results, summaries[names[0]])
-        if args.csv:
-            write_csv(files[args.csv], results, encoder)
+    for path in filter(None, (args.json, args.csv)):
+        file_to_write(path, args.force)  # an error comes before the work
+    texts = list(read_texts(args.files, args.jsonl))
+    models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names]
+    scored = {name: score_texts(texts, name, model, args) for name, model in zip(names, models)}
+    encoder, results = scored[names[0]]
+    summaries = {
+        name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
+        for name, (_, results) in scored.items()
+    }
     for text, scores in results if args.tokens else ():
         print_tokens(text, scores, encoder)
     print(HEADER)
@@ -165,7 +168,14 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             print(row(visible(text.name if len(names) == 1 else f"{text.name}, {name}"), summaries[name][i]))
     for name in names if len(results) > 1 else ():
-        print(row("total" if len(names) == 1 else f"total, {name}", Summary.total(summaries[name])))
+        print(row("total" if len(names) == 1 else f"total, {name}", Summary.total(summaries[name])), flush=True)
+    if args.json:
+        settings = {name: getattr(args, name) for name in ("model_size", "stride", "max_context", "bos", "jsonl")}
+        with new_file(args.json, args.force) as file:
+            write_json(file, settings, results, summaries[names[0]])
+    if args.csv:
+        with new_file(args.csv, args.force) as file:
+            write_csv(file, results, encoder)
     return 0
 
 
@@ -174,7 +184,7 @@ def score_texts(
 ) -> tuple[Encoder, list[tuple[Text, Scores]]]:
     """Return the tokenizer of a model and the scores of texts with it."""
     if args.results and "," in args.model_size:
-        args = argparse.Namespace(**vars(args) | {"results": args.results / re.sub(r"\W+", "-", name).strip("-")})
+        args = with_own_results(args, name)
     allow_special(model.encoder, args)
     all_texts = list(encoded(texts, model, args.bos))
     cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]

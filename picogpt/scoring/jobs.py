@@ -11,6 +11,7 @@ import functools
 import importlib
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
@@ -37,6 +38,8 @@ Done = Generator[tuple[int, list[Scores]], None, None]
 # Without them, the system takes it back and clears it again, and 124M scores 11 % fewer tokens a second.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 30}"}
 GO_ON = "with --results FOLDER, the same command goes on with what is missing"
+WAIT = 600  # seconds that a cluster may be without any worker
+START_ONE = "start one by `python -m dask worker`, and check its address"
 N_SENT = 1000  # shards that a cluster has at the same time: enough for as many processes, and little memory
 
 
@@ -52,7 +55,7 @@ def open_params(folder: str, model: str) -> tuple[Params, int]:
     except OSError as error:
         raise ValueError(f"{here}: no model is there ({error.strerror}): every worker needs it at this path") from None
     if found != model:
-        raise ValueError(f"{here}: this is another model than the one here: every worker needs the same one")
+        raise ValueError(f"{here}: the model or the program differs from the one here: every worker needs the same")
     hparams, params = load_hparams_and_params(Path(folder))
     return params, hparams["n_head"]
 
@@ -116,7 +119,7 @@ def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
         with connected(address) as client:
             try:
                 check_imports(client, address)
-                yield from results_of(client, shards, folder, model)
+                yield from results_of(client, shards, folder, model, address)
             except KilledWorker as error:
                 n_died = error.allowed_failures + 1
                 raise ChildProcessError(f"{n_died} workers died of the same shard; {GO_ON}") from None
@@ -153,8 +156,11 @@ def check_imports(client: Any, address: str) -> None:
     A worker that can't would close itself at the first shard, and the scheduler would wait for another one.
     """
     if not client.nthreads():
-        log(f"[the Dask scheduler at {address} has no workers yet: waiting for the first]")
-        client.wait_for_workers(1)
+        log(f"[the Dask scheduler at {address} has no workers yet: waiting up to {WAIT} s for the first]")
+        try:
+            client.wait_for_workers(1, timeout=WAIT)
+        except TimeoutError:
+            raise OSError(f"no worker has joined the Dask scheduler at {address} in {WAIT} s: {START_ONE}") from None
     advice = "start it in a clone of picogpt by `python -m dask`"
     try:
         client.run_on_scheduler(importlib.import_module, __name__)
@@ -165,13 +171,30 @@ def check_imports(client: Any, address: str) -> None:
             raise OSError(f"the Dask worker at {worker} fails with {found}: {advice}")
 
 
-def results_of(client: Any, shards: Shards, folder: str, model: str) -> Done:
-    """Yield the number and the scores of each shard, in the order in which they arrive. Each arrives once."""
+def results_of(client: Any, shards: Shards, folder: str, model: str, address: str) -> Done:
+    """Yield the number and the scores of each shard, in the order in which they arrive. Each arrives once.
+
+    Raises ConnectionError if all workers are gone, and none comes within WAIT seconds.
+    """
     from distributed import as_completed
 
     calls = (client.submit(score_shard, folder, model, *item, pure=False) for item in shards.items())
     pending = as_completed(itertools.islice(calls, N_SENT), loop=client.loop)
-    for future in pending:
-        yield future.result()
-        for call in itertools.islice(calls, 1):
-            pending.add(call)
+    asked = time.monotonic()
+    alone_since = math.inf
+    while pending.count():
+        if pending.has_ready():
+            yield next(pending).result()
+            for call in itertools.islice(calls, 1):
+                pending.add(call)
+        elif time.monotonic() < asked + 5:
+            time.sleep(0.02)
+        else:  # ask every five seconds whether there is a worker
+            asked = time.monotonic()
+            if client.nthreads():
+                alone_since = math.inf
+            elif asked < alone_since:
+                alone_since = asked
+                log(f"[the Dask scheduler at {address} has no workers any more: waiting up to {WAIT} s for one]")
+            elif asked > alone_since + WAIT:
+                raise ConnectionError(f"all workers at {address} are gone, and none came in {WAIT} s: {START_ONE}")

@@ -87,9 +87,9 @@ def row(name: str, summary: Summary) -> str:
 def short(number: float) -> str:
     """Return a number in at most 9 characters, and "-" for a number that does not exist.
 
-    >>> short(29.4117), short(53102.7), short(1234567.8), short(math.nan)
-    ('29.41', '53102.70', '1.235e+06', '-')
+    >>> short(29.4117), short(53102.7), short(999_999.999), short(math.nan)
+    ('29.41', '53102.70', '1.000e+06', '-')
     """
     if math.isnan(number):
         return "-"
-    return f"{number:.2f}" if number < 1e6 else f"{number:.3e}"
+    return f"{number:.2f}" if number < 999_999.995 else f"{number:.3e}"

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import gpt2
 from picogpt.command_line import UsageError, log
 from picogpt.files import new_file
+from picogpt.scoring import windows as code_of_scores
 from picogpt.scoring.windows import Scores, Window
-from utils import HPARAMS, checkpoint_prefix, foreign, load_hparams, read_json
+from utils import checkpoint_prefix, read_json
 
 LEAST, MOST, N_SHARDS = 1024, 4096, 64  # positions in a shard, so that a text of any length makes about 64 of them
 DESCRIPTION = "run.json"
@@ -51,21 +53,19 @@ def shards_of(windows: Sequence[Window], n_positions: int | None = None) -> list
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a sha256 that tells models apart: of the hyperparameters and of the checkpoint's index.
+    """Return a sha256 of what decides the scores: a model's hyperparameters and weights, and the code that scores.
 
-    The index has a checksum of every tensor, so that the weights need not be read. A folder in another layout, such as
-    Hugging Face's, has none: there, the weights are read. Raises OSError or ValueError.
+    All weights are read, about a second for each GB. Raises OSError.
     """
     digest = hashlib.sha256()
-    if foreign(folder):
-        for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    folder.stat()  # raises FileNotFoundError
+    for module in (gpt2, code_of_scores):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    endings = ("hparams.json", "config.json", "*.index", "*.data-*", "*.safetensors")
+    for path in sorted({path for ending in endings for path in folder.glob(ending)} | {checkpoint_prefix(folder)}):
+        if path.exists():  # the prefix is a file in V1 checkpoints only
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 digest.update(data)
-        return digest.hexdigest()
-    hparams, prefix = load_hparams(folder / "hparams.json"), checkpoint_prefix(folder)
-    index = prefix.with_name(prefix.name + ".index")
-    digest.update(str([hparams[name] for name in HPARAMS]).encode())
-    digest.update((index if index.exists() else prefix).read_bytes())  # V1 checkpoints are one file without an index
     return digest.hexdigest()
 
 
@@ -123,11 +123,15 @@ class Results(NamedTuple):
     def path(self, number: int) -> Path:
         return self.folder / f"shard-{number:06d}.npz"
 
+    def key(self, number: int) -> str:
+        """Return what a shard's file says about itself: to which model, code and windows it belongs, and its number."""
+        return f"{self.work['model']} {self.work['windows']} {number}"
+
     def save(self, number: int, scores: Sequence[Scores]) -> None:
         """Write the scores of a shard."""
         log_probs, ranks = (np.concatenate(arrays) for arrays in zip(*scores))
         with new_file(self.path(number), replace=True) as file:  # a damaged one may be there
-            np.savez(file, work=np.array(self.work["windows"]), log_probs=log_probs, ranks=ranks)
+            np.savez(file, work=np.array(self.key(number)), log_probs=log_probs, ranks=ranks)
 
     def load(self, shards: Sequence[Sequence[Window]]) -> Iterator[tuple[int, list[Scores]]]:
         """Yield the number and the scores of each shard that is done."""
@@ -135,16 +139,19 @@ class Results(NamedTuple):
             path = self.path(number)
             if path.exists():
                 try:
-                    yield number, read_shard(path, shard, self.work["windows"])
+                    yield number, read_shard(path, shard, self.key(number))
                 except DAMAGED:
-                    log(f"[{path} is damaged: it is computed anew]")
+                    log(f"[{path} is damaged, or of other work: it is computed anew]")
 
 
-def read_shard(path: Path, shard: Sequence[Window], work: str) -> list[Scores]:
-    """Return the scores of a shard from its file. Raises one of DAMAGED unless it is whole and of this work."""
+def read_shard(path: Path, shard: Sequence[Window], key: str) -> list[Scores]:
+    """Return the scores of a shard from its file. Raises one of DAMAGED unless it is whole and has this key."""
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
         found, log_probs, ranks = str(file["work"]), file["log_probs"], file["ranks"]
     ends = np.cumsum([window.n_targets for window in shard])
-    if found != work or not log_probs.shape == ranks.shape == (ends[-1],):
+    dtypes = [array.dtype for array in Scores(log_probs, ranks)]
+    if found != key or not log_probs.shape == ranks.shape == (ends[-1],) or dtypes != [np.float64, np.int64]:
         raise ValueError(f"{path} is not of this work")
+    if not np.isfinite(log_probs).all() or ranks.min() < 1:
+        raise ValueError(f"{path} has numbers that no model gives")
     return [Scores(*pair) for pair in zip(np.split(log_probs, ends[:-1]), np.split(ranks, ends[:-1]))]

@@ -17,7 +17,7 @@ from picogpt.command_line import Parser, UsageError, number
 from picogpt.options import add_bos
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import perplexity
-from picogpt.scoring.shards import Results, describe, fingerprint, shards_of
+from picogpt.scoring.shards import DESCRIPTION, Results, describe, fingerprint, shards_of
 from picogpt.scoring.windows import Scores, Window
 from utils import ensure_downloaded, load_encoder_hparams_and_params
 
@@ -26,18 +26,21 @@ if TYPE_CHECKING:
 
 
 class Model(NamedTuple):
-    """A model that was opened: its folder and what is in there."""
+    """A model that was opened: its folder, what is in there, and its fingerprint, "" where nobody needs it."""
 
     folder: Path
     encoder: Encoder
     hparams: dict[str, int]
     params: Params
+    fingerprint: str = ""
 
 
 def open_model(args: argparse.Namespace) -> Model:
     """Open the model that --model_size and --models_dir name. Missing files are downloaded."""
     folder = ensure_downloaded(args.model_size, args.models_dir)
-    return Model(folder, *load_encoder_hparams_and_params(args.model_size, args.models_dir))
+    is_kept = args.results or args.dask or args.jobs > 1  # by others, who must not take it for another one
+    found = fingerprint(folder) if is_kept else ""
+    return Model(folder, *load_encoder_hparams_and_params(args.model_size, args.models_dir), found)
 
 
 def begin(model: Model, bos: bool | None) -> list[int]:
@@ -73,11 +76,19 @@ def add_work_options(parser: argparse.ArgumentParser) -> None:
     jobs = (
         "score in N processes, which share the processor's cores and the memory of the weights (default: %(default)s)"
     )
-    dask = "score on a Dask cluster, such as tcp://HOST:8786; each worker needs this folder and the model at its path"
+    dask = (
+        "score on a Dask cluster, such as tcp://HOST:8786; each worker needs this folder and the model at its path; "
+        "without any worker for ten minutes, the run ends"
+    )
     results = "keep the results here as they arrive; the same command later goes on with what is missing"
     place.add_argument("--jobs", type=number(1, kind=int), default=1, metavar="N", help=jobs)
     place.add_argument("--dask", type=dask_address, metavar="ADDRESS", help=dask)
     parser.add_argument("--results", type=Path, metavar="FOLDER", help=results)
+
+
+def kept_files(args: argparse.Namespace) -> list[str]:
+    """Return the file in --results that no output may replace."""
+    return [str(args.results / DESCRIPTION)] if args.results else []
 
 
 def dask_address(text: str) -> str:
@@ -102,7 +113,7 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
 
     Parser.model = model.folder.name  # in messages, where a command line names several models
     shards = shards_of(windows)
-    results = Results(args.results, describe(shards, fingerprint(model.folder))) if args.results else None
+    results = Results(args.results, describe(shards, model.fingerprint)) if args.results else None
     scores = results.begin(shards) if results else {}
     todo = {i: shard for i, shard in enumerate(shards) if i not in scores}
     n, nats = totals(scores.values())
@@ -120,6 +131,15 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
     return [scored for i in range(len(shards)) for scored in scores[i]]
 
 
+def with_own_results(args: argparse.Namespace, *names: str) -> argparse.Namespace:
+    """Return the options with a folder within --results for one piece of several works, such as one of two models."""
+    if args.results is None:
+        return args
+    return argparse.Namespace(
+        **vars(args) | {"results": args.results / re.sub(r"[^\w.]+", "-", "-".join(names)).strip("-")}
+    )
+
+
 def totals(shards: Iterable[Sequence[Scores]]) -> tuple[int, float]:
     """Return the number of tokens in some shards, and the sum of their -log(p)."""
     arrays = [scores.log_probs for shard in shards for scores in shard]
@@ -130,7 +150,7 @@ def engine(shards: Shards, model: Model, args: argparse.Namespace, progress: Cal
     """Return what does the work as the options say. Only the work in this process calls `progress`."""
     folder = os.path.abspath(model.folder)
     if args.dask is not None and shards:
-        return on_cluster(shards, folder, fingerprint(model.folder), args.dask)
+        return on_cluster(shards, folder, model.fingerprint, args.dask)
     if args.jobs > 1 and shards:
-        return in_processes(shards, folder, fingerprint(model.folder), args.jobs)
+        return in_processes(shards, folder, model.fingerprint, args.jobs)
     return in_this_process(shards, model.params, model.hparams["n_head"], progress)

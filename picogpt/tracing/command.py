@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import gpt2
-from picogpt.command_line import Parser, UsageError, check_memory, number, read_prompt
+from picogpt.command_line import Parser, UsageError, check_memory, number, read_prompt, show
 from picogpt.files import new_file
 from picogpt.options import add_force, add_model_options, add_prompt, prompt_ids
 from picogpt.tracing.against import Comparison, Dump, opened, other_text
@@ -199,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     if writer:
         report(args, hparams, writer)
     if comparison:
-        print("\n".join(comparison.lines()))
+        for line in comparison.lines():
+            show(line)
     if not is_finite:  # the file shows where this begins
         raise FloatingPointError("the logits are not finite: the weights are damaged or too large")
     return int(has_other_ids or bool(comparison and comparison.first))
@@ -213,14 +214,14 @@ def begin(
     if not has_other_ids:
         dump.check(shapes, dtype)
     for line in lines:
-        print(line)
+        show(line)
     return has_other_ids, None if has_other_ids else Comparison(dump, shapes)
 
 
 def report(args: argparse.Namespace, hparams: dict[str, int], writer: Writer) -> None:
     """Print the model's sizes, the table of contents, and the size of the file."""
-    print(f"{args.model_size}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
+    show(f"{args.model_size}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
     print(table(joined(row for row in writer.rows if not re.match(r"step(?!1/)", row[0]))))
     if args.decode > 1:
         print(f"step2/{' … step' + str(args.decode) + '/' if args.decode > 2 else ''}: the same names as step1/")
-    print(f"{args.out}: {len(writer.rows)} arrays, {args.out.stat().st_size:,} bytes")
+    show(f"{args.out}: {len(writer.rows)} arrays, {args.out.stat().st_size:,} bytes")

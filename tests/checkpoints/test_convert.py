@@ -296,3 +296,11 @@ main([{str(source)!r}, "--out", {str(tmp_path / "openai")!r}])
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
     assert (tmp_path / "hf" / "model.safetensors").exists()
     assert (tmp_path / "openai" / "hparams.json").exists()
+
+
+def test_a_model_does_not_take_its_own_place(models_dir, tmp_path):
+    shutil.copytree(models_dir / "odd", tmp_path / "odd")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "odd").iterdir()}
+    result = run_main("picogpt convert", tmp_path / "odd", "--to_hf", "--out", tmp_path / "x" / ".." / "odd", "--force")
+    assert_error(result, 2, "is the model to convert: choose another name")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "odd").iterdir()} == before

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import doctest
+import errno
 import json
 import math
 import os
 import re
 import shutil
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import ROOT, assert_error, model_options, run_command, run_main, shared
 
-from picogpt import score
+from picogpt import files, score
 from picogpt.scoring import command, reading, results
 from picogpt.scoring.results import Summary, short
 from utils import DATA, load_encoder_hparams_and_params
@@ -273,3 +276,41 @@ def test_two_models_in_one_table(tmp_path):
     assert places == {"tiny", re.sub(r"\W+", "-", str(other)).strip("-")}
     refused = run_main("picogpt score", *files, "-m", "tiny,tiny", "--json", tmp_path / "x.json")
     assert_error(refused, 2, "--json, --csv and --tokens are for one model")
+
+
+def test_a_full_disk_loses_no_table_and_names_its_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    alone = run_main("picogpt score", ROOT / "LICENSE", "-m", "tiny")
+    monkeypatch.setattr(command, "write_csv", full)
+    words = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    result = run_main("picogpt score", ROOT / "LICENSE", "-m", "tiny", *words)
+    assert (result.status, result.out) == (1, alone.out)
+    assert result.err == f"picogpt score: {tmp_path / 'a.csv'}: {os.strerror(errno.ENOSPC)}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_file_that_describes_the_results_is_no_output(tmp_path):
+    words = ["--results", tmp_path, "--json", tmp_path / "run.json", "--force"]
+    assert_error(
+        run_main("picogpt score", ROOT / "LICENSE", "-m", "tiny", *words), 2, "--json: ", "is also a file to read"
+    )
+
+
+def test_a_folder_that_can_not_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path.resolve())
+    monkeypatch.setattr(command, "open_model", None)
+    for option in ("--json", "--csv"):
+        result = run_main("picogpt score", ROOT / "LICENSE", "-m", "tiny", option, tmp_path / "a")
+        assert_error(result, 1, f"{tmp_path / 'a'}: its folder can't be written to")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_the_name_of_a_text_may_be_no_utf_8(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.txt")
+    Path(name).write_text("To be, or not to be", encoding="utf-8")
+    words = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    assert run_main("picogpt score", name, "-m", "tiny", *words).status == 0
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["texts"][0]["text"] == name
+    assert r"/a\udcff.txt,1," in (tmp_path / "a.csv").read_text(encoding="utf-8")

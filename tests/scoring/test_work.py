@@ -40,7 +40,7 @@ def options(*words):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return work.open_model(argparse.Namespace(model_size="tiny", models_dir=ROOT / "models"))
+    return work.open_model(argparse.Namespace(model_size="tiny", models_dir=ROOT / "models", results=True))
 
 
 @pytest.fixture
@@ -106,12 +106,22 @@ def test_the_fingerprint_depends_on_the_weights_and_the_hyperparameters(tmp_path
     hparams = json.loads((folder / "hparams.json").read_text())
     (folder / "hparams.json").write_text(json.dumps(hparams | {"n_head": 4}))
     other = fingerprint(folder)
-    (folder / "hparams.json").write_text(json.dumps(hparams, indent=8))
+    shutil.copy(ROOT / "models" / "tiny" / "hparams.json", folder)
     assert fingerprint(folder) == same
-    index = bytearray((folder / "model.ckpt.index").read_bytes())
-    index[len(index) // 2] ^= 1
-    (folder / "model.ckpt.index").write_bytes(index)
-    assert len({same, other, fingerprint(folder)}) == 3
+    found = {same, other}
+    for name in ("model.ckpt.index", "model.ckpt.data-00000-of-00001"):
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+        found.add(fingerprint(folder))
+    assert len(found) == 4
+
+
+def test_the_fingerprint_depends_on_the_program(tmp_path, monkeypatch):
+    before = fingerprint(ROOT / "models" / "tiny")
+    (tmp_path / "gpt2.py").write_text((ROOT / "gpt2.py").read_text(encoding="utf-8") + "#", encoding="utf-8")
+    monkeypatch.setattr(shards.gpt2, "__file__", str(tmp_path / "gpt2.py"))
+    assert fingerprint(ROOT / "models" / "tiny") != before
 
 
 def test_the_fingerprint_of_another_layout_depends_on_the_weights(tmp_path):
@@ -187,9 +197,9 @@ def test_a_damaged_file_is_computed_anew(tiny, parts, counted, tmp_path, capsys)
 
 
 def test_no_damage_goes_unnoticed(tmp_path):
-    results = shards.Results(tmp_path, {"windows": "work"})
+    results = shards.Results(tmp_path, {"model": "model", "windows": "work"})
     shard = [Window(np.arange(9), n) for n in (3, 4)]
-    scores = [shards.Scores(np.linspace(-1, 0, n), np.arange(n)) for n in (3, 4)]
+    scores = [shards.Scores(np.linspace(-1, 0, n), np.arange(1, n + 1)) for n in (3, 4)]
     results.save(0, scores)
     file = results.path(0)
     whole = file.read_bytes()
@@ -198,7 +208,7 @@ def test_no_damage_goes_unnoticed(tmp_path):
     for data in [*flipped, *(whole[:i] for i in range(0, len(whole), 9))]:
         file.write_bytes(data)
         try:
-            assert equal(shards.read_shard(file, shard, "work"), scores)  # such as a date in the zip file
+            assert equal(shards.read_shard(file, shard, "model work 0"), scores)  # such as a date in the zip file
         except shards.DAMAGED:
             n_noticed += 1
     assert n_noticed > len(whole) / 2
@@ -210,6 +220,27 @@ def test_a_file_of_other_work_is_not_taken_for_ours(tiny, parts, tmp_path):
     expected = work.score_all(backwards, tiny, options("--results", tmp_path / "b"))
     shutil.copy(tmp_path / "a" / "shard-000001.npz", tmp_path / "b" / "shard-000001.npz")
     assert equal(expected, work.score_all(backwards, tiny, options("--results", tmp_path / "b")))
+
+
+@pytest.mark.parametrize("change", ["swapped", "another model", "dtype", "infinite", "rank"])
+def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path, change):
+    here = options("--results", tmp_path / "a")
+    first = work.score_all(parts, tiny, here)
+    file = tmp_path / "a" / "shard-000001.npz"
+    if change == "swapped":
+        shutil.copy(tmp_path / "a" / "shard-000003.npz", file)
+    elif change == "another model":
+        work.score_all(parts, tiny._replace(fingerprint="other"), options("--results", tmp_path / "b"))
+        shutil.copy(tmp_path / "b" / "shard-000001.npz", file)
+    else:
+        with np.load(file) as old:
+            arrays = dict(old)
+        if change == "dtype":
+            arrays["log_probs"] = arrays["log_probs"].astype(np.float32)
+        arrays["log_probs"][0] = -np.inf if change == "infinite" else arrays["log_probs"][0]
+        arrays["ranks"][0] = 0 if change == "rank" else arrays["ranks"][0]
+        np.savez(file, **arrays)
+    assert equal(first, work.score_all(parts, tiny, here))
 
 
 def contents(folder):
@@ -274,7 +305,7 @@ def test_a_result_that_cannot_be_written_ends_the_run_and_the_others_stay(tiny, 
         work.score_all(parts, tiny, here)
     assert {path.name for path in tmp_path.iterdir()} == {f"shard-{i:06d}.npz" for i in range(3)}
     with pytest.raises(IsADirectoryError, match="shard-000002"):
-        dict(shards.Results(tmp_path, {"windows": ""}).load(shards_of(parts)))
+        dict(shards.Results(tmp_path, {"model": "", "windows": ""}).load(shards_of(parts)))
 
 
 @pytest.mark.parametrize("here", [True, False])
@@ -538,7 +569,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_one_that_dies_is_named(tm
     folder = tmp_path / "results"
     process = start("--dask", cluster.address, "--results", folder)
     line = process.stderr.readline().decode()
-    assert line == f"[the Dask scheduler at {cluster.address} has no workers yet: waiting for the first]\n"
+    assert line == f"[the Dask scheduler at {cluster.address} has no workers yet: waiting up to 600 s for the first]\n"
     cluster.start_worker()
     half_way(process, folder)
     cluster.processes[0].kill()
@@ -569,12 +600,11 @@ def test_what_workers_lack_is_named(tmp_path, cluster, tiny, parts, monkeypatch)
     good = cluster.start_worker()
     assert equal(work.score_all(parts, tiny, here), work.score_all(parts, tiny, options()))
     missing = tiny._replace(folder=tmp_path / "no-model")
-    with monkeypatch.context() as patch:
-        patch.setattr(work, "fingerprint", lambda folder: "other")
-        with pytest.raises(ValueError, match=f"{re.escape(str(tiny.folder))} on .*: this is another model"):
-            work.score_all(parts, tiny, here)
-        with pytest.raises(ValueError, match=r"no-model on .*: no model is there \(No such file"):
-            work.score_all(parts, missing, here)
+    other = tiny._replace(fingerprint="other")
+    with pytest.raises(ValueError, match=f"{re.escape(str(tiny.folder))} on .*: the model or the program differs"):
+        work.score_all(parts, other, here)
+    with pytest.raises(ValueError, match=r"no-model on .*: no model is there \(No such file"):
+        work.score_all(parts, missing, here)
     wrong = [Window(np.array([1, 5000]), 1)]
     with pytest.raises(ValueError, match="the ids are 1 to 5000"):
         work.score_all(wrong, tiny, here)
@@ -586,6 +616,18 @@ def test_what_workers_lack_is_named(tmp_path, cluster, tiny, parts, monkeypatch)
     good.kill()
     with pytest.raises(OSError, match="worker at tcp://127.0.0.1:.* fails with No module named 'picogpt'"):
         work.score_all(parts, tiny, here)
+
+
+@pytest.mark.slow
+def test_workers_are_not_waited_for_for_ever(cluster, tiny, parts, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "WAIT", 1)
+    here, address = options("--dask", cluster.address), re.escape(cluster.address)
+    with pytest.raises(OSError, match=f"no worker has joined the Dask scheduler at {address} in 1 s: start one"):
+        work.score_all(parts, tiny, here)
+    monkeypatch.setattr(jobs, "check_imports", lambda client, address: None)  # as if all had gone since then
+    with pytest.raises(ConnectionError, match=f"all workers at {address} are gone, and none came in 1 s: start one"):
+        work.score_all(parts, tiny, here)
+    assert "has no workers any more: waiting up to 1 s for one]" in capsys.readouterr().err
 
 
 def test_a_shard_that_ends_several_workers_is_one_line(tiny, parts, monkeypatch):

@@ -254,3 +254,9 @@ def test_damaged_members(tmp_path, traced, values):
     with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
         archive.writestr("logits", "1.0")
     assert_error(traced(PROMPT, "--against", tmp_path / "text.npz"), 2, "logits is not an array in NPY format")
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(compare, values):
+    result = compare({**values, **about(model="x\x1b[2J\u202e")})
+    assert "another model" in result.out
+    assert not {"\x1b", "\u202e"} & set(result.out)
