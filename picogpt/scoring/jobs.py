@@ -141,13 +141,21 @@ def quiet() -> Iterator[None]:
 
 
 def connected(address: str) -> Any:
-    """Return a client of the scheduler at an address. Raises OSError if none answers within five seconds."""
+    """Return a client of the scheduler at an address. Raises OSError if none answers within ten seconds."""
     from distributed import Client
 
-    try:
-        return Client(address, timeout=5, set_as_default=False)
-    except OSError:
-        raise OSError(f"no Dask scheduler answers at {address}: start one, or check the address") from None
+    found: list[Any] = []
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            found.append(Client(address, timeout=5, set_as_default=False))
+
+    thread = threading.Thread(target=connect, daemon=True)  # Dask itself waits for ever for a server that says nothing
+    thread.start()
+    thread.join(10)
+    if not found:
+        raise OSError(f"no Dask scheduler answers at {address}: start one, or check the address")
+    return found[0]
 
 
 def check_imports(client: Any, address: str) -> None:

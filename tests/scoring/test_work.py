@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -616,6 +617,15 @@ def test_what_workers_lack_is_named(tmp_path, cluster, tiny, parts, monkeypatch)
     good.kill()
     with pytest.raises(OSError, match="worker at tcp://127.0.0.1:.* fails with No module named 'picogpt'"):
         work.score_all(parts, tiny, here)
+
+
+@pytest.mark.slow
+def test_a_server_that_says_nothing_is_no_scheduler():
+    needs("distributed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        result = run_command("picogpt score", ROOT / "LICENSE", *TINY, "--dask", address, timeout=60)
+    assert_error(result, 1, f"picogpt score: no Dask scheduler answers at {address}: start one, or check the address")
 
 
 @pytest.mark.slow
