@@ -271,6 +271,7 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monke
     monkeypatch.setattr(command_line, "free_memory", lambda: 50_000_000)
     monkeypatch.setattr(command, "Workload", None)
     monkeypatch.setattr(command, "write_random_model", None)
+    monkeypatch.setattr(command, "require", lambda *modules: None)
     out = tmp_path / "figures.json"
     message = "of memory, but only 50 MB are free"
     assert_error(run_main("picogpt bench", *TINY, "--peers", "--json", out), 2, "measuring PyTorch", message)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gpt2
 from encoder import BYTE_TO_CHAR, END_OF_TEXT, Encoder
-from picogpt.chat.dialogue import Chat, dialogpt, one_line, trim_reply, until_turn_ends
+from picogpt.chat.dialogue import N_PENALIZED, Chat, dialogpt, one_line, trim_reply, until_turn_ends
 from picogpt.command_line import UsageError
 
 FORMATS = ["plain", "dialogpt"]
@@ -117,6 +117,17 @@ def test_the_penalty_looks_at_the_model_s_own_words_only():
     assert chat.penalized_ids() == [*own, first]
 
 
+def test_the_penalty_looks_at_the_newest_ids():
+    chat = chat_of(actor(" la" * 60 + "\n", " le" * 60 + "\n"), max_tokens=200)
+    said(chat, "Sing")
+    said(chat, "Again")
+    own = [id for turn in chat.turns for id in turn.reply_ids]
+    assert len(own) > N_PENALIZED == 64
+    assert chat.penalized_ids() == own[-64:]
+    chat.first = 1
+    assert chat.penalized_ids() == chat.turns[1].reply_ids[-64:]
+
+
 @given(st.lists(st.text("Alice: B\n\u00e9", max_size=4)), st.sampled_from(["Alice:", None]))
 def test_the_end_of_a_reply_does_not_depend_on_the_pieces(pieces, stop):
     whole = "".join(pieces)
@@ -168,6 +179,31 @@ def test_retry_after_undo_answers_the_message_even_if_it_had_left_the_context(fo
     "".join(chat.reply())
     assert chat.first == 0
     assert_like_afresh(chat)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_reset_and_resume_begin_with_the_first_turn(form):
+    chat = chat_of(sampler(0), form=form, max_tokens=8)
+    for again in (chat.reset, lambda: chat.resume([("Hello", "Good day.")])):
+        said(chat, "Who is the king?")
+        said(chat, "And who are his men?")
+        chat.first = 1  # as when the context is full
+        again()
+        chat.add_message("Well?")
+        assert chat.first == 0
+        assert chat.ids()[len(chat.format.persona) :][: len(chat.turns[0].opening)] == chat.turns[0].opening
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_message_may_take_all_the_room_there_is(form):
+    chat = chat_of(sampler(0), form=form)
+    longest = next(text for n in range(N_CTX, 0, -1) if len(chat.encode(text := " ".join("a" * n))) == chat.room())
+    assert said(chat, longest)
+    assert len(chat.turns[-1].reply_ids) == 1  # the last position
+    assert chat.notes == ["[the reply has filled the context and ends here]"]
+    chat.get_ready()  # which may not fail when the context is full
+    with pytest.raises(UsageError, match=f"{chat.room() + 1} tokens, but there is room for {chat.room()}"):
+        chat.add_message(longest + " a")
 
 
 @pytest.mark.parametrize("form", FORMATS)

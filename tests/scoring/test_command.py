@@ -106,6 +106,7 @@ def test_tokens_json_and_csv_say_the_same(tiny, file, tmp_path):
     with open(b, encoding="utf-8", newline="") as opened:
         table = list(csv.DictReader(opened))
     assert [int(row["id"]) for row in table] == entry["ids"] == [int(line.split()[0]) for line in lines]
+    assert [int(row["position"]) for row in table] == list(range(len(table)))
     assert [int(row["rank"] or 0) for row in table] == [rank or 0 for rank in entry["ranks"]]
     assert [row["rank"] or "-" for row in table] == [line.split()[2] for line in lines]
     for row, line, log_prob in zip(table[1:], lines[1:], entry["log_probs"][1:]):
@@ -122,6 +123,15 @@ def test_a_field_of_json_lines(tiny, tmp_path):
     both = rows(run_main("picogpt score", path, "--jsonl", "text", *TINY).out)
     assert list(both) == [f"{path}:1", f"{path}:3", "total"]
     assert both[f"{path}:3"][3] == pytest.approx(-log_probs(tiny, "or not\n to be").sum(), abs=0.01)
+
+
+def test_a_record_is_a_line_and_its_text_stays_as_it_is(tmp_path):
+    texts = ["  blanks at both ends \n", "a line\u2028separator", "x\x85y\rz"]
+    first, second, third = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    (tmp_path / "a.jsonl").write_text(f"{first}\n{second}\n\n{third}", encoding="utf-8", newline="")
+    found = reading.read_texts([str(tmp_path / "a.jsonl")], "text")
+    assert [text for _, text in found] == texts
+    assert [place.rpartition(":")[2] for place, _ in found] == ["1", "2", "4"]
 
 
 def test_standard_input_and_a_pipe(tiny, file, tmp_path):

@@ -154,6 +154,16 @@ def test_each_window_has_its_own_excluded_ids(way, request, monkeypatch, rng):
     assert all((scored.ranks[1:] == scores[0].ranks[1:]).all() for scored in scores)
 
 
+def test_ids_beyond_16_bits():
+    params = random_params({"n_vocab": 70_000, "n_ctx": 3, "n_embd": 2, "n_head": 1, "n_layer": 1})
+    ids = np.array([1, 32_768, 65_536])
+    (scores,) = score_windows([Window(ids, 2)], params, 1)
+    logits = gpt2.gpt2(ids, **params, n_head=1)[:2].astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(scores.log_probs, expected[[0, 1], ids[1:]], atol=1e-5)
+    assert scores.ranks.tolist() == [1 + int((row > row[id]).sum()) for row, id in zip(logits, ids[1:])]
+
+
 def test_nan_is_never_the_likeliest():
     logits = np.array([[np.nan, 1, 2], [np.nan, 1, 2]], np.float32)
     assert target_scores(logits, np.array([0, 2])).ranks.tolist() == [4, 2]

@@ -224,7 +224,7 @@ def test_a_file_of_other_work_is_not_taken_for_ours(tiny, parts, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["swapped", "another model", "dtype", "infinite", "rank"])
-def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path, change):
+def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path, capsys, change):
     here = options("--results", tmp_path / "a")
     first = work.score_all(parts, tiny, here)
     file = tmp_path / "a" / "shard-000001.npz"
@@ -242,6 +242,7 @@ def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path
         arrays["ranks"][0] = 0 if change == "rank" else arrays["ranks"][0]
         np.savez(file, **arrays)
     assert equal(first, work.score_all(parts, tiny, here))
+    assert f"[{file} is damaged, or of other work: it is computed anew]\n" in capsys.readouterr().err
 
 
 def contents(folder):
