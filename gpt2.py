@@ -114,7 +114,7 @@ def causal_mask(q, k):
     # type: (Heads[n_seq, d_head], Heads[n_keys, d_head]) -> Matrix[n_seq, n_keys]
     """Let each position see itself and those before it: 0 where it may look, -inf elsewhere.
 
-    With a cache, the queries belong to the last n_seq of the n_keys positions, else to all of them.
+    The queries are those of the last n_seq of the n_keys positions, in every block and step.
     """
     n_seq, n_keys = q.shape[-2], k.shape[-2]
     return np.triu(np.full((n_seq, n_keys), -math.inf, q.dtype), k=n_keys - n_seq + 1)

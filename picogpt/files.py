@@ -92,8 +92,8 @@ def folder_to_make(path: Path, replace: bool = False) -> Path:
 def file_to_write(path: Path, replace: bool = False) -> Path:
     """Return the absolute path of a file to write, behind all links.
 
-    Raises OSError if `path` is a folder, a device or a pipe, or lies in no folder, and if it exists but must not be
-    replaced.
+    Raises OSError if `path` is a folder, a device or a pipe, if it lies in no folder or in one that can't be written
+    to, and if it exists but must not be replaced.
     """
     target = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():

@@ -74,9 +74,9 @@ def add_bos(parser: argparse.ArgumentParser, text: str, default: bool | None = T
     parser.add_argument("--no_bos", dest="bos", action="store_false", default=default, help="leave it out")
 
 
-def add_out(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_out(parser: argparse.ArgumentParser) -> None:
     """Add --out, the folder of a new model."""
-    parser.add_argument("--out", type=Path, required=required, metavar="models/NAME", help="the folder to make")
+    parser.add_argument("--out", type=Path, required=True, metavar="models/NAME", help="the folder to make")
 
 
 def add_meta(parser: argparse.ArgumentParser) -> None:

@@ -183,7 +183,7 @@ def score_texts(
     texts: Iterable[tuple[str, str]], name: str, model: Model, args: argparse.Namespace
 ) -> tuple[Encoder, list[tuple[Text, Scores]]]:
     """Return the tokenizer of a model and the scores of texts with it."""
-    if args.results and "," in args.model_size:
+    if "," in args.model_size:
         args = with_own_results(args, name)
     allow_special(model.encoder, args)
     all_texts = list(encoded(texts, model, args.bos))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import mmap
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,8 +63,9 @@ def fingerprint(folder: Path) -> str:
     endings = ("hparams.json", "config.json", "*.index", "*.data-*", "*.safetensors")
     for path in sorted({path for ending in endings for path in folder.glob(ending)} | {checkpoint_prefix(folder)}):
         if path.exists():  # the prefix is a file in V1 checkpoints only
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                digest.update(data)
+            with open(path, "rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
     return digest.hexdigest()
 
 
