@@ -89,8 +89,8 @@ def merges_of(symbol: str, ranks: dict[str, int]) -> list[tuple[str, str]]:
     found, to_split = [], [symbol]
     while to_split:
         symbol = to_split.pop()
-        cuts = itertools.combinations(range(len(symbol) + 1), 3)
-        pairs = (f"{symbol[i:j]} {symbol[j:k]}" for i, j, k in cuts if k - i < len(symbol))
+        inside = {symbol[i:k] for i, k in itertools.combinations(range(len(symbol) + 1), 2)} - {symbol}
+        pairs = (f"{part[:j]} {part[j:]}" for part in inside for j in range(1, len(part)))
         parts = merge(symbol, {pair: ranks[pair] for pair in pairs if pair in ranks})
         if len(parts) == 2:
             found.append((parts[0], parts[1]))
