@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from encoder import Encoder
-from gpt2 import generate, token_probs
+from gpt2 import checked_ids, generate, token_probs
 from picogpt.explain.text import visible
 from picogpt.generate import choosers, first_ids, warn
 from utils import load_encoder_hparams_and_params
@@ -45,7 +45,7 @@ def candidates(logits: Any, ids: list[int], args: Namespace, chosen: int, encode
 
 
 def steps(model: Model, settings: str) -> Iterator[str]:
-    """Yield the tokens of the prompt, then a step for each new token, all of them as JSON.
+    """Yield the prompt and its tokens, then a step for each new token, all of them as JSON.
 
     `settings` is a JSON object: prompt, n_tokens, temperature, top_k and seed, which is null for a new text each time.
     A step has the chosen id, its candidates, and the text that it adds. The last step adds the rest of the text, which
@@ -55,8 +55,8 @@ def steps(model: Model, settings: str) -> Iterator[str]:
     args = Namespace(top_p=1.0, repetition_penalty=1.0, n_samples=1)
     args.temperature, args.top_k, args.seed = asked["temperature"], asked["top_k"], asked["seed"]
     warn(args, asked["prompt"])
-    ids = first_ids(encoder, asked["prompt"])
-    yield json.dumps({"prompt": [visible(encoder.token_bytes(id)) for id in ids]})
+    ids = checked_ids(first_ids(encoder, asked["prompt"]), params, asked["n_tokens"])
+    yield json.dumps({"prompt": asked["prompt"], "tokens": [visible(encoder.token_bytes(id)) for id in ids]})
 
     chosen: list[dict[str, Any]] = []  # the step of the newest token, until it is yielded
     draw = choosers(args)[0]

@@ -179,7 +179,7 @@ const receive = {
   failed({ error }) { fail(error); },
   note({ text }) { $("note").append(element("span", text), document.createElement("br")); },
   step(message) {
-    if (message.prompt) showPrompt($("prompt").value, message.prompt);
+    if (message.tokens) showPrompt(message.prompt, message.tokens);
     else addStep(message);
   },
   end(message) { if (message.run === run) end(message); },

@@ -7,6 +7,7 @@ several lines: between triple quotes, or as a paste where the terminal says wher
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -37,7 +38,8 @@ def ask_with_readline(screen: Screen, history: History) -> Callable[[str], str]:
     import readline
 
     readline.set_auto_history(False)  # several lines become one entry
-    readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off for its own prompt
+    if os.environ.get("TERM") != "dumb":  # such a terminal would show the escapes
+        readline.parse_and_bind("set enable-bracketed-paste on")  # Python turns it off for its own prompt
     for line in history.lines():
         with contextlib.suppress(ValueError):  # a character that the terminal's encoding does not have
             readline.add_history(line)

@@ -295,6 +295,7 @@ def test_colours_on_a_terminal_only_and_never_with_no_color(terminal, env, colou
     child.expect("I am Bob.")
     assert ("\x1b[36mBob: \x1b[0m" in child.before) == coloured
     assert ("\x1b[3" in child.before) == coloured
+    assert ("\x1b" in child.before) == (env.get("TERM") != "dumb")
 
 
 def test_ctrl_c_before_a_reply_has_begun_takes_the_message_back(monkeypatch, capsys):

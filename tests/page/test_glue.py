@@ -26,9 +26,11 @@ def model(glue):
     return glue.load()
 
 
-def steps(glue, model, prompt="ROMEO:", n_tokens=30, temperature=0.8, top_k=0, seed=1):
-    settings = {"prompt": prompt, "n_tokens": n_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
-    return [json.loads(step) for step in glue.steps(model, json.dumps(settings))]
+SETTINGS = {"prompt": "ROMEO:", "n_tokens": 30, "temperature": 0.8, "top_k": 0, "seed": 1}
+
+
+def steps(glue, model, **settings):
+    return [json.loads(step) for step in glue.steps(model, json.dumps(SETTINGS | settings))]
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(0, 0), (0.8, 0), (1.5, 5)])
@@ -36,7 +38,7 @@ def test_each_step_has_the_probabilities_of_its_token(glue, model, temperature, 
     encoder, hparams, params = model
     first, *middle, last = steps(glue, model, temperature=temperature, top_k=top_k)
     ids = encoder.encode("ROMEO:")
-    assert first == {"prompt": ["ROMEO", ":"]}
+    assert first == {"prompt": "ROMEO:", "tokens": ["ROMEO", ":"]}
     assert last == {"text": ""}
     assert len(middle) == 30
     for step in middle:
@@ -74,13 +76,13 @@ def test_half_a_character_is_never_text(glue, model):
 
 def test_a_prompt_that_leaves_no_room_is_one_line(glue, model):
     message = r"^2 prompt tokens \+ 256 to generate do not fit into the context of 256: 0 to 255 new ones fit$"
-    with pytest.raises(ValueError, match=message):
-        steps(glue, model, n_tokens=256)
+    with pytest.raises(ValueError, match=message):  # before its tokens are shown
+        next(glue.steps(model, json.dumps(SETTINGS | {"n_tokens": 256})))
     assert len(steps(glue, model, n_tokens=255)) == 257
 
 
 def test_an_empty_prompt_begins_a_document(glue, model, capsys):
-    assert steps(glue, model, prompt="", n_tokens=1)[0] == {"prompt": ["<|endoftext|>"]}
+    assert steps(glue, model, prompt="", n_tokens=1)[0] == {"prompt": "", "tokens": ["<|endoftext|>"]}
     assert capsys.readouterr().err == "the prompt is empty: the text begins a new document, after <|endoftext|>\n"
 
 

@@ -194,10 +194,19 @@ def test_a_second_text_takes_the_place_of_one_that_is_being_written(reader, nati
     assert reader.text("#text") == native(**settings)[1]
 
 
-def test_what_cannot_be_continued_is_one_line(reader):
+def test_the_prompt_that_was_sent_is_shown_even_if_the_field_changes_at_once(reader):
+    reader.fill(**DEFAULTS)
+    reader("document.querySelector('#form').requestSubmit(); document.querySelector('#prompt').value = 'JULIET:'")
+    reader.wait("#status", "^Done")
+    assert reader.text("#given") == DEFAULTS["prompt"]
+
+
+def test_what_cannot_be_continued_is_one_line_and_no_text(reader):
+    reader.text_of(**DEFAULTS | {"prompt": "JULIET:"})
     status = reader.text_of(n_tokens=256)
     expected = "2 prompt tokens + 256 to generate do not fit into the context of 256: 0 to 255 new ones fit"
     assert status == f"No text: {expected}"
+    assert reader.text("#given") == "JULIET:"  # the last text stays
     assert reader.text_of(**DEFAULTS).startswith("Done")
 
 

@@ -224,6 +224,10 @@ def test_arrays_that_can_not_be_compared(compare, changes, message):
     assert_error(compare(changes), 2, "mine.npz", message)
 
 
+def header(text: str) -> bytes:
+    return np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text.encode()
+
+
 def damaged(data: bytes) -> bytes:
     return data[:200] + bytes([data[200] ^ 255]) + data[201:]
 
@@ -251,9 +255,33 @@ def test_damaged_members(tmp_path, traced, values):
     np.savez(tmp_path / "good.npz", logits=values["logits"])
     (tmp_path / "mine.npz").write_bytes(damaged((tmp_path / "good.npz").read_bytes()))
     assert_error(traced(PROMPT, "--against", tmp_path / "mine.npz"), 2, "mine.npz: logits can't be read")
-    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
-        archive.writestr("logits", "1.0")
-    assert_error(traced(PROMPT, "--against", tmp_path / "text.npz"), 2, "logits is not an array in NPY format")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("logits", b"1.0", "logits is not an array in NPY format"),
+        ("logits.npy", header("(" * 64), "logits can't be read"),  # a TokenError
+        (
+            "logits.npy",
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000,)}"),
+            "Unable to alloc",
+        ),
+        ("logits.npy", header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({9**30},)}}"), "too large"),
+    ],
+)
+def test_odd_members(tmp_path, traced, name, data, message):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr(name, data)
+    assert_error(traced(PROMPT, "--against", tmp_path / "odd.npz"), 2, "odd.npz: logits", message)
+
+
+def test_a_damaged_directory_of_members(tmp_path, traced, values):
+    np.savez(tmp_path / "mine.npz", logits=values["logits"])
+    data = (tmp_path / "mine.npz").read_bytes()
+    place = data.rindex(b"PK\1\2")  # the directory's entry, whose byte 6 is the version that is needed
+    (tmp_path / "mine.npz").write_bytes(data[: place + 6] + b"\xff" + data[place + 7 :])
+    assert_error(traced(PROMPT, "--against", tmp_path / "mine.npz"), 2, "mine.npz is not an NPZ file")
 
 
 def test_what_a_file_says_cannot_steer_the_terminal(compare, values):
