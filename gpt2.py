@@ -17,10 +17,9 @@ works on each position by itself. Both add their results to the vectors instead 
 
 Read this file from top to bottom: each function uses only those above it. The `type:` comments give
 shapes. Matrix[n_seq, n_embd] has a row for each of n_seq tokens, and n_embd columns. Heads[n_seq,
-d_head] is such a matrix for each attention head: an array [n_head, n_seq, d_head]. The model's
-functions also take further leading axes, such as a batch axis. The parameters have their names in
-the checkpoint: a linear layer (c_…) is a dict of weights w and a bias b, a layer norm (ln_…) one of
-a gain g and a bias b.
+d_head] is such a matrix for each attention head: an array [n_head, n_seq, d_head]. A batch axis may
+come before these. The parameters have their names in the checkpoint: a linear layer (c_…) is a dict
+of weights w and a bias b, a layer norm (ln_…) one of a gain g and a bias b.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
 
@@ -79,7 +78,9 @@ def matmul(x, w):
 
 def linear(x, w, b):
     # type: (Matrix[n_seq, n_in], Matrix[n_in, n_out], Vector[n_out]) -> Matrix[n_seq, n_out]
-    return matmul(x, w) + b
+    y = matmul(x, w)
+    y += b  # in place, which saves the time of a second large array
+    return y
 
 
 def ffn(
@@ -169,7 +170,7 @@ def mha(
     q, k, v = (split_heads(part, n_head) for part in qkv)  # -> 3 x [n_head, n_seq, d_head]
     if cache is not None:  # [2, ..., n_head, n_ctx, d_head]
         n_keys = n_past + x.shape[-2]
-        cache[..., n_past:n_keys, :] = k, v
+        cache[0, ..., n_past:n_keys, :], cache[1, ..., n_past:n_keys, :] = k, v
         k, v = cache[..., :n_keys, :]  # -> 2 x [n_head, n_keys, d_head]
     return linear(merge_heads(causal_attention(q, k, v)), **c_proj)  # -> [n_seq, n_embd]
 
@@ -214,12 +215,10 @@ def gpt2(
     if n_past + n_seq > len(wpe):
         raise ValueError(f"{n_past + n_seq} positions, but the model has n_ctx = {len(wpe)}")
     x = wte[inputs] + wpe[n_past : n_past + n_seq]  # [n_seq] -> [n_seq, n_embd]
-    for layer, block in enumerate(blocks):
-        kv = None if cache is None else cache[layer]
+    for block, kv in zip(blocks, [None] * len(blocks) if cache is None else cache):
         x = transformer_block(x, **block, n_head=n_head, cache=kv, n_past=n_past)
-    if n_logits is not None:
-        x = x[..., max(0, n_seq - n_logits) :, :]  # -> [n_logits, n_embd]
-    return matmul(layer_norm(x, **ln_f), wte.T)  # -> [n_seq or n_logits, n_vocab]
+    first = 0 if n_logits is None else max(0, n_seq - n_logits)
+    return matmul(layer_norm(x[..., first:, :], **ln_f), wte.T)  # -> [n_seq or n_logits, n_vocab]
 
 
 # ----------------------------------------------------------------------------- choosing a token
@@ -340,12 +339,11 @@ class Context:
         """Score what may follow each of the last n_logits ids. Raises as `check_finite` does."""
         if not 1 <= n_logits <= len(ids) <= self.n_ctx:
             raise ValueError(f"{n_logits} of {len(ids)} ids to score, with room for {self.n_ctx}")
-        ids = list(ids)
         n_past = n_shared(self.ids, ids[: len(ids) - n_logits])  # the last are computed once more
-        self.ids = ids[:n_past]  # fits the cache even if Ctrl-C interrupts the next lines
+        self.ids = self.ids[:n_past]  # fits the cache even if Ctrl-C interrupts the next lines
         new, n_head, cache = ids[n_past:], self.n_head, self.cache
         out = gpt2(new, **self.params, n_head=n_head, cache=cache, n_past=n_past, n_logits=n_logits)
-        self.ids = ids
+        self.ids = list(ids)
         return check_finite(out)
 
 
@@ -370,8 +368,7 @@ def generate(inputs, params, n_head, n_tokens_to_generate, choose=greedy):
     ids = checked_ids(inputs, params, n_tokens_to_generate)
     context = Context(params, n_head, len(ids) + n_tokens_to_generate - 1)
     for _ in range(n_tokens_to_generate):
-        logits = context.logits(ids)[-1]  # [1, n_vocab] -> [n_vocab]
-        ids.append(choose(logits, ids))
+        ids.append(choose(context.logits(ids)[-1], ids))  # [1, n_vocab] -> [n_vocab]
         yield ids[-1]
 
 

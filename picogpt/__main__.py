@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import re
@@ -35,6 +36,7 @@ TOOLS = {  # name: (module, purpose)
     ),
     "train": ("picogpt.train.command", "train a model of any shape on a text file, or fine-tune one on it"),
 }
+MANY_ROWS = ("chat", "evaluate", "explain", "generate", "lm_eval", "score")  # whose texts may be long
 
 
 def version() -> str:
@@ -68,7 +70,11 @@ def main() -> int:
     if name != "bench":  # which measures what gpt2.py does
         one_thread_for_small_models(sys.argv)
     warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: `gpt2.check_finite` finds what is not finite
-    status: int = importlib.import_module(TOOLS[name][0]).main()
+    tool = importlib.import_module(TOOLS[name][0])
+    with contextlib.ExitStack() as stack:
+        if name in MANY_ROWS:
+            stack.enter_context(importlib.import_module("picogpt.parallel").on_all_cores())
+        status: int = tool.main()
     return status
 
 

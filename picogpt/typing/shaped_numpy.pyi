@@ -5,7 +5,7 @@ Not checked: the sizes of slices, reshaped arrays and new arrays, since type che
 dimensions are Any. A function that is missing here is an error in gpt2.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
@@ -135,7 +135,7 @@ class KV:
         self, index: tuple[EllipsisType, slice, _All], /
     ) -> tuple[Heads[Any, d_head], Heads[Any, d_head]]: ...
     def __setitem__(
-        self, index: tuple[EllipsisType, slice, _All], values: tuple[Heads[_R, d_head], Heads[_R, d_head]], /
+        self, index: tuple[Literal[0, 1], EllipsisType, slice, _All], values: Heads[Any, d_head], /
     ) -> None: ...
 
 class Cache:
@@ -143,9 +143,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int: ...
-    @overload
-    def __getitem__(self, layer: int, /) -> KV: ...
-    @overload
+    def __iter__(self) -> Iterator[KV]: ...
     def __getitem__(self, index: tuple[_All, _All, int | slice] | _Positions, /) -> Cache: ...
     def __setitem__(self, index: tuple[_All, _All, int] | _Positions, values: Cache, /) -> None: ...
 

@@ -45,16 +45,16 @@ MISTAKES = {
     ),
     "the vocabulary matrix not transposed": ("**ln_f), wte.T)", "**ln_f), wte)"),
     "a [n_vocab, n_embd] matrix where [n_embd, n_vocab] belongs": (
-        "matmul(layer_norm(x, **ln_f), wte.T)",
-        "linear(layer_norm(x, **ln_f), wte, wte.T[0])",
+        "matmul(layer_norm(x[..., first:, :], **ln_f), wte.T)",
+        "linear(layer_norm(x[..., first:, :], **ln_f), wte, wte.T[0])",
     ),
     "position and token embeddings exchanged": (
         "out = gpt2(new, **self.params,",
         'p = self.params; out = gpt2(new, p["wpe"], p["wte"], p["blocks"], p["ln_f"],',
     ),
     "embeddings added to logits": (
-        "return matmul(layer_norm(x, **ln_f),",
-        "return wte[inputs] + matmul(layer_norm(x, **ln_f),",
+        "return matmul(layer_norm(x[..., first:, :], **ln_f),",
+        "return wte[inputs] + matmul(layer_norm(x[..., first:, :], **ln_f),",
     ),
     "a bias of the wrong width": ("linear(x, **c_fc)", 'linear(x, w=c_fc["w"], b=c_proj["b"])'),
     "layer norm's parameters of another width": (
@@ -86,7 +86,7 @@ MISTAKES = {
         "np.split(linear(x, **c_proj), 3",
     ),
     "merged heads in the cache": ("n_past:n_keys, :] = k, v", "n_past:n_keys, :] = merge_heads(k), v"),
-    "all logits where the last row belongs": ("append(choose(logits,", "append(choose(context.logits(ids),"),
+    "all logits where the last row belongs": ("choose(context.logits(ids)[-1],", "choose(context.logits(ids),"),
     "columns of the queries where rows belong": ("q[..., rows, :], k", "q[..., :, rows], k"),
     "columns of the cache where rows belong": ("cache[..., :n_keys, :]", "cache[..., :, :n_keys]"),
     "keys against queries in a block": (
@@ -115,7 +115,7 @@ MISTAKES = {
     "the penalty of one number where each has its own": ("seen, new, axis=-1)", "seen, penalized, axis=-1)"),
     "the picked logits where all belong": ("    return penalized\n", "    return old\n"),
     "a sum that loses its axis": ("exp_x.sum(axis=-1, keepdims=True)", "exp_x.sum(axis=-1)"),
-    "a function of NumPy whose shapes nobody wrote down": ("matmul(x, w) + b", "np.add(matmul(x, w), b)"),
+    "a function of NumPy whose shapes nobody wrote down": ("np.tanh(x", "np.sinh(x"),
     "a wrong comment behind an argument": (
         "c_fc,  # type: Linear[n_embd, n_hidden]",
         "c_fc,  # type: Linear[n_hidden, n_embd]",
@@ -125,13 +125,13 @@ MISTAKES = {
     "the comments of two arguments exchanged": (
         "    wte,  # type: Matrix[n_vocab, n_embd]\n    wpe,  # type: Matrix[n_ctx, n_embd]\n",
         "    wte,  # type: Matrix[n_ctx, n_embd]\n    wpe,  # type: Matrix[n_vocab, n_embd]\n",
-        "matmul(layer_norm(x, **ln_f), wte.T)",
+        "matmul(layer_norm(x[..., first:, :], **ln_f), wte.T)",
         "out = gpt2(new, **self.params,",
     ),
     "a wrong result under the comments of the arguments": (
         "    # type: (...) -> Matrix[Any, n_vocab]",
         "    # type: (...) -> Matrix[Any, n_embd]",
-        "return matmul(layer_norm(x, **ln_f), wte.T)",
+        "return matmul(layer_norm(x[..., first:, :], **ln_f), wte.T)",
         "return check_finite(out)",
     ),
 }

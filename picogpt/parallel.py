@@ -1,0 +1,79 @@
+"""Run gpt2.py's work on many rows, such as those of a long prompt, on all cores.
+
+Of a forward pass, BLAS spreads only the matrix products over the cores. GELU, softmax, sums and copies run on one.
+Within `on_all_cores`, the functions in SPLIT are replaced in the module by versions that cut their arrays into as many
+parts as BLAS has threads. Each thread calls the original function for its part, with BLAS held to one thread. NumPy
+lets go of the interpreter's lock while it computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import gpt2
+
+MIN_ROWS = 384  # with fewer, BLAS's own threads are as fast: docs/speed.md has the measurement
+SPLIT = {"layer_norm": 1, "linear": 1, "ffn": 1, "causal_attention": 2}  # name: how many of the last axes stay whole
+SOFTMAX, THREAD = gpt2.softmax, threading.local()
+
+
+@contextlib.contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Split layers of MIN_ROWS rows or more, while a `with` block runs, between as many threads as BLAS has.
+
+    Results differ by rounding from those without it, and are the same bit for bit with the same number of threads. With
+    a single thread, without threadpoolctl, or with a BLAS that it can't hold to one thread (Accelerate), nothing is
+    split. Passes that `trace` watches are not split either, since it records whole arrays. The module is changed for
+    all threads, but only one of them may run passes.
+    """
+    functions = {name: getattr(gpt2, name) for name in ("transformer_block", *SPLIT)}
+    gpt2.transformer_block = functools.partial(layer, functions["transformer_block"])
+    for name, n_whole in SPLIT.items():
+        setattr(gpt2, name, functools.partial(in_parts, functions[name], n_whole))
+    try:
+        yield
+    finally:
+        for name, function in functions.items():
+            setattr(gpt2, name, function)
+
+
+@functools.cache
+def machinery() -> tuple[Any, int, ThreadPoolExecutor]:
+    """Return what limits BLAS's threads, their number (1 if it is unknown), and as many threads of Python."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None, 1, ThreadPoolExecutor(1)
+    blas = ThreadpoolController().select(user_api="blas")
+    n_threads = max((library["num_threads"] for library in blas.info()), default=1)
+    return blas, n_threads, ThreadPoolExecutor(n_threads)
+
+
+def layer(function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call `transformer_block` so that the functions in SPLIT split their work, if that is worth it."""
+    if math.prod(x.shape[:-1]) < MIN_ROWS or gpt2.softmax is not SOFTMAX or machinery()[1] == 1:
+        return function(x, *args, **kwargs)
+    THREAD.splits = True  # only this thread: the threads that compute parts don't split them again
+    try:
+        with machinery()[0].limit(limits=1):
+            return function(x, *args, **kwargs)
+    finally:
+        THREAD.splits = False
+
+
+def in_parts(function: Any, n_whole: int, *arrays: Any, **shared: Any) -> Any:
+    """Call a function for parts of its arrays, cut along the longest axis that may be cut, and join the results."""
+    if not getattr(THREAD, "splits", False):
+        return function(*arrays, **shared)
+    _, n_threads, pool = machinery()
+    axis = int(np.argmax(arrays[0].shape[:-n_whole]))
+    parts = zip(*(np.array_split(array, n_threads, axis) for array in arrays))
+    return np.concatenate(list(pool.map(lambda part: function(*part, **shared), parts)), axis)
