@@ -92,7 +92,7 @@ STDIN = [
     (b"ab\n", "ab"),
     (b"ab\n\n", "ab\n"),
     (b"a\r\nb\r\n", "a\nb"),
-    (b"ab\r", "ab\r"),
+    (b"a\rb\r", "a\rb\r"),
     (b"\na\nb", "\na\nb"),
     (b"\n\n", "\n"),
     (b"-\n", "-"),

@@ -245,7 +245,7 @@ def test_the_harnesss_detokenizer_on_the_validation_set():
         assert harness_text(page) == preprocess.wikitext_detokenizer({"page": page})
 
 
-@pytest.mark.parametrize(("stride", "span"), [(None, None), (5, 12), (17, 17), (4, 5), (1, 2), (3, None)])
+@pytest.mark.parametrize(("stride", "span"), [(None, None), (None, 12), (5, 12), (17, 17), (4, 5), (1, 2), (3, None)])
 def test_wikitext_stride_equals_the_loop_of_the_documentation(stride, span, tmp_path):
     """The loop as transformers' documentation describes it, with the losses that transformers computes."""
     model = transformers_model(MODEL.params, HPARAMS, "float32")

@@ -89,7 +89,7 @@ def test_a_run_that_was_killed_behind_its_last_state_is_finished(train, tmp_path
     assert [path.name for path in (tmp_path / "m.training").iterdir()] == ["mine.txt"]  # what is not ours stays
 
 
-def test_another_text_is_not_resumed(train, begun, text):
-    text.write_text(text.read_text(encoding="utf-8") + " more", encoding="utf-8")
+def test_a_text_whose_last_letter_has_changed_is_not_resumed(train, begun, text):
+    text.write_text(text.read_text(encoding="utf-8")[:-1] + "!", encoding="utf-8")
     with pytest.raises(ValueError, match="was begun with text = "):
         train("--resume")
