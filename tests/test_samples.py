@@ -19,18 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import (
-    ODD,
-    ROOT,
-    SMALL,
-    Result,
-    assert_error,
-    command,
-    model_options,
-    random_params,
-    run_command,
-    run_main,
-)
+from helpers import ODD, ROOT, SMALL, Result, assert_error, command, model_options, random_params, run_command, run_main
 
 import gpt2
 import utils
@@ -377,10 +366,7 @@ def test_an_empty_prompt_begins_a_document(models):
     result = run_command("picogpt generate", "", *options, "--n_tokens_to_generate", 6)
     end = get_encoder("documents", models).encoder[END_OF_TEXT]
     encoder, hparams, params = utils.load_encoder_hparams_and_params("documents", models)
-    assert (result.status, result.out) == (
-        0,
-        encoder.decode(gpt2.generate([end], params, hparams["n_head"], 6)) + "\n",
-    )
+    assert (result.status, result.out) == (0, encoder.decode(gpt2.generate([end], params, hparams["n_head"], 6)) + "\n")
     assert result.err.startswith("the prompt is empty: the text begins a new document, after <|endoftext|>\n[1 prompt")
     samples = parts(run_main("picogpt generate", "", *options, "--n_tokens_to_generate", 6, "--n_samples", 2))
     assert samples == [result.out] * 2

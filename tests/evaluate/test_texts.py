@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_params, shared, their_gpt2, their_logits, transformers_model
+from helpers import random_params, shared, their_gpt2, transformers_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,13 +82,10 @@ def one_bit(windows):
     return [Scores(np.full(window.n_targets, -math.log(2)), np.ones(window.n_targets)) for window in windows]
 
 
-@pytest.fixture(params=["numpy", "transformers"])
-def logits_of(request):
+@pytest.fixture
+def logits_of():
     """Return a function from ids to logits: a forward pass that shares no code with gpt2.py."""
-    if request.param == "numpy":
-        return lambda ids: their_gpt2(ids, **MODEL.params, n_head=HPARAMS["n_head"])
-    model = transformers_model(MODEL.params, HPARAMS, "float32")
-    return lambda ids: their_logits(model, ids)
+    return lambda ids: their_gpt2(ids, **MODEL.params, n_head=HPARAMS["n_head"])
 
 
 def nats_of(ids, logits_of, context=lambda i: (i - 1) % N_CTX + 1) -> float:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, assert_error, run_main
+from helpers import assert_error, run_main
 from runs import SETTINGS
 
 from picogpt import options
@@ -135,8 +134,4 @@ def test_missing_packages_are_named_at_once(text, tmp_path, monkeypatch, missing
     ],
 )
 def test_impossible_settings(text, tmp_path, arguments, message):
-    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SETTINGS, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_error(run_main("picogpt train", text, "--out", tmp_path / "m", *SETTINGS, *arguments), 2, message)
