@@ -127,6 +127,8 @@ def test_endless_stdin(monkeypatch):
     with pytest.raises(command_line.UsageError, match="standard input has more than 16,777,216 bytes"):
         command_line.read_prompt("-")
     assert endless.n_read < 17 << 20
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abcd")))
+    assert command_line.read_prompt("-", 4) == "abcd"
 
 
 @pytest.mark.parametrize("tool", [NAME, "picogpt explain", "picogpt trace"])
@@ -165,12 +167,14 @@ def test_past_the_limit(small):
     assert_error(small("a" * 1000, "-n", 1), 2, "1000 prompt tokens", "0 new ones fit")
 
 
-def test_the_speed_is_that_of_more_than_one_token(small, continued):
+def test_the_speed_is_that_of_more_than_one_token(small, continued, capsys):
     assert small("abc", "-n", 0) == (0, "\n", "")
     result = small("ab", "-n", 1)
     assert_text(result, continued("ab", 1), 2)
     assert ", then" not in result.err
     assert ", then" in small("ab", "-n", 3).err
+    command_line.log_speed(3, [0.0, 1.0, 1.5, 2.0])
+    assert capsys.readouterr().err == "[3 prompt tokens in 1.00 s, then 2.0 tokens/s]\n"
 
 
 # ------------------------------------------------------------------------------------------------------ the numbers

@@ -257,7 +257,8 @@ def test_a_model_argument_that_does_not_exist_is_named():
 
     with pytest.raises(UsageError, match="'pretrained' is neither model_size nor models_dir"):
         PicoGPT.create_from_arg_string("pretrained=gpt2,model_size=tiny", {"batch_size": 1, "device": None})
-    assert PicoGPT.create_from_arg_string("model_size=tiny", {"batch_size": 1, "device": "cuda:0"}).max_length == N_CTX
+    made = PicoGPT.create_from_arg_string("model_size=tiny", {"batch_size": 1, "device": "cuda:0"})
+    assert (made.max_length, made.max_gen_toks) == (N_CTX, N_CTX // 2)
 
 
 @needs_harness

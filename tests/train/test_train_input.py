@@ -87,8 +87,13 @@ def test_documents_are_separated_by_the_token(tmp_path):
     merges = train_merges("<|endoftext|>".join(documents * 3), 265)
     assert merges == train_merges("\n".join(documents * 3), 265)  # none of the token's letters
     write_tokenizer(tmp_path, tokenizer_of(merges))
-    encoder, (first, _) = encode_texts(4, tmp_path, ("<|endoftext|>".join(documents), documents[0]))
+    text = "<|endoftext|>".join(documents)
+    encoder, (first, _) = encode_texts(4, tmp_path, (text, documents[0]))
     assert first.ids.tolist() == [*encoder.encode(documents[0]), 264, *encoder.encode(documents[1])]
+    n = len(first.ids)
+    encode_texts(n - 1, tmp_path, (text, text))
+    with pytest.raises(ValueError, match=f"to train on has {n} tokens, but needs at least n_ctx . 1 = {n + 1}"):
+        encode_texts(n, tmp_path, (text, text))
 
 
 def test_a_seed_that_is_too_large(tmp_path):
