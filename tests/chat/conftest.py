@@ -87,7 +87,7 @@ def terminal(tmp_path) -> Iterator[Callable[..., Any]]:
             dimensions=(24, columns),
         )
         children.append(child)
-        child.delaybeforesend = 0.03
+        child.delaybeforesend = 0.1
         child.expect("Alice: ")
         return child
 
