@@ -37,6 +37,7 @@ from helpers import (
 )
 
 import utils
+from encoder import Encoder
 from picogpt import command_line, generate
 from picogpt.__main__ import TOOLS, version
 from picogpt.checkpoints.writing import write_random_model
@@ -107,7 +108,9 @@ STDIN = [
 @pytest.mark.parametrize("name", ["gpt2.py", "picogpt generate"])
 @pytest.mark.parametrize(("stdin", "prompt"), STDIN)
 def test_prompt_from_stdin(name, stdin, prompt, odd, continued):
-    result = run_main(name, "-", "-n", 5, *model_options(odd), stdin=stdin)
+    with mock.patch.object(Encoder, "encode", autospec=True, side_effect=Encoder.encode) as encode:
+        result = run_main(name, "-", "-n", 5, *model_options(odd), stdin=stdin)
+    assert [call.args[1] for call in encode.mock_calls] == [prompt]  # two prompts may have the same continuation
     assert (result.status, result.out) == (0, continued(prompt, 5) + "\n"), result
 
 

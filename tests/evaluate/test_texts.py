@@ -437,8 +437,9 @@ def test_a_vocabulary_without_the_end_of_text(tmp_path):
             run(WIKITEXT["paper"], WIKI, tmp_path, model=model, bos=bos)
 
 
-def test_a_file_with_windows_line_ends_is_the_same_text(tmp_path):
-    assert run(WIKITEXT["paper"], WIKI.replace("\n", "\r\n"), tmp_path) == run(WIKITEXT["paper"], WIKI, tmp_path)
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_a_file_with_other_line_ends_is_the_same_text(end, tmp_path):
+    assert run(WIKITEXT["paper"], WIKI.replace("\n", end), tmp_path) == run(WIKITEXT["paper"], WIKI, tmp_path)
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):
