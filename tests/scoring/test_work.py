@@ -136,17 +136,12 @@ def test_the_fingerprint_of_another_layout_depends_on_the_weights(tmp_path):
     assert fingerprint(tmp_path / "hf") != before
 
 
+NO_ADDRESSES = ["", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536"]
+TWO_PLACES = ["--jobs", "2", "--dask", "tcp://127.0.0.1:8786"]
+
+
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["--jobs", "0"],
-        ["--jobs", "x"],
-        ["--jobs", "2", "--dask", "tcp://127.0.0.1:8786"],
-        *(
-            ["--dask", address]
-            for address in ("", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536")
-        ),
-    ],
+    "words", [["--jobs", "0"], ["--jobs", "x"], TWO_PLACES, *(["--dask", address] for address in NO_ADDRESSES)]
 )
 def test_wrong_options_are_refused(words):
     assert_error(run_main("picogpt score", ROOT / "README.md", *TINY, *words), 2, words[-2])
