@@ -240,7 +240,7 @@ def test_summaries_of_nothing_and_of_too_much():
     empty = Summary.of(" \n", [-1.0])
     assert math.isnan(empty.perplexity(empty.words))
     assert Summary(1, 1, 1, 1, 1e6).perplexity(1) == math.inf
-    assert [short(math.nan), short(math.inf), short(999999.0), short(1e6)] == ["-", "inf", "999999.00", "1.000e+06"]
+    assert [short(x) for x in (math.nan, math.inf, 999_999.99, 999_999.999)] == ["-", "inf", "999999.99", "1.000e+06"]
     assert results.finite(empty.figures())["perplexity per word"] is None
     assert np.isclose(Summary.of("abcd", [-math.log(2)] * 8).bits_per_byte, 2)
 
