@@ -37,6 +37,7 @@ from helpers import (
 )
 
 import utils
+from encoder import Encoder
 from picogpt import command_line, generate
 from picogpt.__main__ import TOOLS, version
 from picogpt.checkpoints.writing import write_random_model
@@ -92,7 +93,7 @@ STDIN = [
     (b"ab\n", "ab"),
     (b"ab\n\n", "ab\n"),
     (b"a\r\nb\r\n", "a\nb"),
-    (b"ab\r", "ab\r"),
+    (b"a\rb\r", "a\rb\r"),
     (b"\na\nb", "\na\nb"),
     (b"\n\n", "\n"),
     (b"-\n", "-"),
@@ -107,7 +108,9 @@ STDIN = [
 @pytest.mark.parametrize("name", ["gpt2.py", "picogpt generate"])
 @pytest.mark.parametrize(("stdin", "prompt"), STDIN)
 def test_prompt_from_stdin(name, stdin, prompt, odd, continued):
-    result = run_main(name, "-", "-n", 5, *model_options(odd), stdin=stdin)
+    with mock.patch.object(Encoder, "encode", autospec=True, side_effect=Encoder.encode) as encode:
+        result = run_main(name, "-", "-n", 5, *model_options(odd), stdin=stdin)
+    assert [call.args[1] for call in encode.mock_calls] == [prompt]  # two prompts may have the same continuation
     assert (result.status, result.out) == (0, continued(prompt, 5) + "\n"), result
 
 
@@ -118,9 +121,9 @@ def test_a_byte_order_mark_in_front_of_a_prompt_is_skipped(name):
     assert run_main("picogpt tokens", "\ufeffa", *TINY).out == "    64  'a'\n"
 
 
-@pytest.mark.parametrize("prompt", ["1234", "--help me"])
-def test_gpt2_py_as_a_process(prompt, odd, continued):
-    assert run_command("gpt2.py", prompt, *model_options(odd), "-n", 5) == (0, continued(prompt, 5) + "\n", "")
+def test_gpt2_py_as_a_process(odd, continued):
+    words = "--help me", *model_options(odd), "-n", 5
+    assert run_command("gpt2.py", *words) == (0, continued("--help me", 5) + "\n", "")
 
 
 def test_stdin_of_a_process(odd, continued):
@@ -166,7 +169,7 @@ def test_what_gpt2_py_can_not_do(args, words):
 
 
 def test_help_of_gpt2_py_names_what_has_more_options():
-    result = run_command("gpt2.py", "--help")
+    result = run_main("gpt2.py", "--help")
     assert (result.status, result.err) == (0, "")
     assert "python -m picogpt generate" in result.out
     for option in ("-n", "--model_size", "--models_dir", "--temperature", "--top_k", "--top_p", "--seed", "--stop"):
@@ -203,7 +206,7 @@ def without_bar(result: Result) -> Result:
 
 
 def test_utils_prints_what_it_found(odd):
-    assert without_bar(run_command("utils.py", "odd", "--models_dir", odd.parent)) == (0, found(odd), "")
+    assert without_bar(run_main("utils.py", "odd", "--models_dir", odd.parent)) == (0, found(odd), "")
     assert_error(run_main("utils.py"), 2, "utils.py: error: ", "model_size")
     assert_error(run_main("utils.py", "odd", "--n", "1"), 2, "utils.py: error: ", "--n")
 
@@ -261,12 +264,6 @@ def test_broken_file(name, damage, damaged):
     assert_error(run_main("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder}", name)
 
 
-def test_broken_file_as_a_process(damaged):
-    folder = damaged()
-    (folder / "hparams.json").write_bytes(page(b""))
-    assert_error(run_command("gpt2.py", "a", *model_options(folder)), 1, f"gpt2.py: {folder / 'hparams.json'}")
-
-
 @contextlib.contextmanager
 def without_root() -> Iterator[None]:
     """Become another user if this one is root, who may read every file."""
@@ -298,14 +295,14 @@ def test_folder_that_is_not_readable(damaged):
 # ------------------------------------------------------------------------------------------ numbers that are not finite
 
 
-@pytest.fixture(scope="module", params=[np.nan, np.inf])
-def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of models/tiny with a weight that is not finite."""
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of models/tiny with an infinite weight: NumPy warns of what it makes of that, NaN included."""
     folder = shutil.copytree(ROOT / "models" / "tiny", tmp_path_factory.mktemp("models") / "broken")
     entry = utils.read_index(folder / utils.INDEX)["model/h1/mlp/c_fc/w"]
     with open(folder / utils.DATA, "r+b") as data:
         data.seek(entry.offset)
-        data.write(np.float32(request.param).tobytes())
+        data.write(np.float32(np.inf).tobytes())
     return Path(folder)
 
 
@@ -508,12 +505,6 @@ def test_the_version_is_that_of_pyproject():
     assert run_command("-m", "picogpt", "--version") == (0, f"picogpt {version()}\n", "")
 
 
-@pytest.mark.parametrize("word", ["--models-dir", "--models_dir", "--models-d"])
-def test_options_may_be_written_with_hyphens(word, odd):
-    result = run_main("picogpt generate", "ab", "--model-size=odd", word, odd.parent, "--n-tokens-to-generate", "0")
-    assert (result.status, result.out) == (0, "\n")
-
-
 # ------------------------------------------------------------------------------------------------ notebooks and threads
 
 
@@ -593,7 +584,7 @@ def test_a_notebook_keeps_its_ctrl_c(code):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_model(script, odd):
     args = ["nope"] if script == "utils.py" else ["a", "--model_size", "nope"]
-    result = run_command(script, *args, "--models_dir", odd.parent)
+    result = run_main(script, *args, "--models_dir", odd.parent)
     assert_error(result, 1, f"{script}: ", "'nope'", str(odd.parent), "only odd;", ", ".join(utils.SIZES))
 
 

@@ -369,6 +369,7 @@ def test_nobody_there(server, folder, monkeypatch, caplog, host, words):
     assert len(caplog.messages) == TRIES - 1
     for line in [text, *caplog.messages]:
         assert not re.search("ConnectionPool|HTTPConnection|Max retries|hush|@", line)
+    assert utils.one_line(ValueError("a\rb\n c")) == "a b c"
     assert found(folder) == {}
 
 

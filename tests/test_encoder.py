@@ -388,6 +388,8 @@ def test_files_are_utf8_and_line_ends_may_be_windows(tmp_path):
     assert get_encoder("m", tmp_path).encode("lower é aaaa 🙂") == expected
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert get_encoder("m", tmp_path).encode("lower é aaaa 🙂") == expected
+    path.write_text("# #\na b\n", encoding="utf-8")  # not a line that gives the version
+    assert bpe.read_merges(path) == ["# #", "a b"]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,7 @@ COMMANDS: dict[str, list[Any]] = {
     "trace": ["Hello", "--out", OUT, *TINY],
     "train": [ROOT / "README.md", "--out", OUT, *SHAPE, "--steps", 2, "--eval_every", 1],
 }
-NEEDS = {
-    "explain --png": ("matplotlib",),
-    "train": ("jax", "optax", "tokenizers"),
-}
+NEEDS = {"explain --png": ("matplotlib",), "train": ("jax", "optax", "tokenizers")}
 SLOW = ("explain --png", "train")
 
 

@@ -67,15 +67,10 @@ def as_process(odd: Path, *args: Any, **settings: Any) -> Result:
 # ------------------------------------------------------------------------------------------------------- the prompt
 
 
-@pytest.mark.parametrize("prompt", ["1234", "--help me"])
-def test_prompt_as_a_process(prompt, odd, continued):
-    assert_text(as_process(odd, prompt, "-n", 5), continued(prompt, 5), len(prompt))
+DASHES = ["-1", "-1.5", "-h me", "-hello world", "--help me", "--stop it", "- item"]
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    ["-1", "-1.5", "-h me", "-hello world", "--stop it", "- item", "a\nb", "\n", "é漢😀", "a\0b", "<|endoftext|>"],
-)
+@pytest.mark.parametrize("prompt", [*DASHES, "1234", "a\nb", "\n", "é漢😀", "a\0b", "<|endoftext|>"])
 def test_prompt_is_taken_literally(prompt, small, continued):
     assert_text(small(prompt, "-n", 3), continued(prompt, 3), len(prompt.encode("utf-8")))
 
@@ -132,6 +127,8 @@ def test_endless_stdin(monkeypatch):
     with pytest.raises(command_line.UsageError, match="standard input has more than 16,777,216 bytes"):
         command_line.read_prompt("-")
     assert endless.n_read < 17 << 20
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abcd")))
+    assert command_line.read_prompt("-", 4) == "abcd"
 
 
 @pytest.mark.parametrize("tool", [NAME, "picogpt explain", "picogpt trace"])
@@ -163,19 +160,21 @@ def test_exactly_at_the_limit(n_prompt, small, continued):
     )
 
 
-def test_past_the_limit(small, odd):
+def test_past_the_limit(small):
     """The default number of tokens exceeds the small model's context."""
-    assert_error(as_process(odd, "abcd"), 2, "picogpt generate: 4 ", "40 to generate", "of 17: 0 to 14 new ones fit")
+    assert_error(small("abcd"), 2, "picogpt generate: 4 ", "40 to generate", "of 17: 0 to 14 new ones fit")
     assert_error(small("a", "-n", 10**12), 2, str(10**12), "17 new ones fit")
     assert_error(small("a" * 1000, "-n", 1), 2, "1000 prompt tokens", "0 new ones fit")
 
 
-def test_the_speed_is_that_of_more_than_one_token(small, continued):
+def test_the_speed_is_that_of_more_than_one_token(small, continued, capsys):
     assert small("abc", "-n", 0) == (0, "\n", "")
     result = small("ab", "-n", 1)
     assert_text(result, continued("ab", 1), 2)
     assert ", then" not in result.err
     assert ", then" in small("ab", "-n", 3).err
+    command_line.log_speed(3, [0.0, 1.0, 1.5, 2.0])
+    assert capsys.readouterr().err == "[3 prompt tokens in 1.00 s, then 2.0 tokens/s]\n"
 
 
 # ------------------------------------------------------------------------------------------------------ the numbers
@@ -196,10 +195,6 @@ WRONG_NUMBERS = {
 )
 def test_wrong_number(option, value, limit, small):
     assert_error(small("a", f"{option}={value}"), 2, f"argument {option.replace('--n_', '-n/--n_')}: {value!r}", limit)
-
-
-def test_wrong_number_as_a_process(odd):
-    assert_error(as_process(odd, "a", "--top_p", "-0.1"), 2, f"{NAME}: argument --top_p: '-0.1'", "(try --help)")
 
 
 @pytest.mark.parametrize("option", ["--seed", "--top_k"])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, assert_error, run_command, run_main
+from helpers import ROOT, assert_error, run_command, run_main, their_gpt2
 
 import gpt2
 from encoder import END_OF_TEXT
@@ -186,6 +186,39 @@ def test_the_metrics_are_those_of_hf(ours, theirs):
 # ------------------------------------------------------------------------------------------------------- the requests
 
 
+def plain_pass(model: Any, context: list[int], targets: list[int]) -> tuple[float, bool]:
+    """Return the log-likelihood of the targets and the greedy flag, by a forward pass that is not gpt2.py's."""
+    logits = their_gpt2([*context, *targets[:-1]], **model.params, n_head=5)[len(context) - 1 :].astype(np.float64)
+    values = logits[range(len(targets)), targets] - np.log(np.exp(logits).sum(axis=-1))
+    return pytest.approx(values.sum(), abs=1e-3), logits.argmax(axis=-1).tolist() == targets
+
+
+@needs_harness
+def test_answers_are_those_of_plain_passes_and_are_kept_for_the_cache(model, monkeypatch):
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    kept: list[Any] = []
+    monkeypatch.setattr(model, "cache_hook", SimpleNamespace(add_partial=lambda *answer: kept.append(answer)))
+    words = [
+        ("To be, or not to", " be"),
+        ("I said", " that"),
+        (f"The end.{END_OF_TEXT}ROMEO", ":"),
+        ("Well", LONG[:580]),
+    ]
+    pairs = [[model.encoder.encode(text, {END_OF_TEXT}) for text in pair] for pair in words]
+    assert len(pairs[-1][1]) == N_CTX  # which leaves room for one id of the context
+    expected = [plain_pass(model, context[-(N_CTX + 1 - len(new)) :], new) for context, new in pairs]
+    assert {flag for _, flag in expected} == {True, False}
+    assert model.loglikelihood(requests(*words), disable_tqdm=True) == expected
+    texts, expected = [LONG, "A", LONG + "the end"], []
+    for text in texts:
+        rolling = get_rolling_token_windows(model.encoder.encode(text), model.end, N_CTX, context_len=1)
+        expected.append(sum(plain_pass(model, *make_disjoint_window(window))[0].expected for window in rolling))
+    assert model.loglikelihood_rolling(requests(*zip(texts)), disable_tqdm=True) == pytest.approx(expected, abs=5e-3)
+    assert [key for _, key, _ in kept] == [*words, *zip(texts)]
+    assert [answer for *_, answer in kept[-3:]] == pytest.approx(expected, abs=5e-3)
+
+
 @needs_harness
 def test_a_context_that_is_too_long_loses_its_first_ids(model, caplog):
     context, targets = list(range(300)), [5, 6]
@@ -224,7 +257,8 @@ def test_a_model_argument_that_does_not_exist_is_named():
 
     with pytest.raises(UsageError, match="'pretrained' is neither model_size nor models_dir"):
         PicoGPT.create_from_arg_string("pretrained=gpt2,model_size=tiny", {"batch_size": 1, "device": None})
-    assert PicoGPT.create_from_arg_string("model_size=tiny", {"batch_size": 1, "device": "cuda:0"}).max_length == N_CTX
+    made = PicoGPT.create_from_arg_string("model_size=tiny", {"batch_size": 1, "device": "cuda:0"})
+    assert (made.max_length, made.max_gen_toks) == (N_CTX, N_CTX // 2)
 
 
 @needs_harness
@@ -288,8 +322,21 @@ def test_a_text_ends_before_end_of_text(model, monkeypatch):
 
 
 @needs_harness
-def test_an_empty_context_begins_a_document(model):
+def test_a_text_ends_before_the_first_of_its_stops(model):
+    whole = generated(model)
+    for until in (["born", "been"], ["been", "", "born"]):
+        assert generated(model, until=until) == whole.partition("been")[0] != whole.partition("born")[0] != whole
+
+
+@needs_harness
+def test_contexts_that_are_empty_or_fill_their_room_exactly(model, caplog):
     assert generated(model, "") == model.encoder.decode(gpt2.generate([model.eot_token_id], model.params, 5, 20))
+    room = model.encoder.encode(LONG)[: N_CTX - 20]
+    expected = model.encoder.decode(gpt2.generate(room, model.params, 5, 20))
+    assert generated(model, model.encoder.decode(room)) == expected
+    assert caplog.text == ""
+    assert generated(model, "x" + model.encoder.decode(room)) == expected
+    assert "1 of 1 contexts are too long" in caplog.text
 
 
 @needs_harness

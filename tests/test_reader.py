@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from helpers import ODD, ROOT, shared
-from tables import entry_of, field, header, table_block, table_of, varint, write_index, write_model
+from tables import entry_of, field, header, masked, table_block, table_of, varint, write_index, write_model
 
 import encoder
 import gpt2
@@ -411,6 +411,21 @@ def test_each_data_file_is_verified_against_its_own_tensors(tmp_path, capsys):
             with pytest.raises(ValueError, match=re.escape(f"{path} is damaged: the checksum of ")):
                 verified(folder, capsys)
         path.write_bytes(good)
+
+
+def test_a_tensor_that_overlaps_the_one_before_it_by_a_byte_has_another_checksum(tmp_path, capsys):
+    folder, tensors = write_like_tiny(tmp_path / "mine"), tensors_of(hparams=LIKE_TINY)
+    pairs, wte = write_model(folder, LIKE_TINY, tensors), tensors["model/wte"].tobytes()  # the last one
+    size, data = len(wte), (folder / DATA).read_bytes()
+    for n in (0, 1):
+        (folder / DATA).unlink()
+        (folder / DATA).write_bytes(data[: len(data) - n])
+        entry = entry_of(1, (1024, 21), len(data) - size - n, size, crc=masked(wte))
+        write_index(folder, pairs | {b"model/wte": entry})
+        if n == 0:
+            assert "all checksums are right" in verified(folder, capsys)
+    with pytest.raises(ValueError, match="is damaged: the checksum of model/wte differs from the index"):
+        verified(folder, capsys)
 
 
 # ----------------------------------------------------------------------------------- what is known of OpenAI's models

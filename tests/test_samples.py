@@ -19,18 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import (
-    ODD,
-    ROOT,
-    SMALL,
-    Result,
-    assert_error,
-    command,
-    model_options,
-    random_params,
-    run_command,
-    run_main,
-)
+from helpers import ODD, ROOT, SMALL, Result, assert_error, command, model_options, random_params, run_command, run_main
 
 import gpt2
 import utils
@@ -287,8 +276,11 @@ def test_the_lines_on_stderr():
     assert len(set(parts(greedy))) == 1
 
 
-def test_the_example_runs():
+def test_samples_come_as_soon_as_those_before_them_have_ended():
     assert doctest.testmod(generate) == (0, 1)
+    pairs = iter([(1, 5), (1, 6), (0, 7), (0, 8), (2, 9)])
+    samples = generate.in_order(pairs, 3, lambda ids: len(ids) == 2)
+    assert [next(samples), next(samples), next(pairs)] == [[7, 8], [5, 6], (2, 9)]
 
 
 def test_no_tokens_are_samples_without_text():
@@ -377,10 +369,7 @@ def test_an_empty_prompt_begins_a_document(models):
     result = run_command("picogpt generate", "", *options, "--n_tokens_to_generate", 6)
     end = get_encoder("documents", models).encoder[END_OF_TEXT]
     encoder, hparams, params = utils.load_encoder_hparams_and_params("documents", models)
-    assert (result.status, result.out) == (
-        0,
-        encoder.decode(gpt2.generate([end], params, hparams["n_head"], 6)) + "\n",
-    )
+    assert (result.status, result.out) == (0, encoder.decode(gpt2.generate([end], params, hparams["n_head"], 6)) + "\n")
     assert result.err.startswith("the prompt is empty: the text begins a new document, after <|endoftext|>\n[1 prompt")
     samples = parts(run_main("picogpt generate", "", *options, "--n_tokens_to_generate", 6, "--n_samples", 2))
     assert samples == [result.out] * 2
@@ -453,9 +442,9 @@ def test_slide_goes_on_with_the_newest_half_of_the_context():
     assert len(new) == 40
     full = list(range(17))  # one more token fits
     assert list(generate_sliding(full, params, 3, 1, gpt2.greedy)) == list(gpt2.generate(full, params, 3, 1))
-    assert list(generate_sliding(range(30), params, 3, 2, gpt2.greedy)) == list(
-        gpt2.generate(range(22, 30), params, 3, 2)
-    )
+    seen: list[list[int]] = []
+    list(generate_sliding(range(30), params, 3, 2, lambda logits, ids: seen.append(list(ids)) or 5))
+    assert seen == [[*range(22, 30)], [*range(22, 30), 5]]
 
 
 def test_slide_on_the_command_line():

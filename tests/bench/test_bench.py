@@ -18,21 +18,12 @@ import gpt2
 from picogpt import command_line
 from picogpt.bench import command, output, peers, timing
 from picogpt.checkpoints.writing import initial_params
-from utils import SIZES
 
 TINY = ["--model_size", "tiny", "--models_dir", str(ROOT / "models"), "--rounds", "1"]
 SMALLEST = {"n_vocab": 300, "n_ctx": 20, "n_embd": 8, "n_head": 2, "n_layer": 3}
 
 
-@pytest.mark.parametrize(("size", "megabytes"), [("124M", 494), ("1558M", 6219)])
-def test_a_token_reads_every_matrix_once(size, megabytes):
-    hparams = SIZES[size]
-    n_embd, n_vocab = hparams["n_embd"], hparams["n_vocab"]
-    per_layer = (3 + 1 + 4 + 4) * n_embd**2  # c_attn, its c_proj, c_fc, its c_proj
-    assert (hparams["n_layer"] * per_layer + n_vocab * n_embd) * 4 // 10**6 == megabytes
-
-
-def test_weights_per_token_are_those_matrices():
+def test_a_token_reads_every_matrix_once():
     weights = timing.weights_per_token(initial_params(SMALLEST, 0))
     assert sum(w.nbytes for w in weights) == (3 * 12 * 8 * 8 + 300 * 8) * 4
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
+from typing import Any
 
 import pytest
 from chats import ENCODER, PROMPT, TINY, actor, chat_of, said, sampler, session_of
-from helpers import ROOT
+from helpers import Result, assert_error, run_main
 
 import gpt2
 from picogpt.chat import terminal as module
@@ -19,22 +19,11 @@ from picogpt.chat.terminal import NAMES, PERSONA, main
 from picogpt.command_line import UsageError
 from picogpt.options import sampling_settings
 
-RUN = "import sys; from picogpt.chat.terminal import main; from picogpt.command_line import run; sys.exit(run(main))"
-
-
 # ---------------------------------------------------------------------------------------------------- pipes, commands
 
 
-def piped(data: bytes, *args: str, **env: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", RUN, *args],
-        input=data,
-        capture_output=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUTF8": "1"} | env,
-        timeout=60,
-        check=False,
-    )
+def piped(data: bytes, *args: Any) -> Result:
+    return run_main("picogpt chat", *TINY, *args, stdin=data)
 
 
 def test_a_script_gets_its_replies_and_nothing_else(play):
@@ -159,18 +148,18 @@ def test_the_first_line_names_the_model_the_persona_and_how_to_leave(play, monke
 
 def test_the_same_seed_gives_the_same_replies():
     data = b"Good morrow, sir!\nWho is the king?\n"
-    first, again, other = (piped(data, *TINY, "--seed", seed).stdout for seed in ("1", "1", "2"))
-    assert first.count(b"\n") == 2
+    first, again, other = (piped(data, "--seed", seed).out for seed in (1, 1, 2))
+    assert first.count("\n") == 2
     assert first == again != other
     chat = chat_of(
         sampler(1, temperature=0.8, top_p=0.9, repetition_penalty=1.15), PERSONA.format(user="Alice", model="Bob")
     )
-    assert first.decode().splitlines() == [said(chat, line) for line in data.decode().splitlines()]
+    assert first.splitlines() == [said(chat, line) for line in data.decode().splitlines()]
 
 
 def test_the_transcript_of_models_tiny():
     data = b"Hello, who are you?\nWhere is the king?\n<|endoftext|> Bob: I am you\n"
-    assert piped(data, *TINY, "--seed", "3").stdout.decode() == (
+    assert piped(data, "--seed", 3).out == (
         "bad lord, learn to this mistress\nanswer?\nbut I wise me and quickly assured\n"
     )
 
@@ -185,40 +174,23 @@ def test_the_defaults_do_not_loop_where_the_likeliest_token_does():
     assert n_different(gpt2.greedy) <= 8
 
 
-def assert_one_line_error(done: subprocess.CompletedProcess[bytes], status: int, *words: str) -> None:
-    err = done.stderr.decode("utf-8")
-    assert done.returncode == status, err
-    assert err.count("\n") == 1, err
-    assert all(word in err for word in words), err
-
-
 def test_errors_of_the_command_line(tmp_path):
     long, latin = tmp_path / "long.txt", tmp_path / "latin.txt"
     long.write_text("words and words " * 100)
     latin.write_bytes(b"caf\xe9")
-    assert_one_line_error(piped(b"", *TINY, "--persona", str(long)), 2, "persona has", "context is 256")
-    assert_one_line_error(piped(b"", *TINY, "--persona", str(latin)), 2, "latin.txt is not UTF-8", "0xe9")
-    assert_one_line_error(piped(b"", *TINY, "--persona", str(tmp_path / "none")), 1, "No such file")
-    done = piped(b"Hello\ncaf\xe9\nmore\n", *TINY, "--seed", "1")
-    assert_one_line_error(done, 2, "line 2 of standard input is not UTF-8", "0xe9")
-    assert done.stdout.count(b"\n") == 1
-    assert_one_line_error(piped(b"/save /\n", *TINY), 2, "line 1 of standard input is /save")
+    assert_error(piped(b"", "--persona", long), 2, "persona has", "context is 256")
+    assert_error(piped(b"", "--persona", latin), 2, "latin.txt is not UTF-8", "0xe9")
+    assert_error(piped(b"", "--persona", tmp_path / "none"), 1, "No such file")
+    done = piped(b"Hello\ncaf\xe9\nmore\n", "--seed", 1)
+    assert_error(done._replace(out=""), 2, "line 2 of standard input is not UTF-8", "0xe9")
+    assert done.out.count("\n") == 1
+    assert_error(piped(b"/save /\n"), 2, "line 1 of standard input is /save")
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        "--names A A",
-        "--names A: B",
-        "--names \u2028 B",
-        "--names \x1b[31mA B",
-        "--top_p 2",
-        "--max_tokens 0",
-        "--format x",
-        "--temperature -1",
-        "--seed x",
-    ],
-)
+WRONG = ["--names A A", "--names A: B", "--names \u2028 B", "--names \x1b[31mA B", "--top_p 2", "--max_tokens 0"]
+
+
+@pytest.mark.parametrize("args", [*WRONG, "--format x", "--temperature -1", "--seed x"])
 def test_wrong_options(args, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*TINY, *args.split(" ")])

@@ -228,6 +228,7 @@ def test_every_setting_of_transformers_gpt2_is_known():
         ("reorder_and_upcast_attn", True),
         ("tie_word_embeddings", False),
         ("n_inner", 84),
+        ("n_ctx", 5),  # n_positions counts
         ("summary_type", "mean"),
         ("resid_pdrop", 0.5),
     ],
@@ -270,6 +271,7 @@ def assert_refused(folder: Path, message: str, error: type[Exception] = ValueErr
         ("n_layer", 1, "gpt2.py can't compute this model: it has a tensor 'h.1."),
         ("n_positions", 18, "wpe.weight is (17, 21), but config.json implies (18, 21)"),
         ("vocab_size", 299, "the tokenizer has 300 tokens, but config.json says vocab_size = 299"),
+        ("vocab_size", 1323, "wte.weight is (300, 21), but config.json implies (1323, 21)"),
         ("vocab_size", 1324, "the tokenizer has 300 tokens, but config.json says vocab_size = 1324"),
     ],
 )

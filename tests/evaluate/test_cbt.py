@@ -43,18 +43,9 @@ def expected_choice(log_probs_of, encode, before, context, query, clean, cut=0):
 
 
 def by_hand(text):
-    for old, new in {
-        "`` ": '"',
-        " ''": '"',
-        " ,": ",",
-        " .": ".",
-        " !": "!",
-        " ?": "?",
-        " n't": "n't",
-        " 's": "'s",
-    }.items():
-        text = text.replace(old, new)
-    return text.replace("-LRB- ", "(").replace(" -RRB-", ")")
+    for token in (",", ".", "!", "?", "n't", "'s"):
+        text = text.replace(f" {token}", token)
+    return text.replace("`` ", '"').replace(" ''", '"').replace("-LRB- ", "(").replace(" -RRB-", ")")
 
 
 @pytest.mark.parametrize("protocol", ["paper", "raw"])

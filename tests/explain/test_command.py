@@ -185,13 +185,6 @@ def test_missing_matplotlib_is_reported_with_the_command_that_installs_it(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-def test_an_error_on_the_command_line_is_one_line():
-    words = [sys.executable, "-m", "picogpt", "explain", "x", "--model_size", "tiny", "--head", "9"]
-    done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"[^\n]*explain: --head 9[^\n]*\n", done.stderr)
-
-
 # ---------------------------------------------------------------------------------------------------------- the files
 
 

@@ -136,17 +136,12 @@ def test_the_fingerprint_of_another_layout_depends_on_the_weights(tmp_path):
     assert fingerprint(tmp_path / "hf") != before
 
 
+NO_ADDRESSES = ["", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536"]
+TWO_PLACES = ["--jobs", "2", "--dask", "tcp://127.0.0.1:8786"]
+
+
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["--jobs", "0"],
-        ["--jobs", "x"],
-        ["--jobs", "2", "--dask", "tcp://127.0.0.1:8786"],
-        *(
-            ["--dask", address]
-            for address in ("", "tcp://", "what://host:8786", "tcp://host", "tls://host:8786", "host:65536")
-        ),
-    ],
+    "words", [["--jobs", "0"], ["--jobs", "x"], TWO_PLACES, *(["--dask", address] for address in NO_ADDRESSES)]
 )
 def test_wrong_options_are_refused(words):
     assert_error(run_main("picogpt score", ROOT / "README.md", *TINY, *words), 2, words[-2])
@@ -184,19 +179,6 @@ def test_a_rerun_scores_only_what_is_missing(tiny, parts, counted, tmp_path, cap
     assert counted == []
 
 
-def test_a_damaged_file_is_computed_anew(tiny, parts, counted, tmp_path, capsys):
-    here = options("--results", tmp_path)
-    first = work.score_all(parts, tiny, here)
-    file = tmp_path / "shard-000002.npz"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-100])
-    counted.clear()
-    assert equal(first, work.score_all(parts, tiny, here))
-    assert len(counted) == 1
-    assert file.read_bytes() == whole
-    assert f"{file} is damaged" in capsys.readouterr().err
-
-
 def test_no_damage_goes_unnoticed(tmp_path):
     results = shards.Results(tmp_path, {"model": "model", "windows": "work"})
     shard = [Window(np.arange(9), n) for n in (3, 4)]
@@ -215,23 +197,20 @@ def test_no_damage_goes_unnoticed(tmp_path):
     assert n_noticed > len(whole) / 2
 
 
-def test_a_file_of_other_work_is_not_taken_for_ours(tiny, parts, tmp_path):
-    work.score_all(parts, tiny, options("--results", tmp_path / "a"))
-    backwards = parts[::-1]
-    expected = work.score_all(backwards, tiny, options("--results", tmp_path / "b"))
-    shutil.copy(tmp_path / "a" / "shard-000001.npz", tmp_path / "b" / "shard-000001.npz")
-    assert equal(expected, work.score_all(backwards, tiny, options("--results", tmp_path / "b")))
-
-
-@pytest.mark.parametrize("change", ["swapped", "another model", "dtype", "infinite", "rank"])
-def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path, capsys, change):
+@pytest.mark.parametrize("change", ["cut", "swapped", "other model", "other windows", "dtype", "infinite", "rank"])
+def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, counted, tmp_path, capsys, change):
     here = options("--results", tmp_path / "a")
     first = work.score_all(parts, tiny, here)
     file = tmp_path / "a" / "shard-000001.npz"
-    if change == "swapped":
+    whole = file.read_bytes()
+    if change == "cut":
+        file.write_bytes(whole[:-100])
+    elif change == "swapped":
         shutil.copy(tmp_path / "a" / "shard-000003.npz", file)
-    elif change == "another model":
-        work.score_all(parts, tiny._replace(fingerprint="other"), options("--results", tmp_path / "b"))
+    elif change.startswith("other"):
+        others = [window._replace(ids=window.ids[::-1]) for window in parts] if change == "other windows" else parts
+        model = tiny._replace(fingerprint="other") if change == "other model" else tiny
+        work.score_all(others, model, options("--results", tmp_path / "b"))
         shutil.copy(tmp_path / "b" / "shard-000001.npz", file)
     else:
         with np.load(file) as old:
@@ -241,7 +220,9 @@ def test_a_shard_that_says_something_else_is_computed_anew(tiny, parts, tmp_path
         arrays["log_probs"][0] = -np.inf if change == "infinite" else arrays["log_probs"][0]
         arrays["ranks"][0] = 0 if change == "rank" else arrays["ranks"][0]
         np.savez(file, **arrays)
+    counted.clear()
     assert equal(first, work.score_all(parts, tiny, here))
+    assert (len(counted), file.read_bytes()) == (1, whole)
     assert f"[{file} is damaged, or of other work: it is computed anew]\n" in capsys.readouterr().err
 
 

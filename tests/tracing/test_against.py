@@ -57,6 +57,7 @@ def test_the_tool_s_own_file_agrees(ours, traced):
     assert result.status == 0
     assert "not in this trace: step*/inputs, step*/embedding, step*/h*/ln_1, " in result.out
     assert result.out.splitlines()[1].endswith(" and 12 more")
+    assert against.listed("abcdefgh") == "a, b, c, d, e, f, g, h"
 
 
 def test_transformers_agrees(compare):
@@ -125,11 +126,11 @@ def test_float64_has_its_own_tolerance(tmp_path):
 
 
 def test_a_wrong_mask_is_a_difference(compare, values):
-    values["h0/attn/scores"] = np.where(np.isinf(values["h0/attn/scores"]), 0, values["h0/attn/scores"])
+    values["h0/attn/scores"] = np.where(np.isinf(values["h0/attn/scores"]), -100, values["h0/attn/scores"])
     result = compare(values)
     assert result.status == 1
     assert "differs: h0/attn/scores," in result.out
-    assert "ours -inf, theirs 0, inf apart" in result.out
+    assert "ours -inf, theirs -100, inf apart" in result.out
 
 
 def test_other_ids_are_said_first_and_nothing_else_is_compared(compare, values):

@@ -133,9 +133,10 @@ def test_cached_steps_are_passes_whose_values_stay():
     cache = gpt2.empty_cache(params, 3, 17)
     with trace() as t:
         gpt2.gpt2(IDS, **params, n_head=3, cache=cache)
-    kept = t["h0/attn/k"].copy()
+    kept = {name: t[name].copy() for name in ("h0/attn/k", "h0/attn/v")}
     cache.fill(0)
-    np.testing.assert_array_equal(t["h0/attn/k"], kept)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(t[name], value)
 
 
 def test_a_batch():

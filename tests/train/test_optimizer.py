@@ -1,15 +1,16 @@
-"""What a training step computes: AdamW against PyTorch's, the average of the weights, and which windows are drawn."""
+"""What training computes: AdamW against PyTorch's, losses, averages, seconds, and which windows are drawn."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import random_params
+from helpers import random_params, their_gpt2
 
 from picogpt import jax_model
 from picogpt.train import loop
@@ -58,20 +59,33 @@ def test_several_steps_equal_pytorch_s_adamw(packages, rng):
             np.testing.assert_allclose(ours[name], theirs[name].detach().numpy(), rtol=0, atol=2e-6, err_msg=f"{step}")
 
 
-def test_the_average_keeps_nine_tenths_of_itself(packages):
+def nats(params: Any, ids: list[int]) -> float:
+    """Return the sum of the losses of all ids but the first, by a forward pass that is not gpt2.py's."""
+    logits = their_gpt2(ids[:-1], **params, n_head=1).astype(np.float64)
+    return float((np.log(np.exp(logits).sum(axis=-1)) - logits[range(len(ids) - 1), ids[1:]]).sum())
+
+
+def test_the_losses_and_the_average_of_a_step(packages):
     import jax
 
     hparams = {"n_vocab": 7, "n_ctx": 4, "n_embd": 2, "n_head": 1, "n_layer": 1}
     params, before = random_params(hparams, seed=1), random_params(hparams, seed=2)
-    trainer = jax_model.Trainer(ARGS)
-    arrays = jax.tree.map(jax.numpy.array, params)
-    ids = np.array([[1, 2, 3, 4], [5, 6, 0, 1]])
-    new, _, average, _ = trainer.step(
-        arrays, trainer.optimizer.init(arrays), jax.tree.map(jax.numpy.array, before), ids, ids, jax.random.key(0)
-    )
+    trainer = jax_model.Trainer(argparse.Namespace(**vars(ARGS) | {"warmup": 0}))
+    arrays, old = (jax.tree.map(jax.numpy.array, tree) for tree in (params, before))
+    for n in (2, 5, 6, 9, 11, 13):  # full and short last windows, and a last row that is unused, or not
+        ids = np.arange(n) * 3 % 7
+        windows = [ids[start : start + 5].tolist() for start in range(0, n - 1, 4)]  # each scores 4 ids at most
+        expected = sum(nats(params, window) for window in windows)
+        assert trainer.held_out_loss(arrays, ids) == pytest.approx(expected, abs=1e-4)
+    texts = np.array([[1, 2, 3, 4, 0], [5, 6, 0, 1, 1]])
+    state = trainer.optimizer.init(arrays)
+    new, _, average, loss = trainer.step(arrays, state, old, texts[:, :-1], texts[:, 1:], jax.random.key(0))
+    assert float(loss) == pytest.approx(sum(nats(params, text) for text in texts.tolist()) / 8, abs=1e-5)
+    assert sum(nats(jax.tree.map(np.asarray, new), text) for text in texts.tolist()) / 8 < float(loss) - 0.002
+    jax_model.make_optimizer(argparse.Namespace(**vars(ARGS) | {"warmup": 9}))  # as many as there are steps
     expected = jax.tree.map(lambda old, x: 0.9 * old + 0.1 * np.asarray(x), before, new)
     for found, value in zip(jax.tree.leaves(average), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(found, value, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found, value, rtol=0, atol=1e-6)  # nine tenths of the old one
 
 
 def test_every_window_can_be_drawn_and_steps_draw_different_ones():
@@ -86,22 +100,39 @@ def test_every_window_can_be_drawn_and_steps_draw_different_ones():
     assert first != seeded
 
 
-def test_each_step_has_its_own_windows_and_its_own_random_key(packages):
+@pytest.fixture
+def run(packages: None) -> loop.Run:
+    """Return a run without a model, whose arguments are ARGS."""
+    run = loop.Run(argparse.Namespace(**vars(ARGS), eval_every=4, patience=0, out=Path("m"), source=None), {})
+    run.parts = [Part(np.arange(500), 1000), Part(np.arange(500), 250)]
+    return run
+
+
+def test_each_step_has_its_own_windows_and_its_own_random_key(run):
     import jax
 
     calls: list[Any] = []
 
-    class Fake:
-        def step(self, params: Any, state: Any, ema: Any, inputs: Any, targets: Any, key: Any) -> Any:
-            calls.append((inputs.tolist(), jax.random.key_data(key).tolist()))
-            return params, state, ema, 1.0
+    def step(params: Any, state: Any, ema: Any, inputs: Any, targets: Any, key: Any) -> Any:
+        calls.append((inputs.tolist(), jax.random.key_data(key).tolist()))
+        return params, state, ema, len(calls)
 
-    class Bar:
-        def update(self) -> None:
-            pass
-
-    run = loop.Run(argparse.Namespace(**vars(ARGS), out=Path("m"), source=None), {})
-    run.tree, run.trainer = {"params": 0, "state": 0, "ema": 0}, Fake()  # type: ignore[assignment]
-    run.parts = [Part(np.arange(500), 500)]
-    assert run.steps(range(3), Bar(), lambda: None) == 1.0
+    run.tree = {"params": 0, "state": 0, "ema": 0}
+    run.trainer = SimpleNamespace(step=step)
+    assert run.steps(range(3), SimpleNamespace(update=int), lambda: None) == 2.0  # the mean of 1, 2 and 3
     assert len({str(windows) for windows, _ in calls}) == len({str(key) for _, key in calls}) == 3
+
+
+def test_a_resumed_run_goes_on_with_its_steps_and_seconds_and_losses_are_per_character(run, monkeypatch):
+    clock, left, asked = iter([10.0, 12.0, 16.0, 20.0]), list[float](), list[range]()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(run, "steps", lambda steps, *_: asked.append(steps) or 3.0)
+    monkeypatch.setattr(run, "save", run.history.append)
+    monkeypatch.setattr(run, "report", left.append)
+    run.history.append({"step": 3, "training": 4.0, "held_out": 4.0, "seconds": 100.0})
+    run.tree, run.trainer = {"ema": 0}, SimpleNamespace(held_out_loss=lambda params, ids: 500.0)
+    run.loop(lambda: None)
+    assert asked == [range(3, 4), range(4, 8), range(8, 9)]
+    assert left == [10.0, pytest.approx(1.2), 0.0]
+    assert [row["seconds"] for row in run.history] == [100.0, 102.0, 106.0, 110.0]
+    assert run.history[-1] == {"step": 9, "training": 3.0 * 500 / 1000, "held_out": 500 / 250, "seconds": 110.0}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, assert_error, run_main
+from helpers import assert_error, run_main
 from runs import SETTINGS
 
 from picogpt import options
@@ -88,8 +87,13 @@ def test_documents_are_separated_by_the_token(tmp_path):
     merges = train_merges("<|endoftext|>".join(documents * 3), 265)
     assert merges == train_merges("\n".join(documents * 3), 265)  # none of the token's letters
     write_tokenizer(tmp_path, tokenizer_of(merges))
-    encoder, (first, _) = encode_texts(4, tmp_path, ("<|endoftext|>".join(documents), documents[0]))
+    text = "<|endoftext|>".join(documents)
+    encoder, (first, _) = encode_texts(4, tmp_path, (text, documents[0]))
     assert first.ids.tolist() == [*encoder.encode(documents[0]), 264, *encoder.encode(documents[1])]
+    n = len(first.ids)
+    encode_texts(n - 1, tmp_path, (text, text))
+    with pytest.raises(ValueError, match=f"to train on has {n} tokens, but needs at least n_ctx . 1 = {n + 1}"):
+        encode_texts(n, tmp_path, (text, text))
 
 
 def test_a_seed_that_is_too_large(tmp_path):
@@ -135,8 +139,4 @@ def test_missing_packages_are_named_at_once(text, tmp_path, monkeypatch, missing
     ],
 )
 def test_impossible_settings(text, tmp_path, arguments, message):
-    command = [sys.executable, "-m", "picogpt", "train", str(text), "--out", str(tmp_path / "m"), *SETTINGS, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_error(run_main("picogpt train", text, "--out", tmp_path / "m", *SETTINGS, *arguments), 2, message)

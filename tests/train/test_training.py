@@ -72,7 +72,9 @@ def test_dropout_drops_and_scales_only_with_a_key(packages):
     assert relative(np.asarray(module.gpt2(np.array([1, 2, 3]), **params, n_head=3)), without) < 2e-6
     dropout.key = jax.random.key(0)
     assert not np.allclose(module.gpt2(np.array([1, 2, 3]), **params, n_head=3), without)
-    dropped = dropout.dropping(lambda: jax.numpy.ones(10000))()
+    ones = dropout.dropping(lambda: jax.numpy.ones(10000))
+    dropped, again = ones(), ones()
+    assert (dropped != again).any()  # every call drops other numbers
     assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs(float(dropped.mean()) - 1) < 0.03
 

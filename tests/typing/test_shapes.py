@@ -106,10 +106,7 @@ MISTAKES = {
         "causal_mask(some_q, some_k) if",
         "attention(some_q, some_k, some_v, mask)",
     ),
-    "heads split without changing the axes": (
-        "n_head, -1).swapaxes(-2, -3)",
-        "n_head, -1)",
-    ),
+    "heads split without changing the axes": ("n_head, -1).swapaxes(-2, -3)", "n_head, -1)"),
     "heads merged without changing the axes": ("return x.swapaxes(-2, -3).reshape(*x", "return x.reshape(*x"),
     "columns of a batch's weights where rows belong": ("np.tensordot(x, w, 1)", "np.tensordot(x, w.T, 1)"),
     "the penalty of one number where each has its own": ("seen, new, axis=-1)", "seen, penalized, axis=-1)"),
