@@ -32,8 +32,8 @@ from encoder import Encoder
 from picogpt.bench.output import HEADER, environment, line, print_line
 from picogpt.bench.peers import (
     ROOT,
+    Peers,
     Process,
-    Transformers,
     other_tokenizers,
     our_process,
     start_of_numpy,
@@ -41,6 +41,7 @@ from picogpt.bench.peers import (
 )
 from picogpt.bench.timing import (
     OURS,
+    Clock,
     Limits,
     Row,
     Tick,
@@ -57,6 +58,7 @@ from picogpt.checkpoints.writing import write_random_model
 from picogpt.command_line import Parser, check_memory, number, read_text, show
 from picogpt.files import new_file, overwritten
 from picogpt.options import add_force, add_model_options, require
+from picogpt.parallel import MIN_ROWS, on_all_cores
 from picogpt.threads import weights_size
 from utils import SIZES, ensure_downloaded, expected_shapes, load_encoder, load_hparams_and_params
 
@@ -76,7 +78,7 @@ def prompt_lengths(n_ctx: int) -> list[int]:
     return [n for n in (64, 256, 960) if n <= n_ctx] or [n_ctx]
 
 
-def measure_model(workload: Workload, other: Transformers | None, rounds: int, tick: Tick) -> Iterator[Row]:
+def measure_model(workload: Workload, other: Peers | None, rounds: int, tick: Tick) -> Iterator[Row]:
     """Measure decoding, prompts and samples in this process, and the two limits. Yield each row as it is there."""
     bandwidth: list[float] = []
     rate: list[float] = []
@@ -90,7 +92,8 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
         tick()
     yield summary("limit: matrix-vector product", bandwidth, "GB/s")
     for n in prompt_lengths(workload.n_ctx):
-        found, times = measure(workload.prompt(n, other.prompt(workload, n) if other else {}), rounds)
+        peers = {"on all cores": on_threads(workload.prompt(n).ours)} if n >= MIN_ROWS else {}
+        found, times = measure(workload.prompt(n, peers | (other.prompt(workload, n) if other else {})), rounds)
         yield from found
         rate += [prompt_flop(workload.params, n) / t / 1e9 for t in times["sgemm"]]
         tick()
@@ -100,10 +103,20 @@ def measure_model(workload: Workload, other: Transformers | None, rounds: int, t
         tick()
 
 
+def on_threads(ours: Clock) -> Clock:
+    """Return a clock for our own work as `picogpt generate` does it."""
+
+    def timed() -> float:
+        with on_all_cores():
+            return ours()
+
+    return timed
+
+
 # ------------------------------------------------------------------------------------------------- whole processes
 
 
-def measure_command(folder: Path, limits: Limits, other: Transformers | None, rounds: int, tick: Tick) -> list[Row]:
+def measure_command(folder: Path, limits: Limits, other: Peers | None, rounds: int, tick: Tick) -> list[Row]:
     """Measure the whole command that generates 40 tokens: its first text, its end, and its memory."""
     programs = {OURS: partial(our_process, folder)} | (other.processes(folder) if other else {})
     runs: dict[str, list[Process]] = {name: [] for name in programs}
@@ -195,13 +208,13 @@ def bench(folder: Path, text: str, rounds: int, peers: bool = False) -> Iterator
     hparams, params = load_hparams_and_params(folder)
     n_ctx = hparams["n_ctx"]
     if peers:
-        check_memory("measuring PyTorch", weights_size(folder) + 400 * 10**6)
+        check_memory("measuring the other programs", 2 * weights_size(folder) + 800 * 10**6)
     workload = Workload(params, hparams["n_head"])
     n_rows = len(decode_lengths(n_ctx)) + len(prompt_lengths(n_ctx)) + len(N_SAMPLES)
     with ExitStack() as stack:
         total = rounds + 1 + n_rows + 3
         bar = stack.enter_context(tqdm(None, "measuring", total, leave=False, unit="step", disable=None))
-        other = stack.enter_context(Transformers(folder)) if peers else None
+        other = stack.enter_context(Peers(folder)) if peers else None
         yield from measure_command(folder, workload.limits, other, rounds, bar.update)
         yield from measure_model(workload, other, rounds, bar.update)
         load = partial(load_encoder, folder)

@@ -100,11 +100,18 @@ ids = tokenizer(sys.argv[2], return_tensors="pt")
 model.generate(**ids, max_new_tokens=40, min_new_tokens=40, do_sample=False, streamer=Printer())
 """
 
-# This program answers each line, the name of a function and its arguments, with the seconds that the work takes.
-# `prompt` times ids as one prompt, and `decode` times ids one by one after others, whose keys and values are cached.
-# `samples` times the steps of `generate` that follow the first new id of each sample. `generate` calls `put` with the
-# prompt first, and then after each new id.
-SERVER = """
+# Each of the next two programs answers a line, the name of a function and its arguments, with the seconds that the work
+# takes. `prompt` times ids as one prompt, and `decode` times ids one by one after others, whose keys and values are
+# cached. `samples` times the steps that follow the first new id of each sample.
+ANSWER = """
+print("ready", flush=True)
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    print({"prompt": prompt, "decode": decode, "samples": samples}[name](*arguments), flush=True)
+"""
+
+# `generate` calls `put` with the prompt first, and then after each new id.
+TRANSFORMERS = """
 import json, sys, time
 import torch
 from transformers import GPT2LMHeadModel
@@ -139,10 +146,36 @@ def samples(ids, n_samples, n_steps, temperature):
     )
     assert len(steps.ends) == n_steps + 2
     return steps.ends[-1] - steps.ends[1]
-print("ready", flush=True)
-for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    print({"prompt": prompt, "decode": decode, "samples": samples}[name](*arguments), flush=True)
+"""
+
+# CTranslate2, in C++ with float32, takes tokens as texts, and gives each step to `callback`. It chooses the ids that it
+# decodes itself: the work is the same.
+CTRANSLATE2 = """
+import json, sys, time
+import ctranslate2
+folder = sys.argv[1] + "-ctranslate2"
+ctranslate2.converters.TransformersConverter(sys.argv[1]).convert(folder)
+model = ctranslate2.Generator(folder, device="cpu", compute_type="float32")
+with open(sys.argv[1] + "/vocab.json", encoding="utf-8") as file:
+    tokens = {id: token for token, id in json.load(file).items()}
+def generate(ids, n_new, **options):
+    ends, start = [], time.perf_counter()
+    (result,) = model.generate_batch(
+        [[tokens[id] for id in ids]], include_prompt_in_result=False, min_length=n_new, max_length=n_new, **options,
+        callback=lambda step: ends.append((step.step, time.perf_counter())) and False,
+    )
+    assert all(len(ids) == n_new for ids in result.sequences_ids)
+    return start, ends
+def prompt(ids):
+    start, ends = generate(ids, 1)
+    return ends[-1][1] - start
+def decode(before, ids):
+    start, ends = generate(before, len(ids) + 1)
+    return ends[-1][1] - ends[0][1]
+def samples(ids, n_samples, n_steps, temperature):
+    options = {"sampling_topk": 0, "sampling_temperature": temperature, "num_hypotheses": n_samples}
+    start, ends = generate(ids, n_steps + 1, **options)
+    return ends[-1][1] - max(end for step, end in ends if step == ends[0][0])
 """
 
 
@@ -155,11 +188,44 @@ def without_a_cache(workload: Workload, n: int) -> Callable[[], float]:
     return lambda: len(workload.next_ids(n)) * seconds(whole)
 
 
-class Transformers:
-    """Hugging Face's GPT-2 with the same weights, converted into a temporary folder that the context removes.
+class Server:
+    """Another program that answers how long it takes, in a process of its own.
 
-    It runs in a process of its own, since PyTorch's threads and NumPy's would compete for the processors in one.
-    Raises OSError if PyTorch, transformers or safetensors is not installed.
+    PyTorch's threads, CTranslate2's and NumPy's would compete for the processors in one process.
+    """
+
+    def __init__(self, name: str, program: str, folder: Path):
+        self.name, self.command = name, [sys.executable, "-c", program + ANSWER, str(folder)]
+        self.process: Any = None
+
+    def start(self) -> Any:
+        """Start the process, and wait until its model is loaded."""
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, encoding="utf-8")
+        process.stdout.readline()  # type: ignore[union-attr]
+        return process
+
+    def ask(self, name: str, *arguments: Any) -> float:
+        """Return the seconds that the program measures with its function of this name. Raises OSError if it ended."""
+        self.process = self.process or self.start()
+        try:
+            self.process.stdin.write(json.dumps([name, *arguments]) + "\n")
+            self.process.stdin.flush()
+            return float(self.process.stdout.readline())
+        except (ValueError, OSError):
+            raise OSError(f"--peers: the process with {self.name} has ended") from None
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+
+class Peers:
+    """Hugging Face's GPT-2, and CTranslate2's where it is installed, with the same weights.
+
+    They are converted into a temporary folder that the context removes. Raises OSError if PyTorch, transformers or
+    safetensors is not installed.
     """
 
     def __init__(self, folder: Path):
@@ -167,16 +233,17 @@ class Transformers:
         self.source = folder
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name) / "hf"
-        self.server: Any = None
+        self.servers = [Server("transformers", TRANSFORMERS, self.folder)]
+        if importlib.util.find_spec("ctranslate2"):
+            self.servers.append(Server("CTranslate2", CTRANSLATE2, self.folder))
 
-    def __enter__(self) -> Transformers:
+    def __enter__(self) -> Peers:
         to_hf(self.source, self.folder)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.server:
-            self.server.kill()
-            self.server.communicate()
+        for server in self.servers:
+            server.stop()
         self.temporary.cleanup()
 
     def processes(self, folder: Path) -> dict[str, Callable[[], Process]]:
@@ -185,36 +252,22 @@ class Transformers:
         theirs = [sys.executable, "-c", BY_TRANSFORMERS, str(self.folder), PROMPT]
         return {"transformers": partial(run_process, theirs), "without a cache": partial(run_process, ours)}
 
-    def start_server(self) -> Any:
-        """Start the process that answers `ask`, and wait until its model is loaded."""
-        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-        command = [sys.executable, "-c", SERVER, str(self.folder)]
-        server = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True, encoding="utf-8")
-        server.stdout.readline()  # type: ignore[union-attr]
-        return server
-
-    def ask(self, name: str, *arguments: Any) -> float:
-        """Return the seconds that the server measures with its function of this name."""
-        self.server = self.server or self.start_server()
-        try:
-            self.server.stdin.write(json.dumps([name, *arguments]) + "\n")
-            self.server.stdin.flush()
-            return float(self.server.stdout.readline())
-        except (ValueError, OSError):
-            raise OSError("--peers: the process with transformers has ended") from None
+    def clocks(self, name: str, *arguments: Any) -> dict[str, Callable[[], float]]:
+        """Return each program's clock for a function of its own."""
+        return {server.name: partial(server.ask, name, *arguments) for server in self.servers}
 
     def decoding(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
-        """Return the clock for decoding `next_ids` after n others."""
-        return {"transformers": partial(self.ask, "decode", workload.ids[:n], workload.next_ids(n))}
+        """Return the clocks for decoding `next_ids` after n others."""
+        return self.clocks("decode", workload.ids[:n], workload.next_ids(n))
 
     def prompt(self, workload: Workload, n: int) -> dict[str, Callable[[], float]]:
-        """Return the clock for a prompt of n tokens."""
-        return {"transformers": partial(self.ask, "prompt", workload.ids[:n])}
+        """Return the clocks for a prompt of n tokens."""
+        return self.clocks("prompt", workload.ids[:n])
 
     def samples(self, workload: Workload, n_samples: int) -> dict[str, Callable[[], float]]:
-        """Return the clock for the same steps as `workload.samples(n_samples)`, which `generate` makes here."""
+        """Return the clocks for the same steps as `workload.samples(n_samples)`, which `generate_batch` makes here."""
         prompt, n_steps = workload.sampled()
-        return {"transformers": partial(self.ask, "samples", prompt, n_samples, n_steps, TEMPERATURE)}
+        return self.clocks("samples", prompt, n_samples, n_steps, TEMPERATURE)
 
 
 def other_tokenizers(encoder: Encoder, text: str) -> dict[str, Callable[[], float]]:

@@ -177,12 +177,15 @@ def test_peers(little_work, tmp_path, capsys, monkeypatch, bars):
     run_once = functools.cache(lambda *command: run_process(command))  # starting PyTorch takes seconds each time
     run_process = peers.run_process
     monkeypatch.setattr(peers, "run_process", lambda command: run_once(*command))
-    start_server, servers = peers.Transformers.start_server, []
-    monkeypatch.setattr(peers.Transformers, "start_server", lambda self: servers.append(self) or start_server(self))
+    start, servers = peers.Server.start, []
+    monkeypatch.setattr(peers.Server, "start", lambda self: servers.append(self.name) or start(self))
     figures = tmp_path / "figures.json"
     assert command.main([*little_work, "--peers", "--json", str(figures)]) == 0
     rows = {row["name"]: row for row in json.loads(figures.read_text())}
+    has_ctranslate2 = importlib.util.find_spec("ctranslate2") is not None
+    ctranslate2 = ["decode after 10 tokens", "prompt of 64", "4 samples side by side", "64 samples side by side"]
     for name in (
+        *(f"{name}: CTranslate2" for name in ctranslate2 if has_ctranslate2),
         "process start to first text: transformers",
         "whole command, 40 tokens: without a cache",
         "peak memory: transformers",
@@ -195,7 +198,7 @@ def test_peers(little_work, tmp_path, capsys, monkeypatch, bars):
         "tokenizer, English: tokenizers",
     ):
         assert rows[name]["ratio"] > 0, name
-    assert len(servers) == 1
+    assert servers == ["transformers", "CTranslate2"][: 1 + has_ctranslate2]
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
     lines = capsys.readouterr().out.splitlines()[:-1]  # the last one names the file
     assert max(map(len, lines)) <= 80
@@ -265,7 +268,7 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_the_work(monke
     monkeypatch.setattr(command, "require", lambda *modules: None)
     out = tmp_path / "figures.json"
     message = "of memory, but only 50 MB are free"
-    assert_error(run_main("picogpt bench", *TINY, "--peers", "--json", out), 2, "measuring PyTorch", message)
+    assert_error(run_main("picogpt bench", *TINY, "--peers", "--json", out), 2, "measuring the other programs", message)
     words = ["--shape", "124M", "--json", out]
     assert_error(run_main("picogpt bench", *words), 2, "drawing random weights in the shape of 124M", message)
     assert not list(tmp_path.iterdir())
