@@ -16,7 +16,7 @@ import numpy as np
 
 import utils
 from picogpt.checkpoints.writing import flatten
-from picogpt.command_line import Parser, UsageError, log, visible
+from picogpt.command_line import Parser, UsageError, log, show
 from picogpt.facts.data import find_files, read_facts
 from picogpt.facts.recipes import Fact, Result, compute, inputs_of
 from picogpt.files import file_to_write, new_file
@@ -106,7 +106,7 @@ def line(fact: Fact, result: Result) -> str:
         ours, published = (repr(v) if isinstance(v, str) else f"{v:.8g}" for v in values)
         tolerance = f"{result.tolerances[result.worst]:g}"
     verdict = "ok" if result.agrees else "DIFFERS"
-    return visible(f"{verdict:8} {ours:>12} {published:>12} {tolerance:>9}  {about(fact)} ({fact['source']})")
+    return f"{verdict:8} {ours:>12} {published:>12} {tolerance:>9}  {about(fact)} ({fact['source']})"
 
 
 def about(fact: Fact) -> str:
@@ -140,10 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     needed = dict.fromkeys(fact["data"] for fact in facts if "data" in fact)
     paths = find_files(args.data, needed, files, model.encoder) if args.data else {}
     todo = [fact for fact in facts if fact.get("data") in (None, *paths)]
-    n_left = len(facts) - len(todo)
-    left_out = f"{n_left} need files that are not there" + ("" if args.data else ": --data FOLDER, see docs/facts.md")
+    need = f"need files that {args.data} lacks" if args.data else "need files: --data FOLDER, see docs/facts.md"
     if not todo:
-        raise UsageError(f"of the facts about {size}, {left_out}")
+        raise UsageError(f"all {len(facts)} facts about {size} {need}")
     log(f"[{len(todo)} facts about {size}: about {expected_time(todo, model)} on two cores]")
     print(HEADER)
     entries = []
@@ -151,9 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         for fact in bar:
             result = compute(fact, model, paths.get(fact.get("data", "")))
             entries.append(entry(fact, result))
-            bar.write(line(fact, result))
+            with bar.external_write_mode():
+                show(line(fact, result))
     n_differ = sum(not found["agrees"] for found in entries)
-    print(f"{len(todo) - n_differ} agree, {n_differ} differ" + (f", {left_out}" if n_left else ""), flush=True)
+    n_left = len(facts) - len(todo)
+    print(
+        f"{len(todo) - n_differ} agree, {n_differ} differ" + (f"; {n_left} more {need}" if n_left else ""), flush=True
+    )
     if args.json:
         with new_file(args.json, args.force) as file:
             file.write((json.dumps({"model": size, "facts": entries}, indent=1) + "\n").encode("utf-8"))
