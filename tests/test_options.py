@@ -23,6 +23,7 @@ BEGINNINGS = {
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster",),
+    "--data": ("the file with the data of the task", "the folder with the files that some facts need"),
     "--force": ("replace output files or folders that exist already",),
     "--help": ("show this text and exit",),
     "--jobs": ("score in N processes",),

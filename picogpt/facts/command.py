@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_options(parser)
     data = "the folder with the files that some facts need (docs/facts.md); without it, these facts are left out"
     parser.add_argument("--data", type=Path, metavar="FOLDER", help=data)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values to this file, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
     add_force(parser)
     return parser.parse_args(argv)
 
