@@ -9,7 +9,7 @@ NAMES = [
     ["What light through yonder", " is", " of"],
     ["He is dead. The king is", " dead", " a"],
 ]
-LAST = {"layer": 3, "head": 2, "positions": "last"}
+LAST = {"layer": 1, "head": 2, "positions": "last"}  # not the last layer, where other positions don't matter
 FACTS: dict[str, dict[str, Any]] = {  # "published" says only how many values there are, or which tokens
     "ids": {"kind": "greedy", "prompt": "The king", "published": [0] * 12},
     "ids after end of text": {"kind": "greedy", "prompt": "", "bos": True, "published": [0] * 9},
@@ -71,6 +71,14 @@ FACTS: dict[str, dict[str, Any]] = {  # "published" says only how many values th
         "paragraphs": True,
         "inputs": 16,
         "windows": 4,
+        "published": 0.0,
+    },
+    "all paragraphs": {
+        "kind": "loss",
+        "data": "play.txt",
+        "paragraphs": True,
+        "inputs": 16,
+        "windows": 99,
         "published": 0.0,
     },
     "the end of a file": {

@@ -69,14 +69,10 @@ class Oracle:
     # ----------------------------------------------------------------------------------------------------------- kinds
 
     def greedy(self, fact: dict[str, Any], data: None) -> list[int]:
-        import torch
-
-        new, past, found = self.ids(fact, fact["prompt"]), None, []
+        ids = self.ids(fact, fact["prompt"])
         for _ in fact["published"]:
-            out = self.hugging(torch.tensor([new]), past_key_values=past, use_cache=True)
-            new, past = [int(out.logits[0, -1].argmax())], out.past_key_values
-            found += new
-        return found
+            ids = [*ids, int(self.logits(ids)[-1].argmax())]
+        return ids[-len(fact["published"]) :]
 
     def loss(self, fact: dict[str, Any], data: Path | None) -> list[float]:
         import torch

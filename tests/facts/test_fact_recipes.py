@@ -62,6 +62,7 @@ def test_other_tokens_of_the_same_text_are_the_same_continuation(tiny, monkeypat
         ([1.0, 2.0], [1.1, 2.2], [0.05, 0.5], 0, False),
         ([math.nan], [1.0], 9.0, 0, False),
         ([math.inf], [1.0], 9.0, 0, False),
+        ([1.0, math.nan, 1.0], [1.0, 1.0, 1.0], 9.0, 1, False),
         ([5, 6], [5, 7], 9.0, 1, False),
         ([" a", 0.5], [" b", 0.5], 9.0, 0, False),
     ],

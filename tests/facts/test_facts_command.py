@@ -97,7 +97,7 @@ def test_a_model_that_agrees(agreeing, data):
     assert set(verdicts(result).values()) == {"ok"}
     assert list(verdicts(result)) == [name for name in FACTS if name != "an example"]
     assert result.out.splitlines()[-1] == f"{len(FACTS) - 1} agree, 0 differ"
-    assert "23 facts about 124M: about 1 minute on two cores" in result.err
+    assert "24 facts about 124M: about 1 minute on two cores" in result.err
 
 
 def changed(values, ours):
@@ -215,7 +215,7 @@ def test_a_size_without_a_known_sha256_is_recognized_by_its_shape(tiny, agreeing
 def test_without_data_its_facts_are_left_out(agreeing):
     result = run()
     assert result.status == 0
-    assert result.out.splitlines()[-1] == "15 agree, 0 differ; 8 more need files: --data FOLDER, see docs/facts.md"
+    assert result.out.splitlines()[-1] == "15 agree, 0 differ; 9 more need files: --data FOLDER, see docs/facts.md"
 
 
 def test_a_missing_file_and_another_file_of_its_name(agreeing, data, tmp_path):
@@ -226,7 +226,7 @@ def test_a_missing_file_and_another_file_of_its_name(agreeing, data, tmp_path):
     (folder / "play.txt").write_text(text.replace("JULIET", "OTHERS"), encoding="utf-8")
     result = run("--data", folder)
     assert result.status == 0
-    assert result.out.splitlines()[-1] == f"16 agree, 0 differ; 7 more need files that {folder} lacks"
+    assert result.out.splitlines()[-1] == f"16 agree, 0 differ; 8 more need files that {folder} lacks"
     lines = result.err.splitlines()
     content, _ = agreeing
     expected = content["files"]["play.txt"]
@@ -247,7 +247,7 @@ def test_without_any_fact_to_run(agreeing, tmp_path):
     content, write = agreeing
     content["facts"] = [fact for fact in content["facts"] if "data" in fact]
     write()
-    assert_error(run(), 2, "all 8 facts about 124M need files: --data FOLDER, see docs/facts.md")
+    assert_error(run(), 2, "all 9 facts about 124M need files: --data FOLDER, see docs/facts.md")
     assert_error(run("--data", tmp_path / "none"), 1, "none is not a folder")
 
 

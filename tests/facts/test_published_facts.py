@@ -55,9 +55,11 @@ def random_124m():
 @pytest.mark.parametrize("fact", [pytest.param(fact, id=f"{fact['what']}-{i}") for i, fact in enumerate(HERE["124M"])])
 def test_a_recipe_equals_transformers_in_the_shape_of_124m(fact, random_124m):
     model, oracle = random_124m
+    if fact["kind"] == "greedy":  # transformers reads the whole text for each token, so a few are enough
+        published = fact["published"]
+        ids = model.encoder.encode(published) if isinstance(published, str) else published
+        fact = fact | {"published": ids[:8]}
     ours = compute(fact | {"tolerance": math.inf}, model, path_of(fact)).ours
-    if isinstance(fact["published"], str):
-        fact = fact | {"published": model.encoder.encode(fact["published"])}
     theirs = oracle.values(fact, path_of(fact))
     assert [v for v in ours if not isinstance(v, float)] == [v for v in theirs if not isinstance(v, float)]
     pairs = [(a, b) for a, b in zip(ours, theirs) if isinstance(b, float)]
