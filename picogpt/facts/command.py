@@ -25,7 +25,7 @@ from picogpt.scoring.work import Model
 from utils import DATA, SIZES, ensure_downloaded, load_encoder_hparams_and_params
 
 # Measured with 124M on two cores: positions a second in one pass, and how many of them one generated token is worth.
-POSITIONS_PER_SECOND, PER_NEW_TOKEN = 370, 12
+POSITIONS_PER_SECOND, PER_NEW_TOKEN = 300, 12
 LISTED = 100  # numbers of a fact that --json writes; an example of Transformer Explainer has 60,000
 
 HEADER = f"{'':8} {'ours':>12} {'published':>12} {'tolerance':>9}  what, and who published it"

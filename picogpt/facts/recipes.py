@@ -223,25 +223,24 @@ def activation(fact: Fact, model: Model, data: Path | None) -> Compared:
 
 
 def explainer_example(data: Path, t: Trace, model: Model) -> Compared:
-    """Return the last logits, and the scores and weights of all heads where a query may look, and those in the file."""
-    text = read_text(data)
-    ours, theirs = [t["logits"][-1]], [np.array(json.loads(found_in(r"\blogits: (\[[^\]]*\])", text)))]
+    """Return the last logits, and the scores and weights of all heads where a query may look, and those in the file.
+
+    Raises UsageError if the file lacks some of them.
+    """
+    found = dict(
+        re.findall(r"\b(logits|block_\w+_(?:scaled|softmax)): (?:\{\s*data: )?(\[[-\[\]\s\d.,e]*\])", read_text(data))
+    )
+    ours = {"logits": t["logits"][-1]}
     for layer in range(model.hparams["n_layer"]):
         for name, suffix in (("scores", "scaled"), ("probs", "softmax")):
-            values = t[f"h{layer}/attn/{name}"]
-            seen = np.tril_indices(values.shape[-1])
-            for head in range(model.hparams["n_head"]):
-                array = rf"\bblock_{layer}_attn_head_{head}_attn_{suffix}: \{{\s*data: ([^}}]*)\}}"
-                ours.append(values[head][seen])
-                theirs.append(np.array(json.loads(found_in(array, text)))[seen])
-    return np.concatenate(ours).tolist(), np.concatenate(theirs).tolist()
-
-
-def found_in(pattern: str, text: str) -> str:
-    """Return the first group of a pattern. Raises UsageError if the text lacks it."""
-    if not (match := re.search(pattern, text)):
-        raise UsageError(f"the data file has nothing like {pattern}")
-    return match[1]
+            for head, values in enumerate(t[f"h{layer}/attn/{name}"]):
+                ours[f"block_{layer}_attn_head_{head}_attn_{suffix}"] = values
+    if missing := ours.keys() - found.keys():
+        raise UsageError(f"{data} has no numbers called {min(missing)}")
+    theirs = {name: np.array(json.loads(found[name])) for name in ours}
+    seen = [np.tril_indices(array.shape[-1]) if array.ndim == 2 else slice(None) for array in theirs.values()]
+    values = [np.concatenate([a[at] for a, at in zip(side.values(), seen)]).tolist() for side in (ours, theirs)]
+    return values[0], values[1]
 
 
 def score(fact: Fact, model: Model, data: Path | None) -> Compared:

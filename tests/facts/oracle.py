@@ -82,12 +82,12 @@ class Oracle:
             return [float(self.hugging(ids, labels=ids).loss)]
         ids, losses = self.ids_of_file(fact, data.read_text(encoding="utf-8")), []
         n = fact.get("span") or fact["inputs"]
-        for start in range(0, len(ids), n):
+        for start in range(0, len(ids), n)[: fact.get("windows")]:
             window = torch.tensor([ids[start : start + n + ("inputs" in fact)]])
             if window.shape[1] > 1:
                 logits = self.hugging(window).logits[0, :-1]
                 losses.append(float(torch.nn.functional.cross_entropy(logits, window[0, 1:])))
-        mean = sum(losses[: fact.get("windows")]) / len(losses[: fact.get("windows")])
+        mean = sum(losses) / len(losses)
         return [math.exp(mean) if fact.get("as") == "perplexity" else mean]
 
     def ids_of_file(self, fact: dict[str, Any], text: str) -> list[int]:

@@ -84,5 +84,5 @@ def test_a_token_of_a_fact_is_one_token(tiny):
 
 def test_an_example_in_another_format_says_what_is_missing(tiny, tmp_path):
     (tmp_path / "ex.js").write_text("export const ex = {};\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="the data file has nothing like .*logits"):
+    with pytest.raises(UsageError, match="ex.js has no numbers called block_0_attn_head_0_attn_scaled"):
         compute(FACTS["an example"] | {"tolerance": 1.0}, tiny, tmp_path / "ex.js")
