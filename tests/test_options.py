@@ -111,10 +111,8 @@ def test_the_same_name_never_means_two_things(everywhere):
 
 
 def test_the_same_name_takes_the_same_kind_of_value(everywhere):
-    for name in everywhere.keys() - {
-        "--out",
-        "--tokens",
-    }:  # --out takes a model's folder or a file, as its metavar says
+    """But for --out, a model's folder or a file, and --data, one file or a folder of several, as their metavars say."""
+    for name in everywhere.keys() - {"--out", "--data", "--tokens"}:
         assert len({(action.nargs, action.metavar) for action in everywhere[name].values()}) == 1, name
 
 
