@@ -533,7 +533,7 @@ def main(argv: list[str] | None = None) -> None:
         weights = f"{len(entries)} tensors, {count:,} numbers; all checksums are right"
     print(f"{folder}: " + ", ".join(f"{name} {hparams[name]}" for name in HPARAMS))
     print(f"tokenizer: {len(encoder.encoder):,} tokens, {'' if encoder.is_openai else 'not '}OpenAI's files")
-    print(f"weights: {params['wte'].dtype}, {weights}", flush=True)
+    print(f"weights: {params['wte'].dtype}, {weights}" + "\nnext: python -m picogpt facts" * (folder.name == "124M"))
     if unmade := [token for token in encoder.special_tokens if not re.fullmatch(r"<.*>|\[.*\]", token)]:
         print(f"no merge makes {len(unmade)} tokens, such as {unmade[0]!r}: is vocab.bpe cut short?", file=sys.stderr)
     for size, (n_embd, n_head, n_layer) in SHAPES.items():

@@ -25,6 +25,7 @@ TOOLS = {  # name: (module, purpose)
     ),
     "evaluate": ("picogpt.evaluate.command", "evaluate a model on LAMBADA and other datasets, by named protocols"),
     "explain": ("picogpt.explain.command", "show how the model reads a text: in the terminal, as pictures, as a page"),
+    "facts": ("picogpt.facts.command", "compare OpenAI's weights with what other projects published about them"),
     "lm_eval": ("picogpt.harness", "run the tasks of lm-evaluation-harness on gpt2.py"),
     "models": ("picogpt.models", "list the models that are there, and those that can be downloaded"),
     "random_weights": ("picogpt.checkpoints.random_weights", "write a model with random weights"),

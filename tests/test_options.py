@@ -23,6 +23,7 @@ BEGINNINGS = {
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster",),
+    "--data": ("the file with the data of the task", "the folder with the files that some facts need"),
     "--force": ("replace output files or folders that exist already",),
     "--help": ("show this text and exit",),
     "--jobs": ("score in N processes",),
@@ -110,7 +111,8 @@ def test_the_same_name_never_means_two_things(everywhere):
 
 
 def test_the_same_name_takes_the_same_kind_of_value(everywhere):
-    for name in everywhere.keys() - {"--out", "--tokens"}:  # a model's folder or a file, as the metavar says
+    """But for --out, a model's folder or a file, and --data, one file or a folder of several, as their metavars say."""
+    for name in everywhere.keys() - {"--out", "--data", "--tokens"}:
         assert len({(action.nargs, action.metavar) for action in everywhere[name].values()}) == 1, name
 
 

@@ -472,6 +472,12 @@ def published(tmp_path, monkeypatch):
     return folder
 
 
+def test_the_command_that_checks_what_124m_computes_is_named(published, tmp_path, monkeypatch, capsys):
+    assert "facts" not in verified(published, capsys)
+    monkeypatch.setitem(utils.SIZES, "124M", LIKE_TINY)
+    assert verified(published.rename(tmp_path / "124M"), capsys).endswith("\nnext: python -m picogpt facts\n")
+
+
 @pytest.mark.parametrize("name", FILES[:-1])
 def test_every_small_file_of_a_published_size_is_checked(published, tmp_path, name, capsys):
     assert "OpenAI's files\nweights: float32, 28 tensors" in verified(published, capsys)

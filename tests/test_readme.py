@@ -120,7 +120,7 @@ def form_of(command: str) -> str:
         name, args = parsed(words)
     except SystemExit:
         return "wrong options"
-    if name in ("train", "random_weights", "lm_eval") or (name == "compare" and "--parts" not in words):
+    if name in ("train", "random_weights", "lm_eval", "facts") or (name == "compare" and "--parts" not in words):
         return "parsed"
     if getattr(args, "dask", None):
         return "parsed"

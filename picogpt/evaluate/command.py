@@ -13,14 +13,17 @@ import inspect
 import json
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from picogpt.command_line import Parser, log, number, reason
-from picogpt.evaluate import cbt, lambada, paper, texts
+from picogpt.evaluate import cbt, lambada, paper, reported, texts
+from picogpt.evaluate.output import show_table
 from picogpt.files import file_to_write, new_file, overwritten
 from picogpt.options import add_force, add_model_options
 from picogpt.scoring.results import finite
+from picogpt.scoring.windows import Scores, Window
 from picogpt.scoring.work import (
     Model,
     add_window_options,
@@ -93,6 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     whole = number(1, kind=int)
     bos = "put <|endoftext|> before each text (default: as the protocol says)"
     add_window_options(parser, bos, bos_default=None, stride_default="as the protocol says")
+    add("--markdown", action="store_true", help="print the table in Markdown, to paste it")
     add("--limit", type=whole, metavar="N", help="use the first N examples only")
     add("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     add_force(parser)
@@ -169,33 +173,26 @@ def evaluate_task(args: argparse.Namespace) -> list[dict[str, Any]]:
     results = [evaluate(args.task, protocol, args.data, variant, *each) for each in zip(models, own)]
     shown_names = ", ".join(result["model"] for result in results)
     print(f"{args.task}{variant and ' '}{variant}, protocol {protocol}, model {shown_names}")
-    print(f"{'':30}" + "".join(f"{'ours' if len(results) == 1 else r['model']:>14}{'paper':>9}" for r in results))
-    for name in results[0]["figures"]:
-        line = f"{name + ', %' * (name == 'accuracy'):30}"
-        for result in results:
-            value = result["figures"][name]
-            theirs = "" if isinstance(value, int) else paper.theirs(result["paper"].get(name))
-            line += f"{shown(name, value):>14}{theirs:>9}"
-        print(line.rstrip())
+    show_table(results, args.markdown)
     if args.limit:
         print(f"only the first {args.limit} of the file's examples (--limit)")
     return results
-
-
-def shown(name: str, value: float | None) -> str:
-    """Return a figure as text: a count as a whole number, bits with four decimals, all others with two."""
-    if value is None or value >= 1e9:
-        return "-" if value is None else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{4 if name.startswith('bits') else 2}f}"
 
 
 def evaluate(
     task: str, protocol: str, data: Path, variant: str, model: Model, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Return the figures of a model on a data file, those of the paper, and all that says how they came about."""
-    figures = TASKS[task][protocol](data, model, lambda windows: score_all(windows, model, args), args)
+    scores: list[Scores] = []
+
+    def score(windows: Sequence[Window]) -> list[Scores]:
+        scores[:] = score_all(windows, model, args)
+        return scores
+
+    figures = TASKS[task][protocol](data, model, score, args)
     options = {name: getattr(args, name) for name in ("stride", "max_context", "bos", "limit")}
     model_name = model.folder.name
+    reports = reported.reports_for(model_name, task, variant, protocol, data, args)
     return {
         "task": task,
         "variant": variant,
@@ -204,7 +201,9 @@ def evaluate(
         "data": str(data),
         **options,
         "figures": finite(figures),
+        "standard errors": finite(reported.standard_errors(task, figures, scores)),
         "paper": paper.published(model_name, task, variant),
+        "others": [reported.line(found) for found in reports],
     }
 
 
@@ -217,7 +216,7 @@ def fill_table(args: argparse.Namespace, failed: list[Path]) -> list[dict[str, A
     any_data = say_what_is_there(args.paper)
     models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names if any_data]
     results: dict[tuple[str, Path], list[dict[str, Any]]] = {}
-    print(paper.heading(names))
+    print(paper.heading(names, args.markdown))
     for row in paper.ROWS:
         ours = [None] * len(names)
         if found := paper.find(args.paper, row):
@@ -236,8 +235,11 @@ def fill_table(args: argparse.Namespace, failed: list[Path]) -> list[dict[str, A
                     failed.append(data)
             if results[key]:
                 ours = [result["figures"].get(row.figure) for result in results[key]]
-        print(paper.line(row.label, [*map(paper.theirs, row.values)], [*map(paper.ours, ours)]), flush=True)
+        cells = [*map(paper.theirs, row.values)], [*map(paper.ours, ours)]
+        print(paper.line(row.label, *cells, in_markdown=args.markdown), flush=True)
     for (_, data), of_models in [item for item in results.items() if item[1]]:
+        if args.markdown:
+            print()  # ends the table, and each of these lines is a paragraph
         print(f"{data.relative_to(args.paper).as_posix()}: protocol {of_models[0]['protocol']}")
     if args.limit and results:
         print(f"only the first {args.limit} examples of each file (--limit)")

@@ -95,12 +95,30 @@ def theirs(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}".removesuffix("0")
 
 
-def heading(models: Sequence[str]) -> str:
+def heading(models: Sequence[str], in_markdown: bool = False) -> str:
     """Return the first line of the table: the paper's names of the sizes, then ours of the models."""
     names = [name if len(name) <= 7 else name[:6] + "…" for name in models]
+    if in_markdown:
+        return markdown_heading(["dataset", *(f"paper, {size}" for size in SIZES.values()), *models])
     return line("dataset", list(SIZES.values()), names)
 
 
-def line(label: str, left: Sequence[str], right: Sequence[str]) -> str:
+def line(label: str, left: Sequence[str], right: Sequence[str], in_markdown: bool = False) -> str:
     """Return a line of the table: the four columns of the paper, then ours. With four of ours it has 77 characters."""
+    if in_markdown:
+        return markdown([label, *left, *right])
     return f"{label:17}" + "".join(f"{text:>7}" for text in left) + "".join(f"{text:>8}" for text in right)
+
+
+def markdown(cells: Sequence[str]) -> str:
+    """Return a row of a table in Markdown.
+
+    >>> markdown(["PTB, PPL", "65.85"])
+    '| PTB, PPL | 65.85 |'
+    """
+    return f"| {' | '.join(cell.strip() for cell in cells)} |"
+
+
+def markdown_heading(cells: Sequence[str]) -> str:
+    """Return the heading of a table in Markdown whose columns, but for the first, have numbers."""
+    return markdown(cells) + "\n|---" + "|---:" * (len(cells) - 1) + "|"

@@ -115,17 +115,21 @@ def stride(data: Path, model: Model, score: Score, args: argparse.Namespace) -> 
     Raises UsageError for a file without a top heading, and unless 1 <= stride <= max_context <= n_ctx.
     """
     text = read_wikitext(data, args.limit)
-    rows = [row if row.strip() else "" for row in re.findall(r"[^\n]*\n|[^\n]+", text)]
     n_ctx = model.hparams["n_ctx"]
     span = n_ctx if args.max_context is None else args.max_context
     step = max(span // 2, 1) if args.stride is None else args.stride
     check_sizes(step, span, n_ctx)
-    parts = list(overlapping_windows(np.array(model.encoder.encode("\n\n".join(rows)), np.intp), span, step))
+    parts = list(overlapping_windows(np.array(model.encoder.encode("\n\n".join(rows_of(text))), np.intp), span, step))
     scores = scores_of(parts, score, data)
     nats, n_tokens = total(scores)
     weights = [part.n_targets - (i > 0 and step < span) for i, part in enumerate(parts)]
     mean = -sum(weight * part.log_probs.mean() for weight, part in zip(weights, scores)) / sum(weights)
     return {"documented perplexity": perplexity(mean, 1), **per_token(nats, n_tokens)}
+
+
+def rows_of(text: str) -> list[str]:
+    """Return the rows of the data set as it is on the Hugging Face hub: lines with their ends; blank ones are empty."""
+    return [row if row.strip() else "" for row in re.findall(r"[^\n]*\n|[^\n]+", text)]
 
 
 def read_wikitext(data: Path, limit: int | None) -> str:

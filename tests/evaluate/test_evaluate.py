@@ -7,13 +7,17 @@ import json
 import math
 import os
 import shutil
+import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT, assert_error, model_options, run_main
 
-from picogpt.evaluate import command, paper
+from picogpt.evaluate import command, output, paper, reported
 from picogpt.evaluate.command import TASKS
+from picogpt.facts.data import read_facts
+from picogpt.scoring.windows import Scores
 from utils import SIZES
 
 TOOL = "picogpt evaluate"
@@ -38,14 +42,18 @@ def table_of(text):
 
 
 def test_the_figures_are_those_of_the_protocol(tiny, score, options):
-    figures = TASKS["lambada"]["harness"](DATA, tiny, score, options())
+    kept = []
+    figures = TASKS["lambada"]["harness"](DATA, tiny, lambda windows: kept.extend(score(windows)) or kept, options())
+    nats = [-scored.log_probs.sum() for scored in kept]
     result = run_main(TOOL, "lambada", "--data", DATA, "--protocol", "harness", *TINY)
     assert result.status == 0, result
     assert table_of(result.out) == [
         ["lambada,", "protocol", "harness,", "model", "tiny"],
         ["ours", "paper"],
         ["accuracy,", "%", f"{figures['accuracy']:.2f}", "-"],
+        ["standard", "error", f"{100 * math.sqrt(0.25 / 5):.2f}"],
         ["perplexity", f"{figures['perplexity']:.4g}", "-"],
+        ["standard", "error", f"{figures['perplexity'] * statistics.stdev(nats) / math.sqrt(6):.4g}"],
         ["tokens", str(figures["tokens"])],
         ["examples", "6"],
     ]
@@ -108,7 +116,112 @@ def test_variant_of(task, name, variant):
     ],
 )
 def test_shown(name, value, text):
-    assert command.shown(name, value) == text
+    assert output.shown(name, value) == text
+
+
+def test_standard_errors_are_the_harness_s():
+    """The accuracy's is exact. For the perplexity, the harness draws examples again and again; so does this test."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.metrics import mean_stderr, perplexity
+
+    rng = np.random.default_rng(0)
+    logs = -rng.gamma(2.0, 1.5, 2000)
+    right = (rng.random(2000) < 0.3256).tolist()
+    figures = {"accuracy": 100 * np.mean(right), "perplexity": perplexity(logs.tolist()), "examples": 2000}
+    scores = [Scores(np.array([log / 2, log / 2]), np.array([1, 1])) for log in logs]
+    errors = reported.standard_errors("lambada", figures, scores)
+    assert errors["accuracy"] == pytest.approx(100 * mean_stderr(right))
+    drawn = [perplexity(rng.choice(logs, 2000).tolist()) for _ in range(3000)]
+    assert errors["perplexity"] == pytest.approx(np.std(drawn, ddof=1), rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("task", "figures", "names"),
+    [
+        ("lambada", {"accuracy": 50.0, "perplexity": 4.0, "examples": 2}, ["accuracy", "perplexity"]),
+        ("lambada", {"accuracy": 50.0, "perplexity": 4.0, "examples": 1}, []),
+        ("cbt", {"accuracy": 50.0, "examples": 2}, ["accuracy"]),
+        ("wikitext", {"perplexity": 4.0, "tokens": 9, "documents": 2}, []),
+    ],
+)
+def test_which_figures_have_a_standard_error(task, figures, names):
+    scores = [Scores(np.array([log]), np.array([1])) for log in (-1.0, -2.0)]
+    assert list(reported.standard_errors(task, figures, scores)) == names
+
+
+@pytest.mark.usefixtures("as_124m")
+def test_what_others_report_stands_below_the_table(tmp_path):
+    words = ["lambada", "--data", DATA, "--protocol", "harness"]
+    line = (
+        "others, 124M: accuracy 32.56 ± 0.65 %, perplexity 40.06 ± 1.48 (EleutherAI/lm-evaluation-harness, issue 2159)"
+    )
+    assert run_main(TOOL, *words).out.endswith(f"\n{line}\n")
+    for other in (["--limit", 3], ["--max_context", 9], ["--model_size", "355M"], ["--protocol", "openai"]):
+        assert "others" not in run_main(TOOL, *words, *other).out
+    (tmp_path / "wiki.test.raw").write_text(" = A = \n b c \n")
+    words = ["wikitext", "--data", tmp_path / "wiki.test.raw", "--protocol", "stride", "--stride"]
+    assert "others" not in run_main(TOOL, *words, 128).out
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "name", "stride", "values"),
+    [
+        ("124M", "2", "wiki.test.raw", 1024, [29.94]),
+        ("124M", "103", "wiki.valid.raw", 1024, [31.0423]),
+        ("124M", "", "wiki.train.raw", 1024, []),
+        ("774M", "2", "wiki.test.raw", None, [16.44]),
+        ("774M", "2", "wiki.test.raw", 1024, [19.44]),
+        ("774M", "2", "wiki.test.raw", 256, []),
+    ],
+)
+def test_reports_are_of_the_same_file_and_windows(options, model, variant, name, stride, values):
+    found = reported.reports_for(model, "wikitext", variant, "stride", Path(name), options(stride=stride))
+    assert [report.figures["documented perplexity"][0] for report in found] == values
+
+
+def test_reports_are_of_protocols_that_exist_and_agree_with_the_facts():
+    for report in reported.REPORTS:
+        assert report.protocol in TASKS[report.task]
+        assert report.model in SIZES
+        assert report.variant in ("", *paper.VARIANTS.get(report.task, {}))
+    for size in SIZES:
+        for fact in read_facts(size)[0]:
+            if fact["kind"] == "score":
+                values = {name: pytest.approx(value) for name, value in fact["published"].items()}
+                found = [
+                    {name: value for name, (value, *_) in report.figures.items()}
+                    for report in reported.REPORTS
+                    if (report.model, report.task, report.protocol) == (size, fact["task"], fact["protocol"])
+                ]
+                assert values in found
+
+
+def cells_of(lines):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+@pytest.mark.usefixtures("as_124m")
+def test_markdown_has_the_same_cells():
+    words = ["lambada", "--data", DATA, "--protocol", "harness", "--model_size", "124M,355M"]
+    title, heading, *plain = run_main(TOOL, *words).out.splitlines()
+    lines = run_main(TOOL, *words, "--markdown").out.splitlines()
+    assert lines[:2] == [title, ""]
+    assert lines[2:4] == ["|  | 124M | paper | 355M | paper |", "|---|---:|---:|---:|---:|"]
+    rows = cells_of(lines[4:])
+    assert [" ".join(cells).split() for cells in rows] == [line.split() for line in plain[:-1]]
+    assert lines[-2:] == ["", plain[-1]]
+    assert heading.split() == cells_of(lines[2:3])[0][1:]
+
+
+def test_the_paper_s_table_in_markdown(tmp_path):
+    shutil.copy(DATA, tmp_path / "lambada_test.jsonl")
+    words = ["--paper", tmp_path, *TINY]
+    plain = run_main(TOOL, *words).out.splitlines()
+    lines = run_main(TOOL, *words, "--markdown").out.splitlines()
+    assert lines[0].startswith("| dataset | paper, 117M |")
+    assert lines[1] == "|---|---:|---:|---:|---:|---:|"
+    assert [" ".join(cells).split() for cells in cells_of(lines[2:])] == [line.split() for line in plain[1:11]]
+    assert lines[12:] == ["", "lambada_test.jsonl: protocol stop-words"]
 
 
 def test_limit_is_said(tmp_path):

@@ -1,0 +1,133 @@
+"""Facts of all kinds about the bundled model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMES = [
+    ["I am the king, and thou art", " not", " the"],
+    ["What light through yonder", " is", " of"],
+    ["He is dead. The king is", " dead", " a"],
+]
+LAST = {"layer": 1, "head": 2, "positions": "last"}  # not the last layer, where other positions don't matter
+FACTS: dict[str, dict[str, Any]] = {  # "published" says only how many values there are, or which tokens
+    "ids": {"kind": "greedy", "prompt": "The king", "published": [0] * 12},
+    "ids after end of text": {"kind": "greedy", "prompt": "", "bos": True, "published": [0] * 9},
+    "loss": {"kind": "loss", "prompt": "Hello world!", "bos": True, "published": 0.0},
+    "loss without end of text": {"kind": "loss", "prompt": "To be, or not to be", "published": 0.0},
+    "loss without a head": {
+        "kind": "loss",
+        "prompt": "I am the king, and thou art not",
+        "bos": True,
+        "ablate": {"layer": 0, "head": 3},
+        "published": 0.0,
+    },
+    "differences": {"kind": "logit_difference", "prompts": NAMES, "bos": True, "published": [0.0] * 3},
+    "mean difference": {"kind": "logit_difference", "prompts": NAMES, "published": 0.0},
+    "without a head at the last position": {
+        "kind": "logit_difference",
+        "prompts": NAMES,
+        "bos": True,
+        "ablate": LAST,
+        "published": [0.0] * 3,
+    },
+    "percent": {"kind": "top", "prompt": "The king", "bos": True, "measure": "percent", "published": [["", 0.0]] * 5},
+    "probability": {"kind": "top", "prompt": "My lord", "measure": "probability", "published": [["", 0.0]] * 3},
+    "logit": {"kind": "top", "prompt": "My lord", "measure": "logit", "published": [["", 0.0]]},
+    "above the mean": {
+        "kind": "top",
+        "prompt": "My lord",
+        "measure": "logit above the mean",
+        "published": [["", 0.0]] * 4,
+    },
+    "any token": {
+        "kind": "top",
+        "prompt": "The king",
+        "measure": "percent",
+        "ranked": False,
+        "published": [[" is", 0.0], [" not", 0.0]],
+    },
+    "numbers": {
+        "kind": "activation",
+        "ids": [11, 22, 33, 44],
+        "array": "ln_f",
+        "row": 0,
+        "first": 5,
+        "published": [0.0] * 5,
+    },
+    "deviation": {
+        "kind": "activation",
+        "prompts": NAMES,
+        "bos": True,
+        "array": "h3/out",
+        "row": -1,
+        "statistic": "standard deviation",
+        "ablate": LAST,
+        "published": [0.0] * 3,
+    },
+    "paragraphs": {
+        "kind": "loss",
+        "data": "play.txt",
+        "paragraphs": True,
+        "inputs": 16,
+        "windows": 4,
+        "published": 0.0,
+    },
+    "all paragraphs": {
+        "kind": "loss",
+        "data": "play.txt",
+        "paragraphs": True,
+        "inputs": 16,
+        "windows": 99,
+        "published": 0.0,
+    },
+    "the end of a file": {
+        "kind": "loss",
+        "data": "play.txt",
+        "part": [0.9, 1.0],
+        "inputs": 8,
+        "windows": 2,
+        "published": 0.0,
+    },
+    "the beginning of a file": {
+        "kind": "loss",
+        "data": "play.txt",
+        "part": [0.0, 0.9],
+        "inputs": 32,
+        "windows": 9,
+        "published": 0.0,
+    },
+    "windows of a file": {"kind": "loss", "data": "wiki.txt", "span": 32, "as": "perplexity", "published": 0.0},
+    "windows of rows": {
+        "kind": "loss",
+        "data": "wiki.txt",
+        "span": 32,
+        "as": "perplexity",
+        "rows": "\n\n",
+        "published": 0.0,
+    },
+    "windows of joined rows": {
+        "kind": "loss",
+        "data": "wiki.txt",
+        "span": 32,
+        "as": "perplexity",
+        "rows": "",
+        "published": 0.0,
+    },
+    "an example": {"kind": "activation", "prompt": "What light is", "data": "ex.js", "published": "file"},
+    "last words": {
+        "kind": "score",
+        "task": "lambada",
+        "protocol": "harness",
+        "data": "passages.jsonl",
+        "published": {"perplexity": 0.0, "accuracy": 0.0},
+    },
+    "strides": {
+        "kind": "score",
+        "task": "wikitext",
+        "protocol": "stride",
+        "options": {"stride": 100},
+        "data": "wiki.txt",
+        "published": {"documented perplexity": 0.0},
+    },
+}
