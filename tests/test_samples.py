@@ -135,7 +135,7 @@ def test_the_prompt_is_computed_once_and_those_that_ended_leave(monkeypatch):
     choose = [lambda logits, ids, i=i: i for i in range(6)]
     samples = batch([7] * 9, params, 5, choose, ended=lambda new: len(new) == lengths[new[0]], batch_size=4)
     assert samples == [[i] * n for i, n in lengths.items()]
-    assert inputs == [(9,), (3, 1), (2, 1), (1, 1), (1, 1), (2, 1), (2, 1), (2, 1), (1, 1)]
+    assert inputs == [(1, 9), (3, 1), (2, 1), (1, 1), (1, 1), (2, 1), (2, 1), (2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ MISTAKES = {
     ),
 }
 BATCH_MISTAKES = {  # the same in picogpt/batch.py
-    "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
+    "a layer where all of them belong": ("cache=cache, n_logits=1)[:, 0]", "cache=cache[0], n_logits=1)[:, 0]"),
     "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
     "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
 }
