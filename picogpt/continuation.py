@@ -10,6 +10,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
+from picogpt.command_line import free_memory
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
@@ -54,3 +55,8 @@ def row_bytes(params: Params, n_head: int, n_ctx: int) -> int:
     wte = np.asarray(params["wte"])
     row = gpt2.empty_cache(params, n_head, n_ctx).nbytes  # np.empty only reserves addresses, and takes no memory yet
     return row + 2 * len(wte) * wte.itemsize  # the logits of two steps exist at the same time
+
+
+def rows_that_fit(most: int, params: Params, n_head: int, n_ctx: int) -> int:
+    """Return how many rows of a batch fit into the free memory: at least 1, which is tried in any case."""
+    return max(1, min(most, free_memory() // row_bytes(params, n_head, n_ctx)))

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import gpt2
 from encoder import Encoder
-from picogpt.command_line import UsageError, free_memory, log
-from picogpt.continuation import is_over, row_bytes, text_pieces
+from picogpt.command_line import UsageError, log
+from picogpt.continuation import is_over, rows_that_fit, text_pieces
 from picogpt.files import file_to_write, new_file
 from picogpt.generate import check_batch, first_ids, last_id, warn_about_unused
 from picogpt.options import allow_special, check_size, sampling_settings
@@ -172,9 +172,8 @@ def engine(
         return
     if shards:
         n_positions = max(work.lengths) + work.request.n_new
-        n_rows = max(map(len, shards.texts.values()))
-        n_fit = free_memory() // row_bytes(model.params, model.n_head, n_positions)
-        n_rows = max(1, min(n_rows, work.request.batch_size, n_fit))
+        most = min(work.request.batch_size, max(map(len, shards.texts.values())))
+        n_rows = rows_that_fit(most, model.params, model.n_head, n_positions)
         log(f"[{check_batch(n_rows, model.params, model.n_head, n_positions)}]")
     for number, shard in shards.items():
         yield number, continue_rows(shard, model.params, model.n_head, model.encoder, progress)

@@ -14,9 +14,7 @@ from picogpt.prompts.work import Request, Row, Shard
 from picogpt.scoring.shards import WorkFolder, read_arrays
 from picogpt.scoring.windows import Array
 
-N_ROWS = (
-    64  # texts in a shard, all that is lost when a process is killed: in 124M, some minutes of texts of 1,000 tokens
-)
+N_ROWS = 64  # texts in a shard, which is all that is lost when a process is killed: some minutes of 124M
 
 
 def cut(lengths: Sequence[int], n_samples: int, n_rows: int = N_ROWS) -> list[Array]:
@@ -43,7 +41,7 @@ class Shards(Mapping[int, Shard]):
 
     def __getitem__(self, number: int) -> Shard:
         pairs = [divmod(text, self.n_samples) for text in self.texts[number].tolist()]
-        ids = {line: self.ids(self.prompts[line]) for line, _ in pairs}
+        ids = {line: self.ids(self.prompts[line]) for line in {line for line, _ in pairs}}
         return Shard(self.request, [Row(line + 1, sample + 1, ids[line]) for line, sample in pairs])
 
     def __iter__(self) -> Iterator[int]:

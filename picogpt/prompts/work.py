@@ -12,8 +12,7 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt import batch
-from picogpt.command_line import free_memory
-from picogpt.continuation import draw, is_over, row_bytes
+from picogpt.continuation import draw, is_over, rows_that_fit
 from picogpt.scoring.jobs import open_params
 from utils import load_encoder
 
@@ -66,8 +65,7 @@ def continue_rows(
 ) -> list[list[int]]:
     """Return the new ids of each row. `progress` is called for each of them."""
     request, rows = shard
-    n_fit = free_memory() // row_bytes(params, n_head, len(rows[0].ids) + request.n_new)
-    n_rows = max(1, min(request.batch_size, n_fit))
+    n_rows = rows_that_fit(request.batch_size, params, n_head, len(rows[0].ids) + request.n_new)
     over = functools.partial(is_over, encoder=encoder, end=request.end, stops=[request.stop])
     choose = [functools.partial(draw, rng=generator(request.seed, row), **request.settings) for row in rows]
     prompts, texts = [row.ids for row in rows], [list[int]() for _ in rows]

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 Shards = Mapping[int, Sequence[Window]]  # the shards to score, by their numbers
 Done = Generator[tuple[int, list[Scores]], None, None]
-Work = Callable[
-    [str, str, int, Any], tuple[int, Any]
-]  # from folder, fingerprint, number and shard to number and result
+Work = Callable[[str, str, int, Any], tuple[int, Any]]  # such as `score_shard`
 # Settings of glibc's malloc, which other systems ignore: a process keeps the memory of freed arrays for the next ones.
 # Without them, the system takes it back and clears it again, and 124M scores 11 % fewer tokens a second.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 30}"}
