@@ -59,7 +59,11 @@ EXAMPLES = """examples:
 many samples, and a file for each of them (here with the program csplit):
   python -m picogpt generate "Once upon a time" --n_samples 16 \\
     --temperature 0.9 > samples.txt
-  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'"""
+  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'
+
+every line of a file, such as {"prompt": "ROMEO:"}, continued three times:
+  python -m picogpt generate --prompts prompts.jsonl --out samples.jsonl \\
+    --temperature 0.9 --n_samples 3"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
