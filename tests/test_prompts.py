@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import json
 import re
 import shutil
@@ -56,10 +57,10 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def alone(tiny):
-    """Return what three samples of each prompt are: made one by one, with the race of `draw` written out once more."""
+def ids_alone(tiny):
+    """Return the ids of three samples of each prompt, made one by one, with the race of `draw` written out anew."""
     encoder, hparams, params = tiny
-    n_head, texts = hparams["n_head"], {}
+    n_head, new = hparams["n_head"], {}
     for line, prompt in enumerate(PROMPTS, 1):
         for sample in (1, 2, 3):
             rng = np.random.default_rng(np.random.SeedSequence(3, spawn_key=(line, sample)))
@@ -70,7 +71,13 @@ def alone(tiny):
                 return min(np.flatnonzero(p), key=lambda id: times[id] / p[id])
 
             ids = encoder.encode(prompt) or [encoder.encoder[END_OF_TEXT]]
-            texts[line, sample] = encoder.decode(gpt2.generate(ids, params, n_head, 12, choose))
+            new[line, sample] = list(gpt2.generate(ids, params, n_head, 12, choose))
+    return new
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, ids_alone):
+    texts = {key: tiny[0].decode(ids) for key, ids in ids_alone.items()}
     assert len(set(texts.values())) == len(texts)
     return texts
 
@@ -126,29 +133,32 @@ def test_a_text_does_not_depend_on_how_the_work_is_cut_or_in_which_order_it_is_d
     assert small_shards == forwards[::-1]
 
 
-def test_texts_end_at_the_stop_text_and_at_end_of_text(tmp_path, tiny, monkeypatch):
-    encoder = tiny[0]
-    whole = texts_of(tmp_path, PROMPTS, "--n_samples", 3)
-    stopped = texts_of(tmp_path, PROMPTS, "--n_samples", 3, "--stop", " th")
-    assert stopped == {key: text.partition(" th")[0] for key, text in whole.items()}
+@pytest.mark.parametrize("stop", [" th", ",", "\n"])
+def test_texts_end_at_the_stop_text(tmp_path, tiny, ids_alone, stop):
+    encoder, n_ended = tiny[0], 0
+    texts_of(tmp_path, PROMPTS, "--n_samples", 3, "--stop", stop)
     for record in read(tmp_path / "out.jsonl"):
-        text = whole[record["line"], record["sample"]]
-        assert record["ended"] == (" th" in text)
-        assert record["length"] == 12 if not record["ended"] else record["length"] <= 12
-    assert 0 < sum(record["ended"] for record in read(tmp_path / "out.jsonl")) < len(whole)
-    comma = encoder.encode(",")[0]
-    monkeypatch.setattr(prompts_command, "last_id", lambda *args: comma)
-    ended = texts_of(tmp_path, PROMPTS, "--n_samples", 3)
-    n_ended = 0
+        ids = ids_alone[record["line"], record["sample"]]
+        lengths = [n for n in range(1, 13) if stop in encoder.decode(ids[:n])]
+        assert record["text"] == encoder.decode(ids).partition(stop)[0]
+        assert (record["ended"], record["length"]) == (bool(lengths), min(lengths, default=12))
+        n_ended += record["ended"]
+    assert 0 < n_ended < len(ids_alone)
+
+
+def test_texts_end_at_end_of_text(tmp_path, tiny, ids_alone, monkeypatch):
+    """A comma takes its part, which `tiny` does not know."""
+    encoder, n_ended = tiny[0], 0
+    (comma,) = encoder.encode(",")
+    monkeypatch.setattr(prompts_command, "last_id", lambda encoder, args: comma if args.end_of_text else None)
+    texts_of(tmp_path, PROMPTS, "--n_samples", 3, "--end_of_text")
     for record in read(tmp_path / "out.jsonl"):
-        key = record["line"], record["sample"]
-        if record["ended"]:
-            n_ended += 1
-            assert whole[key].startswith(ended[key] + ",")
-            assert record["length"] == len(encoder.encode(ended[key])) + 1 or record["length"] <= 12
-        else:
-            assert (ended[key], record["length"]) == (whole[key], 12)
-    assert 0 < n_ended < len(whole)
+        ids = ids_alone[record["line"], record["sample"]]
+        n = ids.index(comma) if comma in ids else 12
+        assert record["text"] == encoder.decode(ids[:n])
+        assert (record["ended"], record["length"]) == (comma in ids, min(n + 1, 12))
+        n_ended += record["ended"]
+    assert 0 < n_ended < len(ids_alone)
 
 
 def test_greedy_texts_are_those_of_the_command_for_one(tmp_path):
@@ -261,15 +271,17 @@ def test_a_second_run_makes_only_what_is_missing(tmp_path, alone, small_shards, 
     interrupted(monkeypatch, file, out, "--n_samples", 3)
     folder = tmp_path / "out.jsonl.work"
     assert sorted(contents(folder)) == ["run.json", *(f"shard-00000{i}.npz" for i in range(3))]
+    shutil.copy(folder / "shard-000002.npz", folder / "shard-000000.npz")
     (folder / "shard-000001.npz").write_bytes(b"damaged")
     made = small_shards.copy()
     small_shards.clear()
     result = generate(file, out, "--n_samples", 3, "--batch_size", 1)  # which changes no text
     assert result.status == 0
-    assert "[2 of 8 shards are in" in result.err
-    assert "shard-000001.npz is damaged, or of other work: it is computed anew]" in result.err
-    assert small_shards[0] == made[1]
-    assert len(small_shards) == 6
+    assert "[1 of 8 shards are in" in result.err
+    for i in (0, 1):
+        assert f"shard-00000{i}.npz is damaged, or of other work: it is computed anew]" in result.err
+    assert small_shards[:2] == made[:2]
+    assert len(small_shards) == 7
     assert {(record["line"], record["sample"]): record["text"] for record in read(out)} == alone
     assert not folder.exists()
 
@@ -287,6 +299,25 @@ def test_without_a_seed_a_run_goes_on_with_the_seed_that_it_began_with(tmp_path,
     assert read(tmp_path / "given.jsonl") == texts
     assert generate(file, tmp_path / "new.jsonl").status == 0
     assert read(tmp_path / "new.jsonl") != texts
+
+
+def test_the_bar_ends_at_the_number_of_texts(tmp_path, small_shards, monkeypatch):
+    import tqdm
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    bars = []
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    file, out = write(tmp_path / "in.jsonl", PROMPTS), tmp_path / "out.jsonl"
+    words = ["--n_samples", 3, "--stop", ","]  # some texts end early
+    interrupted(monkeypatch, file, out, *words)
+    assert generate(file, out, *words).status == 0
+    first, again = (bar for bar in bars if bar.unit == "text" and bar.desc.startswith("generating"))
+    assert (first.initial, first.n, first.total) == (0, 9, 24)
+    assert (again.initial, again.n, again.total) == (9, 24, 24)
 
 
 @pytest.mark.parametrize(
