@@ -380,7 +380,7 @@ def test_a_wrong_comment_is_refused(name, copies):
         check_shapes.watch(module).gpt2([1, 2], **initial_params(ODD, seed=1), n_head=3)
 
 
-@pytest.mark.parametrize("change", [lambda logits: logits[:, :0], lambda logits: logits.astype(np.float64)])
+@pytest.mark.parametrize("change", [lambda logits: logits[..., :0], lambda logits: logits.astype(np.float64)])
 def test_a_batch_is_checked_too(monkeypatch, change):
     params, forward = initial_params(ODD, seed=1), gpt2.gpt2
     monkeypatch.setattr(gpt2, "gpt2", lambda *args, **kwargs: change(forward(*args, **kwargs)))
