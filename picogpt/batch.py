@@ -1,10 +1,11 @@
-"""Generate many continuations of one prompt side by side, through gpt2.py's forward pass.
+"""Generate many texts side by side, through gpt2.py's forward pass: continuations of one prompt, or of several.
 
 for sample, id in generate_batch(ids, params, n_head, 40, [greedy, greedy]): ...
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from picogpt.typing.shapes import Cache, Choose, Ended, Matrix, Params, n_vocab
 else:
     import numpy as np
+
+N_POSITIONS = 512  # positions of prompts in one call of gpt2, unless a single prompt is longer
 
 
 def generate_batch(
@@ -33,18 +36,62 @@ def generate_batch(
     when ended(its new ids) is true. inputs is computed once. Each step reads the weights once for all samples of a
     batch, which are at most batch_size; the others wait until the batch is done. Raises ValueError as `generate` does.
     """
+    ids = gpt2.checked_ids(inputs, params, n_tokens_to_generate)
+    prompts = [ids] * len(choose)
+    yield from generate_each(prompts, params, n_head, n_tokens_to_generate, choose, ended, batch_size)
+
+
+def generate_each(
+    prompts: Sequence[Sequence[int]],
+    params: Params,
+    n_head: int,
+    n_tokens_to_generate: int,
+    choose: Sequence[Choose],
+    ended: Ended | None = None,
+    batch_size: int = 64,
+) -> Iterator[tuple[int, int]]:
+    """Yield pairs (i, id): the ids that continue prompts[i], chosen by choose[i], as `generate_batch` does for one.
+
+    All prompts have the same number of ids, because a row of a batch has no positions of its own. Neighbours that are
+    equal are computed once. Raises ValueError for prompts of different lengths, too.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but a batch has at least 1 sample")
-    ids = gpt2.checked_ids(inputs, params, n_tokens_to_generate)
-    n_rows, n_prompt = min(batch_size, len(choose)), len(ids)
+    different = [gpt2.checked_ids(ids, params, n_tokens_to_generate) for ids, _ in itertools.groupby(prompts)]
+    n_rows, n_prompt = min(batch_size, len(prompts)), len(different[0]) if different else 0
+    if any(len(ids) != n_prompt for ids in different):
+        raise ValueError("the prompts of a batch differ in their numbers of ids")
     if n_rows == 0 or n_tokens_to_generate == 0:
         return
     cache = gpt2.empty_cache(params, n_head, n_prompt + n_tokens_to_generate - 1, (n_rows,))
-    logits = gpt2.gpt2(ids, **params, n_head=n_head, cache=cache[:, :, 0], n_logits=1)  # [1, n_vocab]
-    cache[:, :, 1:, :, :n_prompt] = cache[:, :, :1, :, :n_prompt]  # every row of a batch begins with the prompt
-    for first in range(0, len(choose), n_rows):
-        texts = {sample: list(ids) for sample in range(len(choose))[first : first + n_rows]}
-        yield from grow(texts, n_tokens_to_generate, logits, cache, params, n_head, choose, ended)
+    known, found = None, read(different, params, n_head)
+    for first in range(0, len(prompts), n_rows):
+        texts = {i: list(prompts[i]) for i in range(len(prompts))[first : first + n_rows]}
+        scores = []
+        for row, ids in enumerate(texts.values()):
+            if ids != known:
+                keys_and_values, logits = next(found)
+                known = list(ids)
+            cache[:, :, row : row + 1, :, :n_prompt] = keys_and_values
+            scores.append(logits)
+        yield from grow(
+            texts, n_tokens_to_generate, np.concatenate(scores, axis=0), cache, params, n_head, choose, ended
+        )
+
+
+def read(prompts: Sequence[list[int]], params: Params, n_head: int) -> Iterator[tuple[Any, Any]]:
+    """Yield keys and values [n_layer, 2, 1, n_head, n_prompt, d_head] and logits [1, n_vocab] for each prompt.
+
+    The prompts have equal lengths. Short ones go through the model side by side.
+    """
+    n_prompt = len(prompts[0])
+    n_together = max(1, N_POSITIONS // n_prompt)
+    for first in range(0, len(prompts), n_together):
+        some = prompts[first : first + n_together]
+        cache = gpt2.empty_cache(params, n_head, n_prompt, (len(some),))
+        logits = gpt2.gpt2(some, **params, n_head=n_head, cache=cache, n_logits=1)[:, 0]  # [n_prompts, n_vocab]
+        for row in range(len(some)):
+            yield cache[:, :, row : row + 1], logits[row : row + 1]
 
 
 def grow(
@@ -59,11 +106,10 @@ def grow(
 ) -> Iterator[tuple[int, int]]:
     """Append up to n_new ids to each text of a batch, and yield pairs (sample, id).
 
-    texts maps each sample to its ids, which are the prompt's at first. The cache has a row for each sample, and holds
-    the prompt already. logits, [1, n_vocab], scores the tokens that may follow the prompt.
+    texts maps each sample to its ids, which are a prompt's at first. The cache has a row for each sample, and holds the
+    prompts already. logits, [n_rows, n_vocab], scores the tokens that may follow the prompts.
     """
     rows, n_prompt = list(texts), len(next(iter(texts.values())))  # row r of the batch belongs to the sample rows[r]
-    logits = np.repeat(logits, len(rows), axis=0)  # [1, n_vocab] -> [n_rows, n_vocab]
     for n_past in range(n_prompt, n_prompt + n_new):  # n_past ids are in the cache
         gpt2.check_finite(logits)
         for row, sample in enumerate(rows):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
+import importlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,12 +31,17 @@ from picogpt.command_line import (
     shown,
     timed,
 )
+from picogpt.continuation import is_over, row_bytes
+from picogpt.continuation import text_pieces as pieces_until
+from picogpt.files import overwritten
 from picogpt.options import (
     add_allow_special,
+    add_force,
     add_model_options,
     add_sampling_options,
     allow_special,
     check_size,
+    dask_address,
     sampling_settings,
 )
 from utils import load_encoder_hparams_and_params
@@ -53,7 +59,11 @@ EXAMPLES = """examples:
 many samples, and a file for each of them (here with the program csplit):
   python -m picogpt generate "Once upon a time" --n_samples 16 \\
     --temperature 0.9 > samples.txt
-  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'"""
+  csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'
+
+every line of a file, such as {"prompt": "ROMEO:"}, continued three times:
+  python -m picogpt generate --prompts prompts.jsonl --out samples.jsonl \\
+    --temperature 0.9 --n_samples 3"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +71,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     purpose = "Continue a prompt with GPT-2. The text goes to stdout, everything else to stderr."
     parser = Parser(prog="python -m picogpt generate", description=purpose, epilog=EXAMPLES)
     whole, several, add = number(0, kind=int), number(1, 10**5, kind=int), parser.add_argument
-    add("prompt", help='the text to continue, - to read it from standard input, or "" to begin a new document')
+    what = parser.add_mutually_exclusive_group(required=True)
+    text = 'the text to continue, - to read it from standard input, or "" to begin a new document'
+    what.add_argument("prompt", nargs="?", help=text)
+    what.add_argument("--prompts", metavar="FILE", help="continue each line of this JSON Lines file")
     add("-n", "--n_tokens_to_generate", type=whole, default=40, metavar="N", help="tokens to add (default: 40)")
     add_model_options(parser)
     add_sampling_options(parser, temperature=0.0)
@@ -72,12 +85,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--slide", action="store_true", help="go on beyond the context: where it is full, drop the oldest half of it")
     add("--n_samples", type=several, default=1, metavar="N", help='continue N times; "--- 3 of N" begins sample 3')
     add("--batch_size", type=several, default=64, metavar="N", help="make at most N samples at once (default: 64)")
+    several_prompts = parser.add_argument_group("with --prompts")
+    add_prompts_options(several_prompts)
     args = parser.parse_args(argv)
     if args.stop == "":
         parser.error("argument --stop: the text is empty")
+    if problem := prompts_problem(args):
+        parser.error(problem)
     if args.slide and args.n_samples > 1:
         parser.error("argument --slide: it makes one sample at a time")
     return args
+
+
+def add_prompts_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say where the prompts of --prompts are, and where the texts go."""
+    add = group.add_argument
+    dask = "generate on a Dask cluster, such as tcp://HOST:8786; each worker needs this folder and the model there"
+    add("--field", default="prompt", metavar="FIELD", help="the field of each line to continue (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="the file to write: a line of JSON for each text")
+    add_force(group)
+    add("--dask", type=dask_address, metavar="ADDRESS", help=dask)
+
+
+def prompts_problem(args: argparse.Namespace) -> str:
+    """Return what is wrong with the options that belong to --prompts, or ""."""
+    if args.prompts is None:
+        given = {"field": args.field != "prompt", "out": args.out, "force": args.force, "dask": args.dask}
+        return next((f"argument --{name}: it belongs to --prompts" for name, value in given.items() if value), "")
+    if args.out is None:
+        return "argument --prompts: it needs --out, the file to write"
+    if args.slide:
+        return "argument --slide: it continues one prompt, not --prompts"
+    return overwritten({"--out": args.out}, [args.prompts])
 
 
 def first_ids(encoder: Encoder, prompt: str) -> list[int]:
@@ -96,8 +135,7 @@ def last_id(encoder: Encoder, args: argparse.Namespace) -> int | None:
 
 def text_pieces(new_ids: Iterable[int], encoder: Encoder, args: argparse.Namespace) -> Iterator[str]:
     """Yield the text of new ids piece by piece, up to the end that --stop or --end_of_text ask for."""
-    ids = itertools.takewhile(lambda id: id != args.last_id, new_ids)
-    return map(shown, gpt2.stop_before(encoder.decode_stream(ids), args.stop))
+    return map(shown, pieces_until(new_ids, encoder, args.last_id, [args.stop or ""]))
 
 
 def warn(args: argparse.Namespace, prompt: str) -> None:
@@ -106,6 +144,11 @@ def warn(args: argparse.Namespace, prompt: str) -> None:
         log("the prompt is empty: the text begins a new document, after <|endoftext|>")
     if prompt.endswith(" "):
         log("warning: the prompt ends in a space, which makes the text worse: GPT-2's tokens begin with a space")
+    warn_about_unused(args)
+
+
+def warn_about_unused(args: argparse.Namespace) -> None:
+    """Warn on stderr about options that have no effect."""
     defaults = {"top_k": 0, "top_p": 1.0, "seed": None, "n_samples": 1}
     unused = [name for name, default in defaults.items() if getattr(args, name) != default]
     if args.temperature == 0 and unused:
@@ -137,11 +180,8 @@ def print_text(ids: list[int], encoder: Encoder, params: Params, n_head: int, ar
 
 def is_complete(new_ids: Sequence[int], encoder: Encoder, args: argparse.Namespace) -> bool:
     """Return whether a sample has all its tokens, or ends with <|endoftext|> or the text of --stop."""
-    if len(new_ids) in (0, args.n_tokens_to_generate):
-        return bool(len(new_ids) == args.n_tokens_to_generate)
-    stop = (args.stop or "").encode("utf-8", "surrogatepass")
-    tail = new_ids[-len(stop) :] if stop else []  # each token has at least one byte, so stop has no more tokens
-    return bool(new_ids[-1] == args.last_id or (stop and stop in b"".join(map(encoder.token_bytes, tail))))
+    is_full = len(new_ids) == args.n_tokens_to_generate
+    return is_full or is_over(new_ids, encoder, args.last_id, [args.stop or ""])
 
 
 def in_order(pairs: Iterable[tuple[int, int]], n_samples: int, ended: Ended) -> Iterator[list[int]]:
@@ -163,9 +203,7 @@ def in_order(pairs: Iterable[tuple[int, int]], n_samples: int, ended: Ended) -> 
 
 def check_batch(n_rows: int, params: Params, n_head: int, n_ctx: int) -> str:
     """Return how much memory a batch takes, in a sentence. Raises UsageError if less is free."""
-    wte = np.asarray(params["wte"])
-    row = gpt2.empty_cache(params, n_head, n_ctx).nbytes  # np.empty only reserves addresses, and takes no memory yet
-    row += 2 * len(wte) * wte.itemsize  # the logits of two steps exist at the same time
+    row = row_bytes(params, n_head, n_ctx)
     n_fit = free_memory() // row
     advice = f"--batch_size {n_fit} fits" if n_fit else "not even one sample fits"
     return check_memory(f"making {n_rows} samples at once", n_rows * row, advice)
@@ -190,6 +228,8 @@ def print_samples(ids: list[int], encoder: Encoder, params: Params, n_head: int,
 def main(argv: list[str] | None = None) -> int:
     """Turn a prompt into ids, generate the ids that follow, and print their text."""
     args = parse_args(argv)
+    if args.prompts is not None:
+        return importlib.import_module("picogpt.prompts.command").continue_file(args)  # type: ignore[no-any-return]
     prompt = read_prompt(args.prompt)
     if not prompt and args.prompt == "-":
         raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-import gpt2
 from encoder import END_OF_TEXT
+from picogpt.batch import generate_each
 from picogpt.checkpoints.writing import arrays_of
 from picogpt.command_line import UsageError
+from picogpt.continuation import draw, is_over, rows_that_fit, text_pieces
 from picogpt.options import SAMPLING_LIMITS
 from picogpt.scoring.windows import Scores, Window, rolling_windows, score_windows
 from utils import load_encoder_hparams_and_params
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from picogpt.typing.shapes import Choose
 
+N_GENERATED = 64  # texts that are generated side by side
 N_TOGETHER = 256  # requests that are scored together. An interrupted run keeps those before them, with --use_cache
 LOGGER = logging.getLogger("picogpt")
 MAX_GEN_TOKS = 256  # the harness's default length of a generated text
@@ -157,16 +159,19 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
         settings = [normalize_gen_kwargs(request.args[1], self.max_gen_toks) for request in requests]
         prompts = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
         prompts = cut_left(prompts, [self.room(known["max_gen_toks"]) for known in settings])
-        rng = np.random.default_rng(np.random.randint(1 << 31))
-        choosers = [chooser(known, rng) for known in settings]
-        answers: list[str] = []
+        seeds = np.random.SeedSequence(np.random.randint(1 << 31)).spawn(len(requests))
+        choosers = [chooser(known, np.random.default_rng(seed)) for known, seed in zip(settings, seeds)]
+        answers = [""] * len(requests)
         with tqdm(
             total=len(requests), desc="generating", unit="text", leave=False, disable=disable_tqdm or None
         ) as bar:
-            for request, ids, known, choose in zip(requests, prompts, settings, choosers):
-                answers.append(self.continuation(ids, known["max_gen_toks"], known["until"], choose))
-                self.cache_hook.add_partial("generate_until", request.args, answers[-1])
-                bar.update()
+            for group in side_by_side(prompts, settings):
+                some, known = [prompts[i] for i in group], settings[group[0]]
+                texts = self.continuations(some, known["max_gen_toks"], known["until"], [choosers[i] for i in group])
+                for i, text in zip(group, texts):
+                    answers[i] = text
+                    self.cache_hook.add_partial("generate_until", requests[i].args, answers[i])
+                bar.update(len(group))
         return answers
 
     def room(self, n_new: int) -> int:
@@ -176,13 +181,29 @@ class PicoGPT(TemplateLM):  # type: ignore[misc]
             raise UsageError(f"{text} together (try --gen_kwargs max_gen_toks={self.max_gen_toks})")
         return self.max_length - n_new
 
-    def continuation(self, ids: list[int], n_new: int, until: Sequence[str], choose: Choose) -> str:
-        """Generate the text of up to n_new ids that follow. It ends before <|endoftext|> and the texts in `until`."""
-        new_ids = gpt2.generate(ids, self.params, self.hparams["n_head"], n_new, choose)
-        pieces = self.encoder.decode_stream(takewhile(lambda id: id != self.end, new_ids))
-        for stop in filter(None, until):
-            pieces = gpt2.stop_before(pieces, stop)
-        return "".join(pieces)
+    def continuations(
+        self, prompts: list[list[int]], n_new: int, until: Sequence[str], choose: Sequence[Choose]
+    ) -> list[str]:
+        """Generate the texts of up to n_new ids that follow prompts of equal length, side by side.
+
+        They end before <|endoftext|> and the texts in `until`.
+        """
+        n_head, new = self.hparams["n_head"], [list[int]() for _ in prompts]
+        over = functools.partial(is_over, encoder=self.encoder, end=self.end, stops=until)
+        n_rows = rows_that_fit(len(prompts), self.params, n_head, len(prompts[0]) + n_new)
+        for i, id in generate_each(prompts, self.params, n_head, n_new, choose, over, n_rows):
+            new[i].append(id)
+        return ["".join(text_pieces(ids, self.encoder, self.end, until)) for ids in new]
+
+
+def side_by_side(prompts: list[list[int]], settings: list[dict[str, Any]]) -> Iterator[list[int]]:
+    """Yield lists of requests that can grow in one batch: of equal length, with the same settings for their ends."""
+    groups: dict[Any, list[int]] = {}
+    for i, (ids, known) in enumerate(zip(prompts, settings)):
+        groups.setdefault((len(ids), known["max_gen_toks"], *known["until"]), []).append(i)
+    for group in groups.values():
+        for first in range(0, len(group), N_GENERATED):
+            yield group[first : first + N_GENERATED]
 
 
 def cut_left(texts: list[list[int]], limits: list[int]) -> list[list[int]]:
@@ -201,7 +222,7 @@ def chooser(settings: Mapping[str, Any], rng: np.random.Generator) -> Choose:
     given = {name: settings[name] for name in SAMPLING_LIMITS if settings.get(name) is not None}
     if not settings["do_sample"]:
         given = {"temperature": 0.0, "repetition_penalty": given.get("repetition_penalty", 1.0)}
-    return functools.partial(gpt2.sample, rng=rng, **given)
+    return functools.partial(draw, rng=rng, **given)
 
 
 def warn_about_unused(names: set[str]) -> None:

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +64,17 @@ def allow_special(encoder: Encoder, args: argparse.Namespace) -> Encoder:
     return encoder
 
 
-def add_force(parser: argparse.ArgumentParser) -> None:
+def add_force(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add --force, without which no existing file is replaced."""
     parser.add_argument("--force", action="store_true", help="replace output files or folders that exist already")
+
+
+def dask_address(text: str) -> str:
+    """Return the address of a Dask scheduler. Raises ArgumentTypeError unless it is like tcp://HOST:8786."""
+    match = re.fullmatch(r"(tcp://)?[^/]+:(\d{1,5})", text)
+    if not match or int(match[2]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address like tcp://HOST:8786")
+    return text
 
 
 def add_bos(parser: argparse.ArgumentParser, text: str, default: bool | None = True) -> None:

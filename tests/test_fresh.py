@@ -23,6 +23,7 @@ COMMANDS: dict[str, list[Any]] = {
     "explain --html": [OUT, "Hello", *TINY],
     "explain --png": [OUT, "Hello", *TINY],
     "generate": ["Hello", *TINY],
+    "generate --prompts": [ROOT / "tests" / "evaluate" / "passages.jsonl", "--field", "text", "--out", OUT, *TINY],
     "models": [],
     "score": ["-", *TINY],
     "tokens": ["Hello", *TINY],

@@ -329,6 +329,34 @@ def test_a_text_ends_before_the_first_of_its_stops(model):
 
 
 @needs_harness
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 0.9, "top_p": 0.9}])
+def test_texts_side_by_side_are_those_of_one_after_the_other(model, monkeypatch, sampling):
+    """Of contexts of three lengths, with ends of several kinds. `forward` counts the calls of the model."""
+    import picogpt.lm_eval
+
+    ends = [{"until": ["\n\n", ","]}, {"until": [","]}, {"until": []}, {"until": [" the", "\n"], "max_gen_toks": 9}]
+    contexts = ["ROMEO:", "JULIET:", "", "What is", "No more", "The king", LONG, LONG[:777]]
+    wanted = [(context, {"max_gen_toks": 20} | end | sampling) for end in ends for context in contexts]
+    calls, forward = [], gpt2.gpt2
+    monkeypatch.setattr(gpt2, "gpt2", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
+    kept = []
+    monkeypatch.setattr(model.cache_hook, "add_partial", lambda name, args, text: kept.append((args, text)))
+    np.random.seed(1)
+    together = model.generate_until(requests(*wanted))
+    n_calls = len(calls)
+    monkeypatch.setattr(picogpt.lm_eval, "N_GENERATED", 1)
+    np.random.seed(1)
+    assert model.generate_until(requests(*wanted)) == together
+    assert n_calls < 0.7 * (len(calls) - n_calls)
+    assert sorted(kept[: len(wanted)], key=str) == sorted(zip(wanted, together), key=str)
+    assert len(set(together)) > 20
+    assert not any("," in text for text in together[:16])
+    if not sampling:
+        ids = gpt2.generate(model.tok_encode("JULIET:"), model.params, 5, 20)
+        assert together[17] == model.encoder.decode(ids)
+
+
+@needs_harness
 def test_contexts_that_are_empty_or_fill_their_room_exactly(model, caplog):
     assert generated(model, "") == model.encoder.decode(gpt2.generate([model.eot_token_id], model.params, 5, 20))
     room = model.encoder.encode(LONG)[: N_CTX - 20]

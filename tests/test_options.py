@@ -22,7 +22,7 @@ BEGINNINGS = {
     "--allow_special": ("special tokens in the text",),
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
     "--bos": ("put <|endoftext|> before each text",),
-    "--dask": ("score on a Dask cluster",),
+    "--dask": ("score on a Dask cluster", "generate on a Dask cluster"),
     "--data": ("the file with the data of the task", "the folder with the files that some facts need"),
     "--force": ("replace output files or folders that exist already",),
     "--help": ("show this text and exit",),
@@ -111,8 +111,11 @@ def test_the_same_name_never_means_two_things(everywhere):
 
 
 def test_the_same_name_takes_the_same_kind_of_value(everywhere):
-    """But for --out, a model's folder or a file, and --data, one file or a folder of several, as their metavars say."""
-    for name in everywhere.keys() - {"--out", "--data", "--tokens"}:
+    """But for --out, a model's folder or a file, and --data, one file or a folder of several, as their metavars say.
+
+    `generate` may have --prompts instead of a prompt.
+    """
+    for name in everywhere.keys() - {"--out", "--data", "--tokens", "prompt"}:
         assert len({(action.nargs, action.metavar) for action in everywhere[name].values()}) == 1, name
 
 
@@ -130,10 +133,14 @@ def test_names_have_underscores_between_words(everywhere):
 def test_each_option_of_gpt2_py_is_one_of_generate():
     """With the same default and the same kind of value, so that a command line can move from one to the other."""
     plain, full = map(shown_actions, ("gpt2.py", "picogpt generate"))
-    assert full.keys() - plain.keys() == {"--n_samples", "--batch_size", "--end_of_text", "--slide", "--allow_special"}
+    assert full.keys() - plain.keys() == {
+        "--n_samples", "--batch_size", "--end_of_text", "--slide", "--allow_special",
+        "--prompts", "--field", "--out", "--force", "--dask",
+    }  # fmt: skip
     for name, action in plain.items():
         assert {*action.option_strings} - {"-h"} == {*full[name].option_strings}
-        assert (action.default, action.nargs) == (full[name].default, full[name].nargs)
+        assert action.default == full[name].default
+        assert action.nargs == full[name].nargs or (name, full[name].nargs) == ("prompt", "?")  # --prompts, instead
 
 
 def rows_of(heading: str) -> list[list[str]]:

@@ -22,10 +22,11 @@ import pytest
 from helpers import ODD, ROOT, SMALL, Result, assert_error, command, model_options, random_params, run_command, run_main
 
 import gpt2
+import picogpt.batch
 import utils
 from encoder import END_OF_TEXT, get_encoder
 from picogpt import command_line, generate, generate_batch
-from picogpt.batch import generate_sliding
+from picogpt.batch import generate_each, generate_sliding
 from picogpt.checkpoints.writing import write_random_model
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
@@ -124,7 +125,43 @@ def test_the_prompt_is_computed_once_and_those_that_ended_leave(monkeypatch):
     choose = [lambda logits, ids, i=i: i for i in range(6)]
     samples = batch([7] * 9, params, 5, choose, ended=lambda new: len(new) == lengths[new[0]], batch_size=4)
     assert samples == [[i] * n for i, n in lengths.items()]
-    assert inputs == [(9,), (3, 1), (2, 1), (1, 1), (1, 1), (2, 1), (2, 1), (2, 1), (1, 1)]
+    assert inputs == [(1, 9), (3, 1), (2, 1), (1, 1), (1, 1), (2, 1), (2, 1), (2, 1), (1, 1)]
+
+
+@pytest.mark.usefixtures("checked_shapes")
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_several_prompts_grow_side_by_side_as_each_would_alone(batch_size):
+    """Some are equal, and those that end leave. In float64, the ids are the same."""
+    params, n_new = random_params(SMALL, np.float64, scale=0.1), 12
+    prompts = [[5, 9, 2], [5, 9, 2], [1, 2, 3], [5, 9, 2], [7, 7, 7], [7, 7, 7], [7, 7, 7], [1, 2, 3]]
+    settings = {"temperature": 0.9, "repetition_penalty": 1.3}
+    alone = []
+    for ids, choose in zip(prompts, choosers(8, **settings)):
+        new = list(gpt2.generate(ids, params, 3, n_new, choose))
+        alone.append(new[: next((i + 1 for i, id in enumerate(new) if id % 4 == 0), n_new)])
+    found: list[list[int]] = [[] for _ in prompts]
+    arguments = (params, 3, n_new, choosers(8, **settings), lambda new: new[-1] % 4 == 0, batch_size)
+    for i, id in generate_each(prompts, *arguments):
+        found[i].append(id)
+    assert found == alone
+    assert len(set(map(len, alone))) > 3
+
+
+@pytest.mark.usefixtures("checked_shapes")
+def test_equal_neighbours_are_read_once_and_short_prompts_side_by_side(monkeypatch):
+    params, inputs, forward = random_params(SMALL), [], gpt2.gpt2
+    monkeypatch.setattr(
+        gpt2, "gpt2", lambda ids, *args, **kwargs: inputs.append(np.shape(ids)) or forward(ids, *args, **kwargs)
+    )
+    monkeypatch.setattr(picogpt.batch, "N_POSITIONS", 11)
+    prompts = [[i, 2, 3, 4, 5] for i in (1, 1, 2, 3, 3, 3, 4, 5)]
+    list(generate_each(prompts, params, 3, 2, [gpt2.greedy] * 8, batch_size=5))
+    assert inputs == [(2, 5), (2, 5), (5, 1), (1, 5), (3, 1)]
+
+
+def test_prompts_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="differ in their numbers of ids"):
+        next(generate_each([[1], [1, 2]], random_params(SMALL), 3, 2, [gpt2.greedy] * 2))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ const PAGE = new URL("../", import.meta.url);
 const REPOSITORY = new URL("../../", import.meta.url);
 const SOURCES = [
   "gpt2.py", "encoder.py", "utils.py",
-  "picogpt/__init__.py", "picogpt/batch.py", "picogpt/command_line.py", "picogpt/generate.py", "picogpt/options.py",
+  "picogpt/__init__.py", "picogpt/batch.py", "picogpt/command_line.py", "picogpt/continuation.py", "picogpt/files.py",
+  "picogpt/generate.py", "picogpt/options.py",
   "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
 ];
 const MODEL = [

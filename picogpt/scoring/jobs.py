@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from picogpt.command_line import log
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Shards = Mapping[int, Sequence[Window]]  # the shards to score, by their numbers
 Done = Generator[tuple[int, list[Scores]], None, None]
+Work = Callable[[str, str, int, Any], tuple[int, Any]]  # such as `score_shard`
 # Settings of glibc's malloc, which other systems ignore: a process keeps the memory of freed arrays for the next ones.
 # Without them, the system takes it back and clears it again, and 124M scores 11 % fewer tokens a second.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 30}"}
@@ -44,14 +46,15 @@ N_SENT = 1000  # shards that a cluster has at the same time: enough for as many 
 
 
 @functools.lru_cache(maxsize=1)
-def open_params(folder: str, model: str) -> tuple[Params, int]:
+def open_params(folder: str, model: str, *code: ModuleType) -> tuple[Params, int]:
     """Return the parameters and n_head of the model in a folder, once in each process.
 
-    Raises ValueError naming this machine if the folder has no model, or not the one with this fingerprint.
+    `code` has the modules of the fingerprint, if they are not those that score. Raises ValueError naming this machine
+    if the folder has no model, or not the one with this fingerprint.
     """
     here = f"{folder} on {socket.gethostname()}"
     try:
-        found = fingerprint(Path(folder))
+        found = fingerprint(Path(folder), code) if code else fingerprint(Path(folder))
     except OSError as error:
         raise ValueError(f"{here}: no model is there ({error.strerror}): every worker needs it at this path") from None
     if found != model:
@@ -106,8 +109,12 @@ def follow(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
-    """Score shards on the Dask cluster of the scheduler at an address. A shard whose worker is killed is done again.
+def on_cluster(
+    shards: Mapping[int, Any], folder: str, model: str, address: str, work: Work = score_shard, go_on: str = GO_ON
+) -> Generator[tuple[int, Any], None, None]:
+    """Do shards on the Dask cluster of the scheduler at an address. A shard whose worker is killed is done again.
+
+    `work` is what a worker calls for each shard, and `go_on` says how a run that ended goes on.
 
     Raises OSError if the scheduler does not answer, or if it or a worker can't import this module, ChildProcessError if
     several workers died of the same shard, and what `open_params` raises.
@@ -119,10 +126,10 @@ def on_cluster(shards: Shards, folder: str, model: str, address: str) -> Done:
         with connected(address) as client:
             try:
                 check_imports(client, address)
-                yield from results_of(client, shards, folder, model, address)
+                yield from results_of(client, shards, folder, model, address, work)
             except KilledWorker as error:
                 n_died = error.allowed_failures + 1
-                raise ChildProcessError(f"{n_died} workers died of the same shard; {GO_ON}") from None
+                raise ChildProcessError(f"{n_died} workers died of the same shard; {go_on}") from None
             except CancelledError:
                 raise ConnectionError(f"the Dask scheduler at {address} is gone") from None
 
@@ -179,14 +186,16 @@ def check_imports(client: Any, address: str) -> None:
             raise OSError(f"the Dask worker at {worker} fails with {found}: {advice}")
 
 
-def results_of(client: Any, shards: Shards, folder: str, model: str, address: str) -> Done:
-    """Yield the number and the scores of each shard, in the order in which they arrive. Each arrives once.
+def results_of(
+    client: Any, shards: Mapping[int, Any], folder: str, model: str, address: str, work: Work
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield the number and the result of each shard, in the order in which they arrive. Each arrives once.
 
     Raises ConnectionError if all workers are gone, and none comes within WAIT seconds.
     """
     from distributed import as_completed
 
-    calls = (client.submit(score_shard, folder, model, *item, pure=False) for item in shards.items())
+    calls = (client.submit(work, folder, model, *item, pure=False) for item in shards.items())
     pending = as_completed(itertools.islice(calls, N_SENT), loop=client.loop)
     asked = time.monotonic()
     alone_since = math.inf

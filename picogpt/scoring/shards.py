@@ -11,7 +11,8 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ import gpt2
 from picogpt.command_line import UsageError, log
 from picogpt.files import new_file
 from picogpt.scoring import windows as code_of_scores
-from picogpt.scoring.windows import Scores, Window
+from picogpt.scoring.windows import Array, Scores, Window
 from utils import checkpoint_prefix, read_json
 
 LEAST, MOST, N_SHARDS = 1024, 4096, 64  # positions in a shard, so that a text of any length makes about 64 of them
@@ -51,14 +52,14 @@ def shards_of(windows: Sequence[Window], n_positions: int | None = None) -> list
     return shards
 
 
-def fingerprint(folder: Path) -> str:
-    """Return a sha256 of what decides the scores: a model's hyperparameters and weights, and the code that scores.
+def fingerprint(folder: Path, code: Sequence[ModuleType] = (gpt2, code_of_scores)) -> str:
+    """Return a sha256 of what decides the results: a model's hyperparameters and weights, and the code that is used.
 
     All weights are read, about a second for each GB. Raises OSError.
     """
     digest = hashlib.sha256()
     folder.stat()  # raises FileNotFoundError
-    for module in (gpt2, code_of_scores):
+    for module in code:
         digest.update(Path(str(module.__file__)).read_bytes())
     endings = ("hparams.json", "config.json", "*.index", "*.data-*", "*.safetensors")
     for path in sorted({path for ending in endings for path in folder.glob(ending)} | {checkpoint_prefix(folder)}):
@@ -82,34 +83,31 @@ def describe(shards: Sequence[Sequence[Window]], model: str) -> dict[str, Any]:
     return {"model": model, "windows": digest.hexdigest(), "n_shards": len(shards), "n_tokens": n_tokens}
 
 
-class Results(NamedTuple):
+class WorkFolder:
     """A folder with the results of one piece of work: a description, and a file for each shard that is done."""
 
-    folder: Path
-    work: dict[str, Any]
+    option, advice = "--results", "choose a new or an empty folder"  # for messages
 
-    def begin(self, shards: Sequence[Sequence[Window]]) -> dict[int, list[Scores]]:
-        """Return the scores of the shards that are done, by number. A new or empty folder is made ready.
+    def __init__(self, folder: Path, work: dict[str, Any]):
+        self.folder, self.work = folder, work
 
-        A damaged file counts as not done, and is replaced later. Raises UsageError if the folder belongs to other work
-        or holds other files. Nothing is changed then.
+    def prepare(self) -> None:
+        """Make a new or empty folder ready. Raises UsageError if it belongs to other work or holds other files.
+
+        Nothing is changed then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / DESCRIPTION).exists():
             self.check()
         else:
             self.describe()
-        scores = dict(self.load(shards))
-        if scores:
-            log(f"[{len(scores)} of {len(shards)} shards are in {self.folder} already]")
-        return scores
 
     def describe(self) -> None:
         """Write the description. Raises UsageError if the folder is not empty."""
         names = [path.name for path in self.folder.iterdir() if not path.name.endswith(".partial")]
         if names:
             text = f"holds {min(names)!r}, but no {DESCRIPTION} that says which work its results belong to"
-            raise UsageError(f"--results {self.folder} {text}: choose a new or an empty folder")
+            raise UsageError(f"{self.option} {self.folder} {text}: {self.advice}")
         with new_file(self.folder / DESCRIPTION) as file:
             file.write(json.dumps(self.work, indent=1).encode() + b"\n")
 
@@ -117,8 +115,12 @@ class Results(NamedTuple):
         """Raise UsageError unless the folder's description is that of this work."""
         found = read_json(self.folder / DESCRIPTION)
         if found != self.work:
-            other = "another model" if found.get("model") != self.work["model"] else "other texts or windows"
-            raise UsageError(f"--results {self.folder} holds results of {other}: choose a new or an empty folder")
+            raise UsageError(f"{self.option} {self.folder} {self.difference(found)}: {self.advice}")
+
+    def difference(self, found: dict[str, Any]) -> str:
+        """Return how the work of the folder, which has the description `found`, differs from this work."""
+        other = "another model" if found.get("model") != self.work["model"] else "other texts or windows"
+        return f"holds results of {other}"
 
     def path(self, number: int) -> Path:
         return self.folder / f"shard-{number:06d}.npz"
@@ -127,30 +129,63 @@ class Results(NamedTuple):
         """Return what a shard's file says about itself: to which model, code and windows it belongs, and its number."""
         return f"{self.work['model']} {self.work['windows']} {number}"
 
-    def save(self, number: int, scores: Sequence[Scores]) -> None:
-        """Write the scores of a shard."""
-        log_probs, ranks = (np.concatenate(arrays) for arrays in zip(*scores))
+    def write(self, number: int, **arrays: Any) -> None:
+        """Write the results of a shard."""
         with new_file(self.path(number), replace=True) as file:  # a damaged one may be there
-            np.savez(file, work=np.array(self.key(number)), log_probs=log_probs, ranks=ranks)
+            np.savez(file, work=np.array(self.key(number)), **arrays)
 
-    def load(self, shards: Sequence[Sequence[Window]]) -> Iterator[tuple[int, list[Scores]]]:
-        """Yield the number and the scores of each shard that is done."""
+    def read(self, number: int, shard: Any) -> Any:
+        """Return the results of a shard from its file. Raises one of DAMAGED unless it is whole, and of this work."""
+        raise NotImplementedError
+
+    def load(self, shards: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the results of each shard that is done. A damaged file counts as not done."""
         for number, shard in enumerate(shards):
             path = self.path(number)
             if path.exists():
                 try:
-                    yield number, read_shard(path, shard, self.key(number))
+                    yield number, self.read(number, shard)
                 except DAMAGED:
                     log(f"[{path} is damaged, or of other work: it is computed anew]")
 
 
+class Results(WorkFolder):
+    """The folder of the scores of some shards."""
+
+    def begin(self, shards: Sequence[Sequence[Window]]) -> dict[int, list[Scores]]:
+        """Return the scores of the shards that are done, by number. The folder is made ready, as `prepare` says.
+
+        A damaged file counts as not done, and is replaced later.
+        """
+        self.prepare()
+        scores = dict(self.load(shards))
+        if scores:
+            log(f"[{len(scores)} of {len(shards)} shards are in {self.folder} already]")
+        return scores
+
+    def save(self, number: int, scores: Sequence[Scores]) -> None:
+        """Write the scores of a shard."""
+        log_probs, ranks = (np.concatenate(arrays) for arrays in zip(*scores))
+        self.write(number, log_probs=log_probs, ranks=ranks)
+
+    def read(self, number: int, shard: Sequence[Window]) -> list[Scores]:
+        return read_shard(self.path(number), shard, self.key(number))
+
+
+def read_arrays(path: Path, key: str, *names: str) -> list[Array]:
+    """Return the arrays of a shard from its file. Raises one of DAMAGED unless it is whole and has this key."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        if str(file["work"]) != key:
+            raise ValueError(f"{path} is not of this work")
+        return [file[name] for name in names]
+
+
 def read_shard(path: Path, shard: Sequence[Window], key: str) -> list[Scores]:
     """Return the scores of a shard from its file. Raises one of DAMAGED unless it is whole and has this key."""
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-        found, log_probs, ranks = str(file["work"]), file["log_probs"], file["ranks"]
+    log_probs, ranks = read_arrays(path, key, "log_probs", "ranks")
     ends = np.cumsum([window.n_targets for window in shard])
     dtypes = [array.dtype for array in Scores(log_probs, ranks)]
-    if found != key or not log_probs.shape == ranks.shape == (ends[-1],) or dtypes != [np.float64, np.int64]:
+    if not log_probs.shape == ranks.shape == (ends[-1],) or dtypes != [np.float64, np.int64]:
         raise ValueError(f"{path} is not of this work")
     if not np.isfinite(log_probs).all() or ranks.min() < 1:
         raise ValueError(f"{path} has numbers that no model gives")

@@ -14,7 +14,7 @@ import numpy as np
 
 from encoder import END_OF_TEXT, Encoder
 from picogpt.command_line import Parser, UsageError, number
-from picogpt.options import add_bos
+from picogpt.options import add_bos, dask_address
 from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
 from picogpt.scoring.results import perplexity
 from picogpt.scoring.shards import DESCRIPTION, Results, describe, fingerprint, shards_of
@@ -89,14 +89,6 @@ def add_work_options(parser: argparse.ArgumentParser) -> None:
 def kept_files(args: argparse.Namespace) -> list[str]:
     """Return the file in --results that no output may replace."""
     return [str(args.results / DESCRIPTION)] if args.results else []
-
-
-def dask_address(text: str) -> str:
-    """Return the address of a Dask scheduler. Raises ArgumentTypeError unless it is like tcp://HOST:8786."""
-    match = re.fullmatch(r"(tcp://)?[^/]+:(\d{1,5})", text)
-    if not match or int(match[2]) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address like tcp://HOST:8786")
-    return text
 
 
 def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace) -> list[Scores]:

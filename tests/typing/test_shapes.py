@@ -133,7 +133,7 @@ MISTAKES = {
     ),
 }
 BATCH_MISTAKES = {  # the same in picogpt/batch.py
-    "the layer where a row of the batch belongs": ("cache=cache[:, :, 0]", "cache=cache[0]"),
+    "a layer where all of them belong": ("cache=cache, n_logits=1)[:, 0]", "cache=cache[0], n_logits=1)[:, 0]"),
     "layers where rows of the batch belong": ("kv = cache[:, :, : len(rows)]", "kv = cache[: len(rows)]"),
     "all logits where the row of a sample belongs": ("(logits[row], texts", "(logits, texts"),
 }
@@ -377,7 +377,7 @@ def test_a_wrong_comment_is_refused(name, copies):
         check_shapes.watch(module).gpt2([1, 2], **initial_params(ODD, seed=1), n_head=3)
 
 
-@pytest.mark.parametrize("change", [lambda logits: logits[:, :0], lambda logits: logits.astype(np.float64)])
+@pytest.mark.parametrize("change", [lambda logits: logits[..., :0], lambda logits: logits.astype(np.float64)])
 def test_a_batch_is_checked_too(monkeypatch, change):
     params, forward = initial_params(ODD, seed=1), gpt2.gpt2
     monkeypatch.setattr(gpt2, "gpt2", lambda *args, **kwargs: change(forward(*args, **kwargs)))
