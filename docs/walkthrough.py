@@ -603,11 +603,11 @@ def numbers_read(hparams, n_keys):
 
 # %% [markdown]
 # Here are OpenAI's four models, named by their number of parameters, at a text's 1,001st token. The parts are in
-# megabytes. The millions of FLOP are always half of that, so only their sum is shown. The times are for 19 GB and 132
+# megabytes. The millions of FLOP are always half of that, so only their sum is shown. The times are for 18 GB and 135
 # billion FLOP per second, as [measured](speed.md) on two cores of a server.
 
 # %% tags=["remove-input"]
-READ, COMPUTE = 19e9, 132e9  # bytes and FLOP per second
+READ, COMPUTE = 18e9, 135e9  # bytes and FLOP per second
 by_size = {size: numbers_read(shape, 1001) for size, shape in SIZES.items()}
 totals = [sum(counts.values()) for counts in by_size.values()]
 rows = [
@@ -626,7 +626,7 @@ table(["for one token", *SIZES], rows)
 # computing. So the memory decides how fast a text is written.
 #
 # The rows of a *prompt*, the text that is given, go through the model together. So a number is read once and used for
-# every row. While this machine reads 4 bytes, it can do 4 × 132 / 19 = 28 FLOP, 2 for each of 14 rows. With more rows,
+# every row. While this machine reads 4 bytes, it can do 4 × 135 / 18 = 30 FLOP, 2 for each of 15 rows. With more rows,
 # computing takes longer than reading. Here are both limits, and what [picogpt reached](speed.md):
 
 
@@ -642,12 +642,12 @@ def prompt_flop(shape, n):
 
 
 rows = [
-    ["the 11th token (reading)", *(f"{decode_limit(shape, 10):,.1f}" for shape in SIZES.values()), 29.5],
-    ["the 1,001st token (reading)", *(f"{decode_limit(shape, 1000):,.1f}" for shape in SIZES.values()), 21.6],
+    ["the 11th token (reading)", *(f"{decode_limit(shape, 10):,.1f}" for shape in SIZES.values()), 30.0],
+    ["the 1,001st token (reading)", *(f"{decode_limit(shape, 1000):,.1f}" for shape in SIZES.values()), 22.5],
     [
         "a prompt of 960 (computing)",
         *(f"{960 / (prompt_flop(shape, 960) / COMPUTE):,.0f}" for shape in SIZES.values()),
-        370,
+        335,
     ],
 ]
 table(["limit in tokens/s", *SIZES, "124M reached"], rows)
@@ -658,11 +658,11 @@ from picogpt.bench import timing
 assert prompt_flop(hparams, 9) == timing.prompt_flop(params, 9)
 n_bytes, flop = timing.samples_cost(params, 1, 10, 1)
 assert (n_bytes, flop) == tuple(m * sum(numbers_read(hparams, 11).values()) for m in (4, 2))
-assert round(4 * COMPUTE / READ) == 28
+assert round(4 * COMPUTE / READ) == 30
 assert all((4 * n / READ) / (2 * n / COMPUTE) > 10 for n in totals)
 
 # %% [markdown]
-# Without the cache, the 1,001st token came at 0.26 tokens/s instead of 21.6. [How fast](speed.md) says where the rest
+# Without the cache, the 1,001st token came at 0.31 tokens/s instead of 22.5. [How fast](speed.md) says where the rest
 # of the time goes.
 #
 # ## 13. What a logit lens shows

@@ -37,7 +37,7 @@ TOOLS = {  # name: (module, purpose)
     ),
     "train": ("picogpt.train.command", "train a model of any shape on a text file, or fine-tune one on it"),
 }
-MANY_ROWS = ("chat", "evaluate", "explain", "generate", "lm_eval", "score")  # whose texts may be long
+MANY_ROWS = ("chat", "evaluate", "explain", "facts", "generate", "lm_eval", "score")  # whose texts may be long
 
 
 def version() -> str:
