@@ -476,7 +476,7 @@ def test_a_killed_run_goes_on(tmp_path, many):
     again = start(words, out)
     line = wait_for(lambda: next((x for x in iter(again.stderr.readline, b"") if b"already" in x), b""), "no line")
     assert line.startswith(f"[{len(before)} of ".encode())
-    assert again.wait(120) == 0
+    assert again.wait(400) == 0
     assert out.read_bytes() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
@@ -498,7 +498,7 @@ def test_a_cluster_makes_the_same_texts_though_a_worker_and_the_command_are_kill
         again = start(words, out, "--dask", cluster.address)
         wait_for(lambda: len(files_in(folder)) > len(before), "it does not go on")
         workers[0].kill()
-        _, err = again.communicate(timeout=120)
+        _, err = again.communicate(timeout=400)
     finally:
         cluster.end()
     assert again.returncode == 0, err

@@ -78,7 +78,7 @@ def test_only_the_steps_of_samples_are_timed(n_ctx, n_prompt, n_steps, monkeypat
     for _ in range(2):  # every round does all of it again
         events.clear()
         assert work.ours() == 1.5
-        assert events == [((n_prompt,), 0), 0.9, 0.9, 0.9, "start", *steps, "stop"]
+        assert events == [((1, n_prompt), 0), 0.9, 0.9, 0.9, "start", *steps, "stop"]
     assert work.amount == 3 * n_steps
 
 
