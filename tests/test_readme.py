@@ -38,7 +38,7 @@ from utils import FILES, META, NAMES, SIZES, load_encoder_hparams_and_params
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LIGHT = {"numpy", "regex", "requests", "tqdm"}
+LIGHT = {"numpy", "regex", "requests", "threadpoolctl", "tqdm"}
 NEEDS = {  # word in a block: modules without which it is skipped
     "compare": ("tiktoken", "tokenizers"),
     "--png": ("matplotlib",),
