@@ -33,7 +33,6 @@ from picogpt.command_line import (
 )
 from picogpt.continuation import is_over, row_bytes
 from picogpt.continuation import text_pieces as pieces_until
-from picogpt.files import overwritten
 from picogpt.options import (
     add_allow_special,
     add_force,
@@ -116,6 +115,8 @@ def prompts_problem(args: argparse.Namespace) -> str:
         return "argument --prompts: it needs --out, the file to write"
     if args.slide:
         return "argument --slide: it continues one prompt, not --prompts"
+    from picogpt.files import overwritten  # here, since it imports what one text does not need
+
     return overwritten({"--out": args.out}, [args.prompts])
 
 

@@ -13,12 +13,14 @@ import functools
 import math
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import gpt2
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 MIN_ROWS = 384  # with fewer, BLAS's own threads are as fast: docs/speed.md has the measurement
 SPLIT = {"layer_norm": 1, "linear": 1, "ffn": 1, "causal_attention": 2}  # name: how many of the last axes stay whole
@@ -48,6 +50,8 @@ def on_all_cores() -> Iterator[None]:
 @functools.cache
 def machinery() -> tuple[Any, int, ThreadPoolExecutor]:
     """Return what limits BLAS's threads, their number (1 if it is unknown), and as many threads of Python."""
+    from concurrent.futures import ThreadPoolExecutor  # here, since short texts need none of it
+
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:

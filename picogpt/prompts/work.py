@@ -11,7 +11,7 @@ import numpy as np
 
 import gpt2
 from encoder import Encoder
-from picogpt import batch
+from picogpt import batch, continuation
 from picogpt.continuation import draw, is_over, rows_that_fit
 from picogpt.scoring.jobs import open_params
 from utils import load_encoder
@@ -19,7 +19,7 @@ from utils import load_encoder
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
 
-CODE = (gpt2, batch)  # the modules that decide the texts, as part of the fingerprint
+CODE = (gpt2, batch, continuation)  # the modules that decide the texts, as part of the fingerprint
 
 
 class Row(NamedTuple):
