@@ -15,6 +15,8 @@ import gpt2
 import picogpt.__main__
 from picogpt import parallel
 from picogpt.parallel import on_all_cores
+from picogpt.scoring.jobs import in_this_process
+from picogpt.scoring.windows import Window, score_windows
 from picogpt.tracing.recorder import trace
 
 WIDE = SMALL | {"n_ctx": 500}
@@ -115,6 +117,36 @@ def test_the_functions_come_back_after_an_error_in_a_thread(threads, params, mon
         gpt2.gpt2(ids_of(400), **params, n_head=3)
     assert {name: getattr(gpt2, name) for name in before} == before
     assert not parallel.THREAD.splits
+
+
+@pytest.mark.parametrize("n_windows", [1, 2, 7])
+def test_windows_are_scored_in_several_threads_with_the_same_numbers(threads, params, n_windows):
+    """Windows of one text in threads, and a single one in parts of this thread's passes."""
+    texts = [Window(row, 200) for row in ids_of(n_windows, 401)]
+    alone, counted = score_windows(texts, params, 3), []
+    seen = len(threads)
+    with on_all_cores():
+        together = score_windows(texts, params, 3, counted.append)
+    in_threads = {thread for thread, _ in threads[seen:]} - {threading.main_thread()}
+    assert len(in_threads) == (0 if n_windows == 1 else min(3, n_windows))
+    assert [scores.log_probs.tobytes() for scores in together] == [scores.log_probs.tobytes() for scores in alone]
+    assert counted == [200] * n_windows
+
+
+def test_shards_are_scored_in_several_threads_and_stop_together(threads, params):
+    """Threads that score a shard don't share out its windows again, for the pool has no thread left for them."""
+    shards = {i: [Window(row, 60) for row in ids_of(6, 401)] for i in range(4, 10)}
+    counted = []
+    with on_all_cores():
+        done = in_this_process(shards, params, 3, counted.append)
+        first, scores = next(done)
+        done.close()
+    threads_seen = {thread for thread, _ in threads}
+    assert first == 4
+    assert [part.tobytes() for part in scores[5]] == [part.tobytes() for part in score_windows(shards[4], params, 3)[5]]
+    assert threading.main_thread() not in threads_seen
+    parallel.machinery()[2].shutdown()
+    assert len(counted) <= 6 * 4  # of 36: each thread ended the window that it was at
 
 
 def test_blas_is_held_to_one_thread_and_let_go_again():

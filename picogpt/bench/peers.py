@@ -151,11 +151,12 @@ def samples(ids, n_samples, n_steps, temperature):
 # CTranslate2, in C++ with float32, takes tokens as texts, and gives each step to `callback`. It chooses the ids that it
 # decodes itself: the work is the same.
 CTRANSLATE2 = """
-import json, sys, time
+import json, os, sys, time
 import ctranslate2
 folder = sys.argv[1] + "-ctranslate2"
 ctranslate2.converters.TransformersConverter(sys.argv[1]).convert(folder)
-model = ctranslate2.Generator(folder, device="cpu", compute_type="float32")
+n_threads = 0 if os.environ.get("OMP_NUM_THREADS") else os.cpu_count()  # its own default is at most 4
+model = ctranslate2.Generator(folder, device="cpu", compute_type="float32", intra_threads=n_threads)
 with open(sys.argv[1] + "/vocab.json", encoding="utf-8") as file:
     tokens = {id: token for token, id in json.load(file).items()}
 def generate(ids, n_new, **options):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from picogpt.command_line import log
 from picogpt.options import require
+from picogpt.parallel import keep_freed_memory, on_cores
 from picogpt.scoring.shards import fingerprint
 from picogpt.scoring.windows import Scores, Window, score_windows
 from utils import load_hparams_and_params
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 Shards = Mapping[int, Sequence[Window]]  # the shards to score, by their numbers
 Done = Generator[tuple[int, list[Scores]], None, None]
 Work = Callable[[str, str, int, Any], tuple[int, Any]]  # such as `score_shard`
-# Settings of glibc's malloc, which other systems ignore: a process keeps the memory of freed arrays for the next ones.
-# Without them, the system takes it back and clears it again, and 124M scores 11 % fewer tokens a second.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{1 << 30}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 30}"}
 GO_ON = "with --results FOLDER, the same command goes on with what is missing"
 WAIT = 600  # seconds that a cluster may be without any worker
 START_ONE = "start one by `python -m dask worker`, and check its address"
@@ -70,9 +68,18 @@ def score_shard(folder: str, model: str, number: int, shard: Sequence[Window]) -
 
 
 def in_this_process(shards: Shards, params: Params, n_head: int, progress: Callable[[int], Any]) -> Done:
-    """Score shards one by one, with all threads of BLAS. `progress` is called as in `score_windows`."""
-    for number, shard in shards.items():
-        yield number, score_windows(shard, params, n_head, progress)
+    """Score shards on all cores, or one by one. `progress` is called as in `score_windows`, by any thread."""
+    is_over = threading.Event()
+
+    def count(n_targets: int) -> None:
+        progress(n_targets)
+        if is_over.is_set():  # after Ctrl-C, threads don't finish their shards
+            raise KeyboardInterrupt
+
+    try:
+        yield from zip(shards, on_cores(score_windows, [(shard, params, n_head, count) for shard in shards.values()]))
+    finally:
+        is_over.set()
 
 
 def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
@@ -82,8 +89,6 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
     unless the user has set them. Raises ChildProcessError when a process is killed.
     """
     require("joblib")
-    for name, value in KEEP_MEMORY.items():  # the processes inherit them
-        os.environ.setdefault(name, value)
     import joblib
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -100,6 +105,7 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
 def follow(parent: int) -> None:
     """Make this process end soon after its parent, however that ends, and let the parent handle Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
 
     def watch() -> None:
         while os.getppid() == parent:

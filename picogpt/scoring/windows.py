@@ -14,13 +14,14 @@ import numpy as np
 
 import gpt2
 from picogpt.command_line import UsageError
+from picogpt.parallel import on_cores
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-N_ROWS = 512  # positions in one call of gpt2. In 124M, their logits take 103 MB, and 256 are 3 % slower on one core
+N_ROWS = 256  # positions in one call of gpt2. In 124M, their logits take 51 MB for each core, and 512 are 3 % faster
 N_SHARED = 128  # ids in common from which on windows share work. Shorter ones are faster side by side, in one batch
 N_BLOCK = 16  # rows of logits that are turned into log-probabilities at once: they fit into a processor's cache
 
@@ -125,7 +126,6 @@ def target_scores(logits: Array, targets: Array, excluded: Sequence[int] = ()) -
     return Scores(log_probs, ranks)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # `check_finite` finds what comes of it
 def score_windows(
     windows: Sequence[Window], params: Params, n_head: int, progress: Callable[[int], Any] = lambda n: None
 ) -> list[Scores]:
@@ -143,10 +143,15 @@ def score_windows(
     work = [(score_family, group) for group in groups if len(group) > 1]
     work += [(score_batch, batch) for batch in batches(windows, alone)]
     scores: dict[int, Scores] = {}
-    for score_group, group in work:
+
+    @np.errstate(over="ignore", invalid="ignore")  # `check_finite` finds what comes of it
+    def score_some(score_group: Callable[..., Iterator[Scores]], group: list[int]) -> None:
         for i, scored in zip(group, score_group([windows[i] for i in group], params, n_head)):
             scores[i] = scored
             progress(windows[i].n_targets)
+
+    for _ in on_cores(score_some, work):
+        pass
     return [scores[i] for i in range(len(windows))]
 
 
@@ -221,9 +226,10 @@ def score_batch(batch: Sequence[Window], params: Params, n_head: int, n_rows: in
         for row, (ids, n_targets, excluded) in enumerate(batch):
             begin, end = max(stop - n_logits, len(ids) - 1 - n_targets), min(stop, len(ids) - 1)
             if begin < end:
-                of_targets = np.asarray(logits)[row, begin - stop + n_logits : end - stop + n_logits]
+                rows = slice(begin - stop + n_logits, end - stop + n_logits)
                 of_first = excluded if not scores[row] else ()
-                scores[row].append(target_scores(of_targets, ids[begin + 1 : end + 1], of_first))
+                scores[row].append(target_scores(np.asarray(logits)[row, rows], ids[begin + 1 : end + 1], of_first))
+        del logits  # before the next piece's are made
     yield from map(joined, scores)
 
 

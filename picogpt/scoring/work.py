@@ -119,7 +119,7 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
             n_more, more = totals([scored])
             n, nats = n + n_more, nats + more
             bar.set_postfix_str(f"perplexity {perplexity(nats, n):.4g}", refresh=False)
-            bar.update(n - bar.n)  # what the work did not count itself
+            bar.update(max(0, n - bar.n))  # what the work did not count itself
     return [scored for i in range(len(shards)) for scored in scores[i]]
 
 
