@@ -55,7 +55,13 @@ class Difference(NamedTuple):
         """Describe the difference."""
         there = f" ({self.source} there)" if self.source != self.name else ""
         limit = f"{self.times:.3g} times its rounding, {self.rounding:.2g}; the limit is {MULTIPLE} times"
-        limit = limit if self.rounding else "ids must be equal"
+        limit = (
+            limit
+            if math.isfinite(self.times)
+            else "rounding can't explain it"
+            if self.rounding
+            else "ids must be equal"
+        )
         sides = f"ours {self.ours:.9g}, theirs {self.theirs:.9g}, {abs(self.ours - self.theirs):.2g} apart"
         return [
             f"the first value that differs: {self.name}{there}, {meaning(self.name)}",
@@ -171,11 +177,15 @@ class Comparison:
             worst = max(self.compared, key=lambda found: found.times)
             furthest = f"the furthest is {worst.name}, {worst.times:.2g} times its rounding in float32"
             return [*lines, f"all agree: {furthest} (the limit is {MULTIPLE} times)"]
-        n_wrong = sum(found.differs for found in self.compared)
-        total = (
-            f"{n_wrong} of {len(self.compared)} values differ; docs/porting.md lists usual causes by the first of them"
-        )
-        return [*lines, *self.first.lines(), *self.unseen(self.first), *self.advice, total]
+        n_wrong = len({found.name for found in self.compared if found.differs})
+        total = f"{n_wrong} of {len({found.name for found in self.compared})} values differ"
+        return [
+            *lines,
+            *self.first.lines(),
+            *self.unseen(self.first),
+            *self.advice,
+            f"{total}; docs/porting.md lists usual causes by the first of them",
+        ]
 
     def unseen(self, first: Difference) -> list[str]:
         """Return a line about the values that the file lacks between the last one that agrees and the first wrong."""
