@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MULTIPLE = 20  # a value may be this many times its own rounding away from the float64 pass
+MULTIPLE = 12  # a value may be this many times its own rounding away from the float64 pass
 FLOOR = 2 * float(np.finfo(np.float32).eps)  # the least rounding that is assumed: by chance, it may be 0
 HIDDEN = -1000.0  # exp of a score below this is 0, so any such number masks as well as -inf does
 

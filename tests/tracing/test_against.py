@@ -55,7 +55,7 @@ def test_the_tool_s_own_file_agrees(ours, traced):
     assert (result.status, result.err) == (0, "")
     assert result.out == (
         f"{3 * N_ALL} of {3 * N_ALL} values compared with {ours}\n"
-        "all agree: the furthest is h0/attn/c_attn, 1 times its rounding in float32 (the limit is 20 times)\n"
+        "all agree: the furthest is h0/attn/c_attn, 1 times its rounding in float32 (the limit is 12 times)\n"
     )
     result = traced(PROMPT, "--against", ours)
     assert result.status == 0
@@ -101,7 +101,7 @@ def test_the_first_value_that_differs_is_named_with_its_place_and_size(compare, 
     first, second, third, last = result.out.splitlines()[1:]
     assert first == "the first value that differs: h1/attn/heads, probs @ v [n_head, n_seq, d_head]"
     assert second.startswith("  relative difference 0.1: "), second
-    assert second.endswith("; the limit is 20 times")
+    assert second.endswith("; the limit is 12 times")
     theirs = values["h1/attn/heads"][4, 2, 7]
     assert third.startswith("  largest at [4, 2, 7]: ours ")
     assert f", theirs {theirs:.9g}, " in third

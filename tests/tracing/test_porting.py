@@ -96,7 +96,7 @@ def test_the_first_wrong_value_is_named(tmp_path, tiny, error):
 def test_the_first_wrong_value_is_named_in_the_shape_of_124m(tmp_path, full, error):
     comparison = full.compared(tmp_path / "mine.npz", full.port(error))
     assert comparison.first.name == port.ERRORS[error]
-    assert comparison.first.times > 40
+    assert comparison.first.times > 15
 
 
 def test_the_fixed_limit_of_compare_would_miss_the_erf_form_here(tmp_path, tiny):
@@ -125,7 +125,7 @@ def test_all_is_wrong_after_a_mistake_but_what_the_port_lacks_is_said(tmp_path, 
 def test_sums_in_another_order_agree(tmp_path, tiny, matmul):
     comparison = tiny.compared(tmp_path / "mine.npz", tiny.port(matmul=matmul))
     assert comparison.first is None, comparison.lines()
-    assert worst(comparison).times < 10
+    assert worst(comparison).times < 8
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 17])
@@ -144,7 +144,7 @@ def test_short_texts_and_small_models_agree(tmp_path, seed, n):
 def test_sums_in_another_order_agree_in_the_shape_of_124m(tmp_path, full, matmul):
     comparison = full.compared(tmp_path / "mine.npz", full.port(matmul=matmul))
     assert comparison.first is None, comparison.lines()
-    assert worst(comparison).times < 10
+    assert worst(comparison).times < 8
 
 
 def test_a_float64_port_agrees_within_the_rounding_of_float64(tmp_path, tiny):
