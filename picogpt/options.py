@@ -45,9 +45,13 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models_dir", default="models", metavar="FOLDER", help=models_dir)
 
 
-def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the argument `prompt`. `command_line.read_prompt` turns its value into the text."""
-    parser.add_argument("prompt", help="the text, or - to read it from standard input (without its last line end)")
+def add_prompt(parser: argparse.ArgumentParser, unless: str = "") -> None:
+    """Add the argument `prompt`. `command_line.read_prompt` turns its value into the text.
+
+    `unless` says when it may be left out. Its value is then None.
+    """
+    text = "the text, or - to read it from standard input (without its last line end)"
+    parser.add_argument("prompt", nargs="?" if unless else None, help=text + unless)
 
 
 def add_allow_special(parser: argparse.ArgumentParser) -> None:

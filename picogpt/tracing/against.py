@@ -1,185 +1,203 @@
-"""Compare traced values with those that another implementation has written to an NPZ file under the same names."""
+"""Compare traced values with another implementation's, each within a multiple of its own rounding.
+
+Our forward pass runs in float32 and in float64 on the same ids. The distance of both is the rounding of each value:
+what float32 leaves uncertain there. A port that is right rounds about as much, in another way. A wrong one is further
+away from the float64 pass. docs/trace.md tells how MULTIPLE was chosen.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-import gpt2
-from picogpt.command_line import UsageError
-from picogpt.scoring.reading import at, json_object
-from picogpt.tolerance import TOLERANCE, difference
-from picogpt.tracing.names import TABLES, meaning, shortened
+from picogpt.tolerance import difference
+from picogpt.tracing.dump import Dump, listed
+from picogpt.tracing.formats import Item, Text
+from picogpt.tracing.names import meaning, shortened
+from picogpt.tracing.passes import Pass, Runner, converted
+
+if TYPE_CHECKING:
+    pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MULTIPLE = 12  # a value may be this many times its own rounding away from the float64 pass
+FLOOR = 2 * float(np.finfo(np.float32).eps)  # the least rounding that is assumed: by chance, it may be 0
 HIDDEN = -1000.0  # exp of a score below this is 0, so any such number masks as well as -inf does
 
 
-class Dump:
-    """Another implementation's NPZ file. Its arrays are read one at a time, and nothing in it is unpickled."""
-
-    def __init__(self, path: Path, file: Any):
-        self.path, self.file = path, file
-        self.names = [name for name in file.files if name not in TABLES]
-
-    def array(self, name: str) -> Array:
-        """Return an array. Raises UsageError if it can't be read."""
-        try:
-            array = self.file[name]
-        except Exception as error:  # NumPy, zipfile, the decompressors and tokenize have a dozen types between them
-            reason = "it holds pickled objects" if "allow_pickle" in str(error) else " ".join(str(error).split())
-            raise UsageError(f"{self.path}: {name} can't be read: {reason}") from None
-        if not isinstance(array, np.ndarray):
-            raise UsageError(f"{self.path}: {name} is not an array in NPY format")
-        return array
-
-    @functools.cached_property
-    def about(self) -> dict[str, Any]:
-        """What contents.json says about the file, or {} if it has no such text. Raises UsageError if it is damaged."""
-        if "contents.json" not in self.file.files:
-            return {}
-        with at(f"{self.path}: contents.json"):
-            return json_object(self.array("contents.json").tobytes())
-
-    def ids(self) -> list[Any] | None:
-        """Return the prompt's ids, or None if the file does not say."""
-        if isinstance(ids := self.about.get("ids"), list):
-            return ids
-        inputs = [self.array(name) for name in ("past/inputs", "inputs") if name in self.names]
-        if "inputs" not in self.names or any(array.ndim != 1 for array in inputs):
-            return None
-        return [id for array in inputs for id in array.tolist()]
-
-    def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
-        """Raise UsageError unless the file has some of these values, all of them with the right shape and dtype."""
-        if "past/inputs" in self.names and "past/inputs" not in shapes:
-            length = self.array("past/inputs").size
-            raise UsageError(f"{self.path} was made with --n_past {length}: give it here, too")
-        if not set(shapes) & set(self.names):
-            raise UsageError(
-                f"{self.path} has no value of this trace, such as {list(shapes)[-1]}: it has {listed(self.names)}"
-            )
-        for name in (name for name in shapes if name in self.names):
-            array, is_ids = self.array(name), meaning(name) == meaning("inputs")
-            fits = array.dtype.kind in "iu" if is_ids else array.dtype == dtype
-            if array.shape != shapes[name] or not fits:
-                kind = "of integers" if is_ids else dtype
-                raise UsageError(
-                    f"{self.path}: {name} is {array.dtype} {list(array.shape)}, but must be {kind} {list(shapes[name])}"
-                )
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Dump]:
-    """Open another implementation's file. Raises OSError, or UsageError if it is not an NPZ file."""
-    try:
-        file = np.load(path, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception:  # see Dump.array
-        file = None
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise UsageError(f"{path} is not an NPZ file, a zip file of arrays as np.savez writes it")
-    with file:
-        yield Dump(path, file)
-
-
-def other_text(dump: Dump, model: str, prompt: str, ids: Sequence[int]) -> tuple[list[str], bool]:
-    """Return lines that tell how the dump's model, prompt and ids differ, and whether the ids do."""
-    lines = []
-    if dump.about.get("model", model) != model:
-        lines.append(f"another model: ours {model!r}, theirs {dump.about['model']!r}")
-    if isinstance(theirs := dump.about.get("prompt"), str) and theirs != prompt:
-        start = gpt2.n_shared(prompt, theirs)  # type: ignore[arg-type]  # it takes any sequences
-        pieces = [repr(text[start : start + 20]) for text in (prompt, theirs)]
-        lines.append(f"another prompt: from character {start} on, ours {pieces[0]}, theirs {pieces[1]}")
-    other_ids = dump.ids()
-    if other_ids is None or other_ids == list(ids):
-        return lines, False
-    start = gpt2.n_shared(ids, other_ids)
-    pieces = [str(side[start]) if start < len(side) else f"none after {start} ids" for side in (ids, other_ids)]
-    return [*lines, f"other ids: at position {start}, ours {pieces[0]}, theirs {pieces[1]}"], True
-
-
 class Difference(NamedTuple):
-    """How far a value differs. `relative` is divided by the largest number in theirs, as in `compare`."""
+    """How far a value is from our float64 pass. `relative` and `rounding` are divided by its largest number there."""
 
     name: str
-    absolute: float
+    source: str  # its name in the file
     relative: float
-    tolerance: float
+    rounding: float  # of the dtype in the file; 0 for ids, which must be equal
     place: tuple[int, ...]  # where the difference is largest
     ours: float
     theirs: float
 
+    @property
+    def times(self) -> float:
+        """The difference in units of the rounding."""
+        return self.relative / self.rounding if self.rounding else math.inf if self.relative else 0.0
+
+    @property
+    def differs(self) -> bool:
+        """Whether this can't be rounding. What is not finite always differs."""
+        return not (math.isfinite(self.rounding) and self.relative <= MULTIPLE * self.rounding)
+
     def lines(self) -> list[str]:
         """Describe the difference."""
-        sides = f"ours {self.ours:.9g}, theirs {self.theirs:.9g}, {self.absolute:.2g} apart"
+        there = f" ({self.source} there)" if self.source != self.name else ""
+        limit = f"{self.times:.3g} times its rounding, {self.rounding:.2g}; the limit is {MULTIPLE} times"
+        limit = (
+            limit
+            if math.isfinite(self.times)
+            else "rounding can't explain it"
+            if self.rounding
+            else "ids must be equal"
+        )
+        sides = f"ours {self.ours:.9g}, theirs {self.theirs:.9g}, {abs(self.ours - self.theirs):.2g} apart"
         return [
-            f"the first value that differs: {self.name}, {meaning(self.name)}",
-            f"  relative difference {self.relative:.2g}, but the tolerance is {self.tolerance:g}",
+            f"the first value that differs: {self.name}{there}, {meaning(self.name)}",
+            f"  relative difference {self.relative:.2g}: {limit}",
             f"  largest at {list(self.place)}: {sides}",
         ]
 
 
-def measured(name: str, ours: Array, theirs: Array) -> Difference:
-    """Return how far two arrays of the same shape differ. Ids must be equal. A masked score counts as -inf."""
-    tolerance = TOLERANCE.get(ours.dtype.name, 0.0)
-    a, b = (array if array.dtype.kind == "f" else array.astype(np.float64) for array in (ours, theirs))
-    if name.endswith("attn/scores"):
-        masked = np.isneginf(a) & (b < HIDDEN)
-        a, b = np.where(masked, 0, a), np.where(masked, 0, b)
-    absolute, relative = difference(a, b)
-    with np.errstate(invalid="ignore"):
-        distance = np.nan_to_num(np.abs(a.astype(np.float64) - b), nan=np.inf, posinf=np.inf)
+def measured(item: Item, theirs: Array, precise: Array, single: Array) -> Difference:
+    """Return how far a value is from our float64 pass (`precise`), beside the rounding of our float32 pass (`single`).
+
+    Ids must be equal. A masked score counts as -inf.
+    """
+    rounding = 0.0
+    a, b = precise.astype(np.float64), theirs.astype(np.float64)
+    if precise.dtype.kind == "f":
+        units = float(np.finfo(theirs.dtype).eps / np.finfo(np.float32).eps)
+        masked = np.isneginf(a)
+        found = difference(*(np.where(masked, 0, array.astype(np.float64)) for array in (single, a)))[1]
+        rounding = max(found, FLOOR) * units
+        if item.name.endswith("attn/scores"):
+            hidden = masked & (b < HIDDEN)
+            a, b = np.where(hidden, 0, a), np.where(hidden, 0, b)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
     place = tuple(int(i) for i in np.unravel_index(distance.argmax(), distance.shape))
-    return Difference(name, absolute, relative, tolerance, place, ours[place].item(), theirs[place].item())
+    numbers = precise[place].item(), theirs[place].item()
+    return Difference(item.name, item.source, difference(b, a)[1], rounding, place, *numbers)
+
+
+def advice(item: Item, theirs: Array, ours: Array) -> list[str]:
+    """Say what TransformerLens does to weights, if this is a value of its own or looks like that."""
+    is_centred = [bool(np.abs(x.mean(axis=-1)).max() <= 1e-5 * np.abs(x).max()) for x in (theirs, ours) if x.ndim > 1]
+    seen = "each row there has mean 0, but not ours: " if is_centred == [True, False] else ""
+    if not (seen or "hook_" in item.source):
+        return []
+    return [
+        f"  {seen}TransformerLens changes the weights, unless HookedTransformer.from_pretrained_no_processing is used"
+    ]
+
+
+def mean_loss(logits: Array, targets: Array) -> Array:
+    """Return the mean cross-entropy of the targets [..., n], in nats, from logits [..., n or more, n_vocab]."""
+    rows = logits[..., : targets.shape[-1], :]
+    rows = rows - rows.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(rows, targets[..., None], axis=-1)[..., 0]
+    return np.asarray((np.log(np.exp(rows).sum(axis=-1)) - chosen).mean())
 
 
 class Comparison:
     """A comparison of passes with a dump, one pass after another. `first` is the first value that differs, if any."""
 
-    def __init__(self, dump: Dump, names: Iterable[str]):
-        self.dump, self.names = dump, list(names)
+    def __init__(
+        self, dump: Dump, shapes: Mapping[str, tuple[int, ...]], text: Text, n_head: int, passes: Sequence[Pass]
+    ):
+        """Raises UsageError if the dump's values can't be compared."""
+        self.arguments = dump, shapes, text, n_head, passes
+        self.dump, self.shapes, self.text, self.names = dump, shapes, text, list(shapes)
+        self.items: dict[str, list[Item]] = {}
+        for item in dump.checked_items(shapes, text):
+            self.items.setdefault(item.name, []).append(item)
+        self.targets = dump.targets(text.ids, len(text.params["wte"])) if "loss" in self.items else None
+        self.double, self.single = (
+            Runner(converted(text.params, functools.partial(np.asarray, dtype=dtype)), n_head, passes)
+            for dtype in (np.float64, np.float32)
+        )
+        self.runs: list[tuple[Pass, Array]] = []  # the passes so far, with their ids
         self.compared: list[Difference] = []
         self.first: Difference | None = None
+        self.advice: list[str] = []
+        self.weights = ""  # says in the report how our weights were changed
 
-    def add(self, values: Mapping[str, Array]) -> None:
-        """Compare those of these values that the dump has. NaN differs from every number."""
-        for name, ours in values.items():
-            if name not in self.dump.names:
-                continue
-            found = measured(name, ours, self.dump.array(name))
-            self.compared.append(found)
-            if self.first is None and found.relative > found.tolerance:
-                self.first = found
+    def add(self, one: Pass, values: Mapping[str, Array]) -> None:
+        """Compare the values of a pass that the dump has. NaN differs from every number."""
+        self.runs.append((one, values[f"{one.prefix}inputs"]))
+        precise = self.double.run(*self.runs[-1])
+        single = dict(values) if values[f"{one.prefix}logits"].dtype == np.float32 else self.single.run(*self.runs[-1])
+        if not one.prefix and self.targets is not None:
+            for found in (precise, single):
+                found["loss"] = mean_loss(found["logits"], self.targets)
+        for name, ours in precise.items():
+            for item in self.items.get(name, ()):
+                theirs = self.dump.value(item, ours.shape)
+                self.compared.append(measured(item, theirs, ours, single[name]))
+                if self.first is None and self.compared[-1].differs:
+                    self.first, self.advice = self.compared[-1], advice(item, theirs, ours)
+
+    def best(self) -> Comparison:
+        """Return this comparison, or one with our weights rounded to float16 if the port agrees further with that."""
+        if self.first is None:
+            return self
+        dump, shapes, text, *rest = self.arguments
+        rounded = text._replace(params=converted(text.params, to_float16))
+        other = Comparison(dump, shapes, rounded, *rest)
+        other.weights = " (with our weights rounded to float16, as the port's seem to be)"
+        with np.errstate(all="ignore"):  # a large weight may become infinite
+            for one, ids in self.runs:
+                other.add(one, other.single.run(one, ids))
+        order = [found.name for found in self.compared]
+        further = other.first is None or order.index(other.first.name) > order.index(self.first.name)
+        return other if further else self
 
     def lines(self) -> list[str]:
         """Return the report: what was compared, what was not, and the first value that differs."""
-        lines = [f"{len(self.compared)} of {len(self.names)} values compared with {self.dump.path}"]
-        if missing := [name for name in self.names if name not in self.dump.names]:
+        there = {found.name for found in self.compared} - {"loss"}
+        lines = [f"{len(there)} of {len(self.names)} values compared with {self.dump.path}{self.weights}"]
+        if missing := [name for name in self.names if name not in there]:
             lines.append(f"missing there: {', '.join(shortened(missing, self.names))}")
-        if unknown := [name for name in self.dump.names if name not in self.names]:
+        known = {item.source for items in self.items.values() for item in items}
+        if unknown := [name for name in self.dump.names if name not in known and name != "targets"]:
             lines.append(f"not in this trace: {listed(shortened(unknown, self.dump.names))}")
         if self.first is None:
-            furthest = max(self.compared, key=lambda found: found.relative)
-            limit = self.compared[-1].tolerance
-            return [
-                *lines,
-                f"all agree: the largest relative difference is {furthest.relative:.2g}, in {furthest.name}"
-                f" (tolerance {limit:g})",
-            ]
-        n_wrong = sum(found.relative > found.tolerance for found in self.compared)
-        return [*lines, *self.first.lines(), f"{n_wrong} of {len(self.compared)} values differ"]
+            worst = max(self.compared, key=lambda found: found.times)
+            furthest = f"the furthest is {worst.name}, {worst.times:.2g} times its rounding in float32"
+            return [*lines, f"all agree: {furthest} (the limit is {MULTIPLE} times)"]
+        n_wrong = len({found.name for found in self.compared if found.differs})
+        total = f"{n_wrong} of {len({found.name for found in self.compared})} values differ"
+        return [
+            *lines,
+            *self.first.lines(),
+            *self.unseen(self.first),
+            *self.advice,
+            f"{total}; docs/porting.md lists usual causes by the first of them",
+        ]
+
+    def unseen(self, first: Difference) -> list[str]:
+        """Return a line about the values that the file lacks between the last one that agrees and the first wrong."""
+        there = {found.name for found in self.compared}
+        end = self.names.index(first.name) if first.name in self.names else len(self.names)
+        start = max((i + 1 for i in range(end) if self.names[i] in there), default=0)
+        if start == end:
+            return []
+        since = f"after {self.names[start - 1]}, which agrees" if start else "before it"
+        return [f"  not in the file, and perhaps wrong already: {listed(self.names[start:end])} ({since})"]
 
 
-def listed(names: Sequence[str], n: int = 8) -> str:
-    """Return the first n names as one text, and how many more there are."""
-    more = f" and {len(names) - n} more" if len(names) > n else ""
-    return ", ".join(names[:n]) + more if names else "no arrays"
+def to_float16(array: Array) -> Array:
+    """Round to float16, and return the result as float32."""
+    return np.asarray(array).astype(np.float16).astype(np.float32)

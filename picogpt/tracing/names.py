@@ -36,6 +36,7 @@ AFTER = {
     "ln_f": "layer norm of the last layer's output, only the rows that n_logits keeps [n_logits, n_embd]",
     "logits": "ln_f @ wte^T [n_logits, n_vocab]",
 }
+LOSS = {"loss": "mean cross-entropy of the targets or of each next id, in nats"}  # only in files of others
 TABLES = ("contents", "contents.json")  # the arrays of a file that are no values
 
 
@@ -50,7 +51,7 @@ def meaning(name: str) -> str:
 
     Raises KeyError if no value has such a name.
     """
-    return (BEFORE | LAYER | AFTER)[re.sub(r"^(past/|step\d+/)?(h\d+/)?", "", name)]
+    return (BEFORE | LAYER | AFTER | LOSS)[re.sub(r"^(past/|step\d+/)?(h\d+/)?", "", name)]
 
 
 def contents(values: Mapping[str, Array]) -> Array:
