@@ -22,8 +22,9 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.command_line import UsageError
-from picogpt.explain.text import decimals, in_context, one_line, visible
+from picogpt.explain.text import decimals, one_line
 from picogpt.options import prompt_ids
+from picogpt.terminal_text import in_context, visible
 from picogpt.tracing.recorder import trace
 from utils import load_encoder_hparams_and_params
 
