@@ -108,6 +108,19 @@ def fit(text: str, width: int) -> str:
     return text + " " * (width - n_columns(text))
 
 
+def fit_middle(text: str, width: int) -> str:
+    """Make a text exactly this many columns wide: add spaces, or put an ellipsis in the place of its middle.
+
+    >>> fit_middle("books/ulysses/chapter-01.txt", 20), fit_middle("a.txt", 8)
+    ('books/uly…ter-01.txt', 'a.txt   ')
+    """
+    if n_columns(text) > width:
+        n_end = sum(n <= width // 2 for n in itertools.accumulate(map(n_columns, reversed(text))))
+        end = text[len(text) - n_end :]
+        return fit(fit(text, width - n_columns(end)).rstrip() + end, width)
+    return fit(text, width)
+
+
 def split_words(text: str, width: int) -> list[str]:
     """Split a text into words, each with the spaces and tabs before it.
 
