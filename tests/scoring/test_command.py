@@ -270,7 +270,7 @@ def test_names_come_first_and_are_cut_in_their_middle():
     for width in (40, 72, 80, 81, 85, 120):
         lines = table(summaries, width)
         assert [line.split()[1:] for line in lines] == [line.split()[1:] for line in whole]
-        assert {n_columns(line) for line in lines} == {min(max(width, 70), n_columns(whole[0]))}
+        assert {n_columns(line) for line in lines} == {min(max(width, 69), n_columns(whole[0]))}
         name = lines[1].split()[0]
         begin, _, end = name.partition("…")
         assert long.startswith(begin)
