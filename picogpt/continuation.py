@@ -1,7 +1,8 @@
-"""What programs that continue texts share: drawing an id, the end of a text, and the memory of many side by side."""
+"""What programs that continue texts share: drawing an id, the ends of a text, and the memory of many side by side."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from encoder import Encoder
-from picogpt.command_line import free_memory
+from encoder import END_OF_TEXT, Encoder
+from picogpt.command_line import UsageError, check_memory, free_memory
 
 if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
+
+
+def first_ids(encoder: Encoder, prompt: str) -> list[int]:
+    """Return the ids of a prompt. An empty one begins a document, as OpenAI's samples without a prompt did."""
+    if not prompt and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"the prompt is empty, and this model has no token {END_OF_TEXT} to begin a document with")
+    return encoder.encode(prompt) if prompt else [encoder.encoder[END_OF_TEXT]]
+
+
+def last_id(encoder: Encoder, args: argparse.Namespace) -> int | None:
+    """Return the id that ends a text: <|endoftext|> if --end_of_text or --stop asks for it, or None."""
+    if args.end_of_text and END_OF_TEXT not in encoder.encoder:
+        raise UsageError(f"--end_of_text: this model has no token {END_OF_TEXT}")
+    return encoder.encoder.get(END_OF_TEXT) if args.end_of_text or args.stop == END_OF_TEXT else None
 
 
 def draw(logits: Any, ids: Sequence[int], rng: np.random.Generator, **settings: float) -> int:
@@ -60,3 +75,11 @@ def row_bytes(params: Params, n_head: int, n_ctx: int) -> int:
 def rows_that_fit(most: int, params: Params, n_head: int, n_ctx: int) -> int:
     """Return how many rows of a batch fit into the free memory: at least 1, which is tried in any case."""
     return max(1, min(most, free_memory() // row_bytes(params, n_head, n_ctx)))
+
+
+def check_batch(n_rows: int, params: Params, n_head: int, n_ctx: int) -> str:
+    """Return how much memory a batch takes, in a sentence. Raises UsageError if less is free."""
+    row = row_bytes(params, n_head, n_ctx)
+    n_fit = free_memory() // row
+    advice = f"--batch_size {n_fit} fits" if n_fit else "not even one sample fits"
+    return check_memory(f"making {n_rows} samples at once", n_rows * row, advice)

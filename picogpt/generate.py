@@ -17,21 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import gpt2
-from encoder import END_OF_TEXT, Encoder
+from encoder import Encoder
 from picogpt.batch import generate_batch, generate_sliding
-from picogpt.command_line import (
-    Parser,
-    UsageError,
-    check_memory,
-    free_memory,
-    log,
-    log_speed,
-    number,
-    read_prompt,
-    shown,
-    timed,
-)
-from picogpt.continuation import is_over, row_bytes
+from picogpt.command_line import Parser, UsageError, log, log_speed, number, read_prompt, shown, timed
+from picogpt.continuation import check_batch, first_ids, is_over, last_id
 from picogpt.continuation import text_pieces as pieces_until
 from picogpt.options import (
     add_allow_special,
@@ -46,6 +35,7 @@ from picogpt.options import (
 from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
+    from picogpt.probabilities import Report
     from picogpt.typing.shapes import Choose, Ended, Params
 
 EXAMPLES = """examples:
@@ -59,6 +49,10 @@ many samples, and a file for each of them (here with the program csplit):
   python -m picogpt generate "Once upon a time" --n_samples 16 \\
     --temperature 0.9 > samples.txt
   csplit --elide-empty-files samples.txt '/^--- [0-9]* of 16$/' '{*}'
+
+each token with its probability and the likeliest others:
+  python -m picogpt generate "Once upon a time" --show_probs
+  python -m picogpt generate "Once upon a time" --logprobs tokens.jsonl
 
 every line of a file, such as {"prompt": "ROMEO:"}, continued three times:
   python -m picogpt generate --prompts prompts.jsonl --out samples.jsonl \\
@@ -84,8 +78,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--slide", action="store_true", help="go on beyond the context: where it is full, drop the oldest half of it")
     add("--n_samples", type=several, default=1, metavar="N", help='continue N times; "--- 3 of N" begins sample 3')
     add("--batch_size", type=several, default=64, metavar="N", help="make at most N samples at once (default: 64)")
-    several_prompts = parser.add_argument_group("with --prompts")
-    add_prompts_options(several_prompts)
+    add("--show_probs", action="store_true", help="after the text: each token, its probability, the likeliest others")
+    add("--logprobs", type=Path, metavar="FILE", help="write the same to FILE, a line of JSON for each token")
+    add_force(parser)
+    add_prompts_options(parser.add_argument_group("with --prompts"))
     args = parser.parse_args(argv)
     if args.stop == "":
         parser.error("argument --stop: the text is empty")
@@ -102,36 +98,24 @@ def add_prompts_options(group: argparse._ArgumentGroup) -> None:
     dask = "generate on a Dask cluster, such as tcp://HOST:8786; each worker needs this folder and the model there"
     add("--field", default="prompt", metavar="FIELD", help="the field of each line to continue (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="the file to write: a line of JSON for each text")
-    add_force(group)
     add("--dask", type=dask_address, metavar="ADDRESS", help=dask)
 
 
 def prompts_problem(args: argparse.Namespace) -> str:
     """Return what is wrong with the options that belong to --prompts, or ""."""
     if args.prompts is None:
-        given = {"field": args.field != "prompt", "out": args.out, "force": args.force, "dask": args.dask}
+        given = {"field": args.field != "prompt", "out": args.out, "dask": args.dask}
+        if args.force and not args.logprobs:
+            return "argument --force: it belongs to --prompts and --logprobs"
         return next((f"argument --{name}: it belongs to --prompts" for name, value in given.items() if value), "")
     if args.out is None:
         return "argument --prompts: it needs --out, the file to write"
-    if args.slide:
-        return "argument --slide: it continues one prompt, not --prompts"
+    for name in ("slide", "show_probs", "logprobs"):
+        if getattr(args, name):
+            return f"argument --{name}: it continues one prompt, not --prompts"
     from picogpt.files import overwritten  # here, since it imports what one text does not need
 
     return overwritten({"--out": args.out}, [args.prompts])
-
-
-def first_ids(encoder: Encoder, prompt: str) -> list[int]:
-    """Return the ids of a prompt. An empty one begins a document, as OpenAI's samples without a prompt did."""
-    if not prompt and END_OF_TEXT not in encoder.encoder:
-        raise UsageError(f"the prompt is empty, and this model has no token {END_OF_TEXT} to begin a document with")
-    return encoder.encode(prompt) if prompt else [encoder.encoder[END_OF_TEXT]]
-
-
-def last_id(encoder: Encoder, args: argparse.Namespace) -> int | None:
-    """Return the id that ends a text: <|endoftext|> if --end_of_text or --stop asks for it, or None."""
-    if args.end_of_text and END_OF_TEXT not in encoder.encoder:
-        raise UsageError(f"--end_of_text: this model has no token {END_OF_TEXT}")
-    return encoder.encoder.get(END_OF_TEXT) if args.end_of_text or args.stop == END_OF_TEXT else None
 
 
 def text_pieces(new_ids: Iterable[int], encoder: Encoder, args: argparse.Namespace) -> Iterator[str]:
@@ -157,26 +141,34 @@ def warn_about_unused(args: argparse.Namespace) -> None:
         log(f"warning: --{unused[0]} {effect} without a --temperature above 0")
 
 
-def choosers(args: argparse.Namespace) -> list[Choose]:
+def choosers(args: argparse.Namespace, report: Report | None = None) -> Sequence[Choose]:
     """Return the functions that pick the ids of each sample by the command line's options.
 
-    Each sample has a generator of its own, so that it does not depend on how many others there are.
+    Each sample has a generator of its own, so that it does not depend on how many others there are. A report watches
+    what they choose.
     """
     seed = np.random.SeedSequence(args.seed)
     seeds = [seed, *seed.spawn(args.n_samples - 1)]
     settings: dict[str, Any] = sampling_settings(args)
-    return [functools.partial(gpt2.sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
+    found = [functools.partial(gpt2.sample, rng=np.random.default_rng(seed), **settings) for seed in seeds]
+    return report.watch(found) if report else found
 
 
-def print_text(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
-    """Generate one continuation of ids, and print its text as it comes."""
+def print_text(
+    ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace, report: Report | None
+) -> None:
+    """Generate one continuation of ids, and print its text as it comes. Its tokens are reported even after Ctrl-C."""
     work = generate_sliding if args.slide else gpt2.generate
-    new_ids = work(ids, params, n_head, args.n_tokens_to_generate, choosers(args)[0])
+    new_ids = work(ids, params, n_head, args.n_tokens_to_generate, choosers(args, report)[0])
     times = [time.perf_counter()]
-    for text in text_pieces(timed(new_ids, times), encoder, args):
-        print(text, end="", flush=True)
-    print(flush=True)
-    log_speed(len(ids), times)
+    try:
+        for text in text_pieces(timed(new_ids, times), encoder, args):
+            print(text, end="", flush=True)
+        print(flush=True)
+        log_speed(len(ids), times)
+    finally:
+        if report:
+            report.add(1, encoder)
 
 
 def is_complete(new_ids: Sequence[int], encoder: Encoder, args: argparse.Namespace) -> bool:
@@ -202,35 +194,42 @@ def in_order(pairs: Iterable[tuple[int, int]], n_samples: int, ended: Ended) -> 
     yield from samples[n_yielded:]
 
 
-def check_batch(n_rows: int, params: Params, n_head: int, n_ctx: int) -> str:
-    """Return how much memory a batch takes, in a sentence. Raises UsageError if less is free."""
-    row = row_bytes(params, n_head, n_ctx)
-    n_fit = free_memory() // row
-    advice = f"--batch_size {n_fit} fits" if n_fit else "not even one sample fits"
-    return check_memory(f"making {n_rows} samples at once", n_rows * row, advice)
-
-
-def print_samples(ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace) -> None:
+def print_samples(
+    ids: list[int], encoder: Encoder, params: Params, n_head: int, args: argparse.Namespace, report: Report | None
+) -> None:
     """Generate several continuations of ids side by side. Print each whole, in order, after a line with its number."""
     from tqdm import tqdm
 
     n_new, n_rows = args.n_tokens_to_generate, min(args.n_samples, args.batch_size)
     log(f"[{check_batch(n_rows, params, n_head, len(ids) + n_new - 1)}]")
     start, n_tokens, ended = time.perf_counter(), 0, functools.partial(is_complete, encoder=encoder, args=args)
-    pairs = generate_batch(ids, params, n_head, n_new, choosers(args), ended, n_rows)
+    pairs = generate_batch(ids, params, n_head, n_new, choosers(args, report), ended, n_rows)
     bar = tqdm(pairs, "sampling", args.n_samples * n_new, unit="token", leave=False, disable=None)
     for i, new_ids in enumerate(in_order(bar, args.n_samples, ended), 1):
         tqdm.write(f"--- {i} of {args.n_samples}\n" + "".join(text_pieces(new_ids, encoder, args)))
         sys.stdout.flush()
         n_tokens += len(new_ids)
+        if report:
+            with tqdm.external_write_mode(sys.stderr):
+                report.add(i, encoder)
     log(f"[{n_tokens / (time.perf_counter() - start):.1f} tokens/s, all samples together]")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Turn a prompt into ids, generate the ids that follow, and print their text."""
+    """Continue the prompt of the command line, or those of --prompts."""
     args = parse_args(argv)
     if args.prompts is not None:
         return importlib.import_module("picogpt.prompts.command").continue_file(args)  # type: ignore[no-any-return]
+    if not (args.show_probs or args.logprobs):
+        return continue_prompt(args, None)
+    from picogpt.probabilities import reporting  # here, since it imports what the text alone does not need
+
+    with reporting(args) as report:
+        return continue_prompt(args, report)
+
+
+def continue_prompt(args: argparse.Namespace, report: Report | None) -> int:
+    """Turn a prompt into ids, generate the ids that follow, and print their text."""
     prompt = read_prompt(args.prompt)
     if not prompt and args.prompt == "-":
         raise UsageError('standard input is empty (to begin a new document, give "" as the prompt)')
@@ -243,5 +242,5 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     warn(args, prompt)
-    (print_text if args.n_samples == 1 else print_samples)(ids, encoder, params, hparams["n_head"], args)
+    (print_text if args.n_samples == 1 else print_samples)(ids, encoder, params, hparams["n_head"], args, report)
     return 0

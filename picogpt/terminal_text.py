@@ -1,13 +1,75 @@
-"""Measure text in the columns of a terminal, and break it into lines between words: at once, or while it comes."""
+"""Text for people to read: tokens written so that they can be told apart, and lines that fit the terminal.
+
+All tools write a token in the same way, as `visible` and `in_context` do, and a probability as `percent` does. Files
+for programs have the exact bytes.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import sys
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 
 from picogpt.command_line import log
+
+
+def visible(token: bytes) -> str:
+    r"""Turn a token's bytes into visible characters, so that different tokens look different.
+
+    A space becomes "·". Some characters become a Python escape: control and format characters, a combining mark at the
+    beginning, and bytes that are only a part of a character.
+    Example: visible(b" caf\xc3\xa9") = "·café"; visible(b"\xc3\n") = r"\xc3\n"
+    """
+    text = token.decode("utf-8", errors="surrogateescape")
+    return "".join(visible_char(char, first=i == 0) for i, char in enumerate(text))
+
+
+def visible_char(char: str, first: bool) -> str:
+    if char == " ":
+        return "·"
+    if "\udc80" <= char <= "\udcff":  # surrogateescape puts bytes here that are not valid UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    if char.isprintable() and char not in "\\·" and not (first and unicodedata.category(char).startswith("M")):
+        return char
+    if char < "\x80":
+        return char.encode("unicode_escape").decode()
+    return escaped(char)
+
+
+def escaped(char: str) -> str:
+    r"""Return a character as \u and its code: escaped("中") = "\u4e2d". The form \x is kept for single bytes."""
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}"
+
+
+def in_context(tokens: Sequence[bytes]) -> list[str]:
+    r"""Turn the tokens of a text into visible characters. The tokens that share a character are named as its parts.
+
+    A token may hold only some bytes of a character, which say nothing by themselves. The text tells which character it
+    is. A space separates such a part from the rest, and can't be taken for one of the text, which is shown as "·".
+    Example: in_context([b" \xe4\xbd", b"\xa0"]) = ["· 你 1/2", "你 2/2"]
+    """
+    owners = [token for token, held in enumerate(tokens) for _ in held]  # the token that holds each byte of the text
+    pieces: list[list[str]] = [[""] for _ in tokens]
+    at = 0
+    for char in b"".join(tokens).decode("utf-8", errors="surrogateescape"):
+        size = len(char.encode("utf-8", errors="surrogateescape"))
+        holders = list(dict.fromkeys(owners[at : at + size]))
+        at += size
+        for part, token in enumerate(holders, 1):
+            if len(holders) > 1:
+                pieces[token] += [f"{visible_char(char, first=True)} {part}/{len(holders)}", ""]
+            else:
+                pieces[token][-1] += visible_char(char, first=not pieces[token][-1])
+    return [" ".join(filter(None, found)) for found in pieces]
+
+
+def percent(p: float) -> str:
+    """Write a probability in at most 7 characters: percent(0.123) = "12.3 %" """
+    return "-" if math.isnan(p) else "<0.1 %" if 0 < p < 0.0005 else f"{100 * p:.1f} %"
 
 
 def width_of_terminal() -> int:
@@ -36,6 +98,27 @@ def n_columns(text: str) -> int:
         else widths.get(unicodedata.east_asian_width(char), 1)
         for char in text
     )
+
+
+def fit(text: str, width: int) -> str:
+    """Make a text exactly this many columns wide: add spaces, or cut it and end it with an ellipsis."""
+    if n_columns(text) > width:
+        ends = itertools.accumulate(map(n_columns, text))
+        text = text[: sum(end < width for end in ends)] + "…"
+    return text + " " * (width - n_columns(text))
+
+
+def fit_middle(text: str, width: int) -> str:
+    """Make a text exactly this many columns wide: add spaces, or put an ellipsis in the place of its middle.
+
+    >>> fit_middle("books/ulysses/chapter-01.txt", 20), fit_middle("a.txt", 8)
+    ('books/uly…ter-01.txt', 'a.txt   ')
+    """
+    if n_columns(text) > width:
+        n_end = sum(n <= width // 2 for n in itertools.accumulate(map(n_columns, reversed(text))))
+        end = text[len(text) - n_end :]
+        return fit(fit(text, width - n_columns(end)).rstrip() + end, width)
+    return fit(text, width)
 
 
 def split_words(text: str, width: int) -> list[str]:

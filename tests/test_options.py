@@ -135,7 +135,7 @@ def test_each_option_of_gpt2_py_is_one_of_generate():
     plain, full = map(shown_actions, ("gpt2.py", "picogpt generate"))
     assert full.keys() - plain.keys() == {
         "--n_samples", "--batch_size", "--end_of_text", "--slide", "--allow_special",
-        "--prompts", "--field", "--out", "--force", "--dask",
+        "--prompts", "--field", "--out", "--force", "--dask", "--show_probs", "--logprobs",
     }  # fmt: skip
     for name, action in plain.items():
         assert {*action.option_strings} - {"-h"} == {*full[name].option_strings}
@@ -214,4 +214,4 @@ def test_the_list_of_tools_is_no_wider_than_80_columns(monkeypatch, capsys):
 
 def test_a_prompt_with_hyphens_is_a_prompt():
     assert run_main("picogpt tokens", "--", "--a-b", "--model_size", "tiny").status == 2  # all after -- are arguments
-    assert run_main("picogpt tokens", "--model_size", "tiny", "--", "--a").out == "   520  '--'\n    64  'a'\n"
+    assert run_main("picogpt tokens", "--model_size", "tiny", "--", "--a").out == "   520  --\n    64  a\n"

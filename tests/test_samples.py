@@ -25,7 +25,7 @@ import gpt2
 import picogpt.batch
 import utils
 from encoder import END_OF_TEXT, get_encoder
-from picogpt import command_line, generate, generate_batch
+from picogpt import command_line, continuation, generate, generate_batch
 from picogpt.batch import generate_each, generate_sliding
 from picogpt.checkpoints.writing import write_random_model
 
@@ -339,7 +339,7 @@ def test_the_example_in_the_help_makes_a_file_of_each_sample(tmp_path):
 def free_memory(n_bytes: int) -> Iterator[None]:
     with (
         mock.patch.object(command_line, "free_memory", return_value=n_bytes),
-        mock.patch.object(generate, "free_memory", return_value=n_bytes),
+        mock.patch.object(continuation, "free_memory", return_value=n_bytes),
     ):
         yield
 
@@ -357,13 +357,13 @@ def test_what_does_not_fit_into_memory_is_refused_before_the_work():
 def test_the_memory_of_samples_is_that_of_keys_values_and_the_logits_of_two_steps():
     row = 4 * (3 * 2 * 21 * 17 + 2 * 101)  # float32: 3 layers, 21 numbers for each of 17 positions; 101 tokens
     with free_memory(5 * row):
-        assert generate.check_batch(5, random_params(SMALL), 3, 17)
+        assert continuation.check_batch(5, random_params(SMALL), 3, 17)
         with pytest.raises(command_line.UsageError, match="--batch_size 5 fits$"):
-            generate.check_batch(6, random_params(SMALL), 3, 17)
+            continuation.check_batch(6, random_params(SMALL), 3, 17)
         with pytest.raises(command_line.UsageError, match="--batch_size 2 fits$"):
-            generate.check_batch(5, random_params(SMALL, np.float64), 3, 17)
+            continuation.check_batch(5, random_params(SMALL, np.float64), 3, 17)
     with free_memory(row - 1), pytest.raises(command_line.UsageError, match="not even"):
-        generate.check_batch(1, random_params(SMALL), 3, 17)
+        continuation.check_batch(1, random_params(SMALL), 3, 17)
 
 
 def test_free_memory_knows_the_limit_of_a_container(tmp_path):
@@ -501,4 +501,4 @@ def test_special_tokens_in_a_prompt_are_text_unless_they_are_allowed():
     assert "[1 prompt token in" in as_token.err
     assert "[1 prompt token in" not in as_text.err
     tokens = run_main("picogpt tokens", f"a{END_OF_TEXT}", *TINY, "--allow_special").out
-    assert tokens.split() == ["64", "'a'", "1023", f"'{END_OF_TEXT}'"]
+    assert tokens.split() == ["64", "a", "1023", END_OF_TEXT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import os
 import re
@@ -12,7 +13,8 @@ from helpers import read_to_the_end
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picogpt.terminal_text import Wrapper, log_wrapped, n_columns, split_words, width_of_terminal
+from picogpt import terminal_text
+from picogpt.terminal_text import Wrapper, fit_middle, log_wrapped, n_columns, split_words, width_of_terminal
 
 TEXTS = st.text(st.sampled_from("abcdefg  \t-.é\u0301你好🙂\u200d"), max_size=60)
 
@@ -118,3 +120,19 @@ def test_no_terminal_has_80_columns(monkeypatch, tmp_path):
         for stream in (file, io.StringIO()):
             monkeypatch.setattr(sys, "stderr", stream)
             assert width_of_terminal() == 80
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(terminal_text).failed == 0
+
+
+@given(TEXTS, st.integers(1, 70))
+def test_a_text_that_is_cut_in_its_middle_keeps_its_ends(text, width):
+    cut = fit_middle(text, width)
+    assert n_columns(cut) == width
+    if n_columns(text) <= width:
+        assert cut.rstrip(" ") == text.rstrip(" ")
+    else:
+        begin, _, end = cut.rstrip(" ").partition("…")
+        assert text.startswith(begin)
+        assert text.rstrip(" ").endswith(end)

@@ -9,14 +9,14 @@ from helpers import assert_error, model_options, run_command, run_main
 
 import utils
 
-TOKENS = r"""    39  'H'
-    72  'i'
-   220  ' '
-   127  b'\xc3'
-   102  b'\xa9'
-   256  '!!'
-   198  '\n'
-     6  "'"
+TOKENS = r"""    39  H
+    72  i
+   220  ·
+   127  é 1/2
+   102  é 2/2
+   256  !!
+   198  \n
+     6  '
 """
 
 
@@ -32,7 +32,7 @@ def test_ids_and_texts(odd):
 
 @pytest.mark.parametrize(
     ("stdin", "lines"),
-    [(b"", ""), (b"\n", ""), (b"\0", "   188  '\\x00'\n"), (b"a\r\n\n", "    64  'a'\n   198  '\\n'\n")],
+    [(b"", ""), (b"\n", ""), (b"\0", "   188  \\x00\n"), (b"a\r\n\n", "    64  a\n   198  \\n\n")],
 )
 def test_standard_input(stdin, lines, odd):
     assert run_main("picogpt tokens", "-", *odd, stdin=stdin) == (0, lines, "")
@@ -49,6 +49,6 @@ def test_weights_are_not_needed(damaged):
     folder = damaged()
     for name in set(utils.FILES) - set(utils.TOKENIZER_FILES):
         (folder / name).unlink(missing_ok=True)
-    assert run_main("picogpt tokens", "a", *model_options(folder)) == (0, "    64  'a'\n", "")
+    assert run_main("picogpt tokens", "a", *model_options(folder)) == (0, "    64  a\n", "")
     (folder / "vocab.bpe").unlink()
     assert_error(run_main("picogpt tokens", "a", *model_options(folder)), 1, str(folder / "vocab.bpe"))

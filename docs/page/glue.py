@@ -15,8 +15,9 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2 import checked_ids, generate, token_probs
-from picogpt.explain.text import visible
-from picogpt.generate import choosers, first_ids, warn
+from picogpt.continuation import first_ids
+from picogpt.generate import choosers, warn
+from picogpt.terminal_text import visible
 from utils import load_encoder_hparams_and_params
 
 N_SHOWN = 8  # how many candidates the page lists for each token

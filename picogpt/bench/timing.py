@@ -23,6 +23,7 @@ Clocks = Mapping[str, Clock]
 OURS = "ours"  # the key of our own times; the others have the names of limits and peers
 MAX_MATRIX = 1 << 30  # the most bytes of the matrix whose product with a vector gives the speed of reading
 SIDE = 2048  # rows and columns of the two matrices whose product gives the machine's speed at multiplying
+MAX_SHARE = 1.1  # of a limit that limits: more than 1 only because a machine's speed drifts
 N_DECODED = 8  # tokens decoded in a row for one figure: a single token would be timed with cold caches
 TEMPERATURE = 0.9  # at which samples are drawn
 
@@ -72,7 +73,8 @@ def rows_of(work: Work, times: Times) -> list[Row]:
     """Return our own row with its share of the limit, and a row for each peer with the ratio of its time to ours.
 
     Share and ratio are computed in each round and their median is taken, since a machine's speed drifts. Of several
-    limits, the slowest one in each round counts, and the row names the one with the largest median.
+    limits, the slowest one in each round counts, and the row names the one with the largest median. Work that is
+    clearly faster than its limit is not limited by it, and gets neither share nor limit.
     """
     ours = times[OURS]
 
@@ -83,7 +85,8 @@ def rows_of(work: Work, times: Times) -> list[Row]:
     if work.limits:
         slowest = map(max, zip(*(times[name] for name in work.limits)))
         share = statistics.median(limit / t for limit, t in zip(slowest, ours))
-        row |= {"share": share, "limit": max(work.limits, key=lambda name: statistics.median(times[name]))}
+        if share <= MAX_SHARE:
+            row |= {"share": share, "limit": max(work.limits, key=lambda name: statistics.median(times[name]))}
     rows = [row]
     for peer in work.peers:
         ratio = statistics.median(theirs / t for theirs, t in zip(times[peer], ours))

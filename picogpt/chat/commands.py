@@ -15,12 +15,14 @@ from picogpt.chat.dialogue import Chat, exchanges, one_line
 from picogpt.chat.screen import Screen, answer
 from picogpt.command_line import UsageError, log, number, read_text, reason
 from picogpt.files import new_file
+from picogpt.terminal_text import log_wrapped
 
 HELP = '''/help, /?           show this list
 /exit, /quit, /bye  leave, as do Ctrl-D and the words exit and quit alone
 /undo               take back the last message and its reply
 /retry              get another reply to the last message
-/reset              forget everything but the persona
+/reset, /clear      forget everything but the persona
+/show               show the model, the persona, and how full the context is
 /set                show the settings
 /set NAME VALUE     change a setting: /set temperature 0.5
 /save FILE          write the conversation to a new file
@@ -94,6 +96,29 @@ def set_or_show(argument: str, session: Session) -> None:
         log(f"[{setting} is {'not set' if value is None else value}]")
 
 
+def introduction(session: Session) -> str:
+    """Say which model has which name, and with which persona."""
+    args, persona = session.args, "no persona"
+    if args.persona is not None:
+        persona = f"the persona in {args.persona}"
+    elif session.chat.format.persona:
+        persona = "the built-in persona"
+    return f"{args.model_size} is {args.names[1]}, with {persona}"
+
+
+def show(session: Session) -> None:
+    """Print the model, its size, the persona's text, and how much of the context the conversation takes."""
+    chat = session.chat
+    (n_vocab, n_embd), n_layer = chat.context.params["wte"].shape, len(chat.context.params["blocks"])
+    n_turns, n_seen = len(chat.turns), len(chat.turns) - chat.first
+    log_wrapped(f"[{introduction(session)}]")
+    log(f"[n_layer {n_layer}, n_embd {n_embd}, n_head {chat.context.n_head}, n_ctx {chat.n_ctx}, n_vocab {n_vocab}]")
+    seen = f", of which the model sees the last {n_seen}" if n_seen < n_turns else ""
+    log(f"[{n_turns} turn{'s' * (n_turns != 1)}{seen}; {len(chat.ids())} of {chat.n_ctx} tokens of the context]")
+    if chat.format.persona:
+        log(chat.encoder.decode(chat.format.persona).rstrip("\n"), keep="\n")
+
+
 def reset(session: Session) -> None:
     session.chat.reset()
     log("[everything but the persona is forgotten]")
@@ -121,9 +146,10 @@ WITHOUT_ARGUMENT: dict[str, Callable[[Session], None]] = {
     "/undo": lambda session: log(f"[taken back: {session.chat.undo()}]"),
     "/retry": retry,
     "/reset": reset,
+    "/show": show,
     "/exit": leave,
 }
-SAME = {"/?": "/help", "/quit": "/exit", "/bye": "/exit"}
+SAME = {"/?": "/help", "/clear": "/reset", "/quit": "/exit", "/bye": "/exit"}
 
 
 def run_command(line: str, session: Session) -> None:

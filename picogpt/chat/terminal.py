@@ -18,13 +18,14 @@ from typing import BinaryIO
 import numpy as np
 
 from picogpt import options
-from picogpt.chat.commands import SETTINGS, Session, handle_line, try_line
+from picogpt.chat.commands import SETTINGS, Session, handle_line, introduction, try_line
 from picogpt.chat.dialogue import Chat, dialogpt, one_line, plain
 from picogpt.chat.history import History
 from picogpt.chat.lines import BARE_EXITS, next_line, prompter
 from picogpt.chat.screen import Screen
-from picogpt.command_line import Parser, UsageError, decode_utf8, log, read_text, visible
+from picogpt.command_line import Parser, UsageError, decode_utf8, read_text, visible
 from picogpt.files import state_folder
+from picogpt.terminal_text import log_wrapped
 from utils import load_encoder_hparams_and_params
 
 NAMES = ("Alice", "Bob")  # the user and the model
@@ -59,7 +60,7 @@ def script(file: BinaryIO, session: Session) -> int:
 def talk(session: Session, history: History) -> int:
     """Ask and answer until the user leaves."""
     ask = prompter(session.screen, history)
-    log(greeting(session))
+    log_wrapped(greeting(session))
     while True:
         try:
             line = next_line(ask, session.screen)
@@ -70,12 +71,7 @@ def talk(session: Session, history: History) -> int:
 
 def greeting(session: Session) -> str:
     """Return the line at the start: the name of the model, its persona, and how to leave."""
-    args, persona = session.args, "no persona"
-    if args.persona is not None:
-        persona = f"the persona in {args.persona}"
-    elif session.chat.format.persona:
-        persona = "the built-in persona"
-    return f"{args.model_size} is {args.names[1]}, with {persona}. /exit leaves, /help lists the commands."
+    return f"{introduction(session)}. /exit leaves, /help lists the commands."
 
 
 # --------------------------------------------------------------------------------------------------- the command line

@@ -22,8 +22,10 @@ import numpy as np
 import gpt2
 from encoder import Encoder
 from picogpt.command_line import UsageError
-from picogpt.explain.text import decimals, in_context, one_line, visible
+from picogpt.explain.text import decimals, one_line
 from picogpt.options import prompt_ids
+from picogpt.probabilities import likeliest
+from picogpt.terminal_text import in_context, visible
 from picogpt.tracing.recorder import trace
 from utils import load_encoder_hparams_and_params
 
@@ -145,12 +147,6 @@ def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array
 def lens(x: Any, params: Params) -> Any:
     """Turn a residual stream into logits, as the last line of gpt2.gpt2 does. [n_seq, n_embd] -> [n_seq, n_vocab]"""
     return gpt2.layer_norm(x, **params["ln_f"]) @ np.transpose(params["wte"])
-
-
-def likeliest(probs: Array, top: int) -> Array:
-    """Return the top most likely ids, the most likely first; ties keep the lower id. [n_vocab] -> [top]"""
-    ids = np.flatnonzero(probs >= np.partition(probs, -top)[-top])
-    return ids[np.argsort(-probs[ids], kind="stable")[:top]]
 
 
 def distributions(logits: Array, ids: Sequence[int], settings: Settings) -> list[Array]:

@@ -18,8 +18,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from picogpt.explain.numbers import Array, Inside, layer_name, positions
-from picogpt.explain.text import decimals, escaped, fit
+from picogpt.explain.text import decimals
 from picogpt.options import require
+from picogpt.terminal_text import escaped, fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from picogpt.explain.numbers import Inside, layer_name
-from picogpt.explain.text import decimals, fit, visible_merges
-from picogpt.terminal_text import n_columns
+from picogpt.explain.text import decimals, visible_merges
+from picogpt.terminal_text import fit, n_columns, percent
 
 # limit: (text colour, background colour), for probabilities below the limit. The colours are numbers of the 256-colour
 # palette of terminals, and follow matplotlib's viridis. With both set, a token is readable in light and dark terminals.
@@ -28,11 +28,6 @@ def paint(text: str, p: float, colour: bool) -> str:
     front, back = next((pair for limit, pair in COLOURS.items() if p < limit), COLOURS[1.0])
     word = text.rstrip(" ")
     return f"\x1b[38;5;{front};48;5;{back}m{word}\x1b[0m{text[len(word) :]}"
-
-
-def percent(p: float) -> str:
-    """Write a probability in at most 7 characters: percent(0.123) = "12.3 %" """
-    return "-" if math.isnan(p) else "<0.1 %" if 0 < p < 0.0005 else f"{100 * p:.1f} %"
 
 
 def wrapped(items: Sequence[str], indent: int, width: int) -> str:

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import gpt2
 from encoder import Encoder
 from picogpt.command_line import UsageError, log
-from picogpt.continuation import is_over, rows_that_fit, text_pieces
+from picogpt.continuation import check_batch, first_ids, is_over, last_id, rows_that_fit, text_pieces
 from picogpt.files import file_to_write, new_file
-from picogpt.generate import check_batch, first_ids, last_id, warn_about_unused
+from picogpt.generate import warn_about_unused
 from picogpt.options import allow_special, check_size, sampling_settings
 from picogpt.prompts.shards import Shards, Texts, cut
 from picogpt.prompts.work import CODE, Request, continue_rows, continue_shard

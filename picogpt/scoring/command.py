@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import math
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -21,7 +23,7 @@ from picogpt.command_line import Parser, UsageError, visible
 from picogpt.files import file_to_write, new_file, overwritten
 from picogpt.options import add_allow_special, add_force, add_model_options, allow_special
 from picogpt.scoring.reading import at, read_texts, shown_name
-from picogpt.scoring.results import HEADER, Summary, finite, row
+from picogpt.scoring.results import Summary, finite, table
 from picogpt.scoring.windows import Array, Scores, joined, windows
 from picogpt.scoring.work import (
     Model,
@@ -33,7 +35,7 @@ from picogpt.scoring.work import (
     score_all,
     with_own_results,
 )
-from picogpt.tokens import token_text
+from picogpt.terminal_text import in_context
 
 EXAMPLES = """examples:
   python -m picogpt score README.md docs/train.md --model_size tiny
@@ -71,17 +73,27 @@ def encoded(texts: Iterable[tuple[str, str]], model: Model, bos: bool) -> Iterat
 # -------------------------------------------------------------------------------------------------- write the results
 
 
-def token_rows(text: Text, scores: Scores, encoder: Encoder) -> Iterator[tuple[int, int, str, float, int]]:
-    """Yield position, id, text, log-probability and rank of each token. The first has position 0, and is not scored."""
-    yield 0, int(text.ids[0]), token_text(encoder, text.ids[0]), math.nan, 0
+def token_rows(text: Text, scores: Scores) -> Iterator[tuple[int, int, float, int]]:
+    """Yield position, id, log-probability and rank of each token. The first has position 0, and is not scored."""
+    yield 0, int(text.ids[0]), math.nan, 0
     for i, (id, log_prob, rank) in enumerate(zip(text.ids[1:], scores.log_probs, scores.ranks), 1):
-        yield i, int(id), token_text(encoder, id), float(log_prob), int(rank)
+        yield i, int(id), float(log_prob), int(rank)
+
+
+def literal(encoder: Encoder, id: int) -> str:
+    """Return a token as a Python literal for --csv: 'text', or b'bytes' if it is only a part of a character."""
+    token = encoder.token_bytes(id)
+    try:
+        return repr(token.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(token)
 
 
 def print_tokens(text: Text, scores: Scores, encoder: Encoder) -> None:
     """Print a line for each token of a text."""
     print(f"{'id':>6} {'log p':>9} {'rank':>6}  token of {visible(text.name)}")
-    for _, id, token, log_prob, rank in token_rows(text, scores, encoder):
+    tokens = in_context([encoder.token_bytes(id) for id in text.ids.tolist()])
+    for (_, id, log_prob, rank), token in zip(token_rows(text, scores), tokens):
         figures = f"{log_prob:>9.4f} {rank:>6}" if rank else f"{'-':>9} {'-':>6}"
         print(f"{id:>6} {figures}  {token}")
 
@@ -92,8 +104,9 @@ def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: 
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["text", "position", "id", "token", "log_prob", "rank"])
     for text, scores in results:
-        for position, id, token, log_prob, rank in token_rows(text, scores, encoder):
-            writer.writerow([text.name, position, id, token, *([log_prob, rank] if rank else ["", ""])])
+        for position, id, log_prob, rank in token_rows(text, scores):
+            figures = [log_prob, rank] if rank else ["", ""]
+            writer.writerow([text.name, position, id, literal(encoder, id), *figures])
     lines.detach()
 
 
@@ -163,12 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     for text, scores in results if args.tokens else ():
         print_tokens(text, scores, encoder)
-    print(HEADER)
-    for i, (text, _) in enumerate(results):
-        for name in names:
-            print(row(visible(text.name if len(names) == 1 else f"{text.name}, {name}"), summaries[name][i]))
-    for name in names if len(results) > 1 else ():
-        print(row("total" if len(names) == 1 else f"total, {name}", Summary.total(summaries[name])), flush=True)
+    print_table([text for text, _ in results], summaries)
     if args.json:
         settings = {name: getattr(args, name) for name in ("model_size", "stride", "max_context", "bos", "jsonl")}
         with new_file(args.json, args.force) as file:
@@ -177,6 +185,17 @@ def main(argv: list[str] | None = None) -> int:
         with new_file(args.csv, args.force) as file:
             write_csv(file, results, encoder)
     return 0
+
+
+def print_table(texts: list[Text], summaries: dict[str, list[Summary]]) -> None:
+    """Print a row for each text and model, and for all texts together. Only a terminal gets names that are cut."""
+    rows = [(text.name, model, found[i]) for i, text in enumerate(texts) for model, found in summaries.items()]
+    if len(texts) > 1:
+        rows += [("total", model, Summary.total(found)) for model, found in summaries.items()]
+    named = [(visible(name if len(summaries) == 1 else f"{name}, {model}"), found) for name, model, found in rows]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table(named, width):
+        print(line, flush=True)
 
 
 def score_texts(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from picogpt.terminal_text import fit_middle, n_columns
 
 
 def perplexity(nats: float, n: int) -> float:
@@ -72,24 +74,38 @@ class Summary(NamedTuple):
         }
 
 
-HEADER = f"{'tokens':>9} {'words':>8} {'bytes':>9} {'nats':>11} {'bits/byte':>9} {'ppl/token':>9} {'ppl/word':>9}  text"
+COLUMNS = ("tokens", "words", "bytes", "nats", "bits/byte", "ppl/token", "ppl/word")
+LEAST = 12  # columns that a name gets in any case
 
 
-def row(name: str, summary: Summary) -> str:
-    """Return the table's row of a text. The name stands at the end, so that none has to be cut."""
-    perplexities = map(short, (summary.perplexity(summary.tokens), summary.perplexity(summary.words)))
-    return (
-        f"{summary.tokens:>9} {summary.words:>8} {summary.bytes:>9} {summary.nats:>11.2f} "
-        f"{summary.bits_per_byte:>9.4f} {' '.join(f'{text:>9}' for text in perplexities)}  {name}"
-    )
+def table(rows: Sequence[tuple[str, Summary]], width: int | None) -> list[str]:
+    """Return the lines of a table with a row for each text, under a line of headings.
+
+    Each name comes first, and is cut in its middle if the table would be wider than `width`; None cuts no name.
+    """
+    cells = [COLUMNS, *(figures(summary) for _, summary in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    names = ["text", *(name for name, _ in rows)]
+    room = max(map(n_columns, names))
+    if width is not None:
+        room = min(room, max(LEAST, width - sum(widths) - len(widths)))
+    lines = zip((fit_middle(name, room) for name in names), cells)
+    return [" ".join([name, *(cell.rjust(n) for cell, n in zip(row, widths))]) for name, row in lines]
+
+
+def figures(summary: Summary) -> tuple[str, ...]:
+    """Return the cells of a text's row."""
+    counts = (str(n) for n in (summary.tokens, summary.words, summary.bytes))
+    perplexities = (short(summary.perplexity(n)) for n in (summary.tokens, summary.words))
+    return (*counts, f"{summary.nats:.2f}", f"{summary.bits_per_byte:.4f}", *perplexities)
 
 
 def short(number: float) -> str:
-    """Return a number in at most 9 characters, and "-" for a number that does not exist.
+    """Return a perplexity in at most 9 characters, and "-" for one that does not exist.
 
-    >>> short(29.4117), short(53102.7), short(999_999.999), short(math.nan)
-    ('29.41', '53102.70', '1.000e+06', '-')
+    One above a million only says that the model can't predict the text. --json has all its digits.
+
+    >>> short(29.4117), short(53102.7), short(1_000_000.1), short(math.nan)
+    ('29.41', '53102.70', '>1000000', '-')
     """
-    if math.isnan(number):
-        return "-"
-    return f"{number:.2f}" if number < 999_999.995 else f"{number:.3e}"
+    return "-" if math.isnan(number) else f"{number:.2f}" if number < 999_999.995 else ">1000000"

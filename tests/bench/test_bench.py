@@ -222,6 +222,13 @@ def test_the_slowest_limit_of_each_round_counts_and_the_largest_median_is_named(
     assert (row["share"], row["limit"]) == (0.6, "b")  # of 2/4, 3/4 and 6/10
 
 
+@pytest.mark.parametrize(("limit", "named"), [(0.5, True), (1.0, True), (1.09, True), (1.11, False), (16.84, False)])
+def test_what_does_not_limit_the_work_is_not_named_as_its_limit(limit, named):
+    (row,) = timing.rows_of(timing.Work("w", "s", 1, float, {"a": float}), {"ours": [1.0], "a": [limit]})
+    assert ("share" in row) == ("limit" in row) == named
+    assert ("%" in output.line(row)) == named
+
+
 def test_works_take_turns_and_the_first_round_does_not_count():
     calls = []
     clocks = {name: (lambda name=name: calls.append(name) or len(calls)) for name in ("a", "b")}

@@ -7,13 +7,16 @@ import re
 import numpy as np
 import pytest
 from chats import ENCODER, END, HPARAMS, N_CTX, NAMES, PARAMS, actor, chat_of, said, sampler
+from helpers import ROOT
 
 import gpt2
-from encoder import END_OF_TEXT
+from encoder import END_OF_TEXT, get_encoder
 from picogpt.chat.commands import HELP, SAME, SETTINGS, WITH_ARGUMENT, WITHOUT_ARGUMENT
 from picogpt.chat.dialogue import exchanges
 from picogpt.chat.terminal import PERSONA, parse_args
 from picogpt.command_line import UsageError
+
+GREETING = "tiny is Bob, with the built-in persona. /exit leaves, /help lists the commands."
 
 # ---------------------------------------------------------------------------------------------------------- leaving
 
@@ -38,6 +41,35 @@ def test_help_names_every_command_and_fits_the_screen(play):
     for command in (*WITH_ARGUMENT, *WITHOUT_ARGUMENT, *SAME):
         assert command in HELP
     assert max(map(len, HELP.splitlines())) <= 80
+
+
+def test_clear_is_reset(play):
+    _, err = play("Hi\n/clear\n/undo\n", " Yes.\n", typed=True)
+    assert err.splitlines() == [GREETING, "[everything but the persona is forgotten]", "nothing has been said yet"]
+
+
+def test_show_says_what_is_in_the_context(play):
+    """The persona's text is shown as the model reads it."""
+    before, after = (play(f"{text}/show\n", " Yes.\n")[1].splitlines() for text in ("", "Hi\n"))
+    assert before[:2] == [
+        "[tiny is Bob, with the built-in persona]",
+        "[n_layer 4, n_embd 160, n_head 5, n_ctx 256, n_vocab 1024]",
+    ]
+    encoder = get_encoder("tiny", ROOT / "models")
+    persona = PERSONA.format(user="Alice", model="Bob")
+    n = len(encoder.encode(persona))
+    assert before[2] == f"[0 turns; {n} of 256 tokens of the context]"
+    turn = [*encoder.encode("Alice:"), *encoder.encode(" Hi"), *encoder.encode("\nBob:"), *encoder.encode(" Yes.")]
+    assert after[2] == f"[1 turn; {n + len(turn)} of 256 tokens of the context]"
+    assert before[3:] == after[3:] == persona.replace("Alice: ", "").splitlines()  # as `play` leaves prompts out
+    assert play("/show\n", args=("--format", "dialogpt"))[1].splitlines()[0] == "[tiny is Bob, with no persona]"
+
+
+def test_show_says_which_turns_have_left_the_context(play):
+    err = play("".join(f"message {i}\n" for i in range(30)) + "/show\n", *[" Yes.\n"] * 30)[1]
+    turns = re.search(r"^\[30 turns, of which the model sees the last (\d+); (\d+) of 256", err, re.MULTILINE)
+    assert 0 < int(turns[1]) < 30
+    assert 100 < int(turns[2]) <= 256
 
 
 # --------------------------------------------------------------------------------------------------------- settings

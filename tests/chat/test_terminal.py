@@ -142,8 +142,19 @@ def test_names_and_persona(play, tmp_path):
 )
 def test_the_first_line_names_the_model_the_persona_and_how_to_leave(play, monkeypatch, options, greeting):
     monkeypatch.setattr(module, "read_text", lambda path, megabytes: "A talk.")
-    assert play("/exit\n", args=options, typed=True)[1].replace("JULIET: ", "").strip() == greeting
+    said = play("/exit\n", args=options, typed=True)[1].replace("JULIET: ", "")
+    assert " ".join(said.split()) == greeting  # on two lines if it is longer than 80 columns
     assert play("/exit\n", args=options)[1] == ""
+
+
+@pytest.mark.parametrize("names", [("Alice", "Bob"), ("A long name for a person", "And one for a model")])
+def test_the_first_line_fits_80_columns(play, monkeypatch, names):
+    monkeypatch.setattr(module, "read_text", lambda path, megabytes: "A talk.")
+    words = ("--names", *names, "--persona", "a/folder/with/a/file/that/has/a/long/path.txt")
+    lines = play("/exit\n", args=words, typed=True)[1].replace(f"{names[0]}: ", "").splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines).split()[-2:] == ["the", "commands."]
 
 
 def test_the_same_seed_gives_the_same_replies():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from encoder import get_encoder
 from explain import MODELS
-from picogpt.explain.text import decimals, fit, in_context, merges_of, one_line, visible, visible_merges
-from picogpt.terminal_text import n_columns
+from picogpt.explain.text import decimals, merges_of, one_line, visible_merges
+from picogpt.terminal_text import fit, in_context, n_columns, visible
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 import gpt2
-from picogpt.explain.text import visible
+from picogpt.terminal_text import visible
 
 
 @pytest.fixture(scope="module")

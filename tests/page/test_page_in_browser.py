@@ -15,7 +15,7 @@ import gpt2
 import utils
 from page import CDN, VERSION
 from picogpt import generate
-from picogpt.explain.text import visible
+from picogpt.terminal_text import visible
 
 pytestmark = pytest.mark.slow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import doctest
 import errno
@@ -13,6 +14,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from helpers import ROOT, assert_error, model_options, run_command, run_main, sh
 
 from picogpt import files, score
 from picogpt.scoring import command, reading, results
-from picogpt.scoring.results import Summary, short
+from picogpt.scoring.results import Summary, short, table
+from picogpt.terminal_text import in_context, n_columns
 from utils import DATA, load_encoder_hparams_and_params
 
 TINY = ["--model_size", "tiny", "--models_dir", ROOT / "models"]
@@ -49,8 +52,9 @@ def log_probs(tiny, text, bos=True, **settings):
 def rows(out):
     """Return {name: [tokens, words, bytes, nats, bits per byte, perplexity per token, per word]} of the table."""
     lines = out.splitlines()
-    start = lines.index(results.HEADER)
-    return {line.split(maxsplit=7)[7]: [float(part) for part in line.split()[:7]] for line in lines[start + 1 :]}
+    start = next(i for i, line in enumerate(lines) if line.split() == ["text", *results.COLUMNS])
+    parts = [line.rsplit(maxsplit=7) for line in lines[start + 1 :]]
+    return {name.rstrip(): [float(text.replace(">1000000", "inf")) for text in texts] for name, *texts in parts}
 
 
 def test_a_row_has_the_figures_of_its_text(tiny, file):
@@ -65,8 +69,9 @@ def test_a_row_has_the_figures_of_its_text(tiny, file):
         nats,
         nats / math.log(2) / 87,
         math.exp(nats / len(expected)),
-        math.exp(nats / 15),
+        math.inf,  # it is above a million
     ]
+    assert math.exp(nats / 15) > 1e6
     assert rows(result.out)[str(file)] == pytest.approx(figures, rel=1e-3)
 
 
@@ -109,11 +114,15 @@ def test_tokens_json_and_csv_say_the_same(tiny, file, tmp_path):
     assert [int(row["position"]) for row in table] == list(range(len(table)))
     assert [int(row["rank"] or 0) for row in table] == [rank or 0 for rank in entry["ranks"]]
     assert [row["rank"] or "-" for row in table] == [line.split()[2] for line in lines]
-    for row, line, log_prob in zip(table[1:], lines[1:], entry["log_probs"][1:]):
+    shown = in_context([encoder.token_bytes(id) for id in entry["ids"]])
+    for row, line, name, log_prob in zip(table[1:], lines[1:], shown[1:], entry["log_probs"][1:]):
         assert float(row["log_prob"]) == log_prob
         assert float(line.split()[1]) == pytest.approx(log_prob, abs=5e-5)
-        assert line.endswith(row["token"])
+        assert line[25:] == name
+        token = ast.literal_eval(row["token"])
+        assert encoder.token_bytes(int(row["id"])) == (token if isinstance(token, bytes) else token.encode())
     assert {"b'\\xe2'", "b'\\x80'", "b'\\x94'"} & {row["token"] for row in table}  # parts of the dash
+    assert any(name.startswith("— ") for name in shown)
 
 
 def test_a_field_of_json_lines(tiny, tmp_path):
@@ -240,9 +249,44 @@ def test_summaries_of_nothing_and_of_too_much():
     empty = Summary.of(" \n", [-1.0])
     assert math.isnan(empty.perplexity(empty.words))
     assert Summary(1, 1, 1, 1, 1e6).perplexity(1) == math.inf
-    assert [short(x) for x in (math.nan, math.inf, 999_999.99, 999_999.999)] == ["-", "inf", "999999.99", "1.000e+06"]
+    assert [short(x) for x in (math.nan, math.inf, 999_999.99, 999_999.999)] == [
+        "-",
+        ">1000000",
+        "999999.99",
+        ">1000000",
+    ]
     assert results.finite(empty.figures())["perplexity per word"] is None
     assert np.isclose(Summary.of("abcd", [-math.log(2)] * 8).bits_per_byte, 2)
+
+
+def test_names_come_first_and_are_cut_in_their_middle():
+    """Only as far as the terminal's width asks for it: none in a file, and every name keeps 12 columns."""
+    long = "books/ulysses/chapter-01.txt"
+    summaries = [(long, Summary(5495, 1432, 9100, 9164, 48654.42)), ("你好.txt", Summary(1, 1, 3, 9, 1.5))]
+    whole = table(summaries, None)
+    assert [line.split()[0] for line in whole] == ["text", long, "你好.txt"]
+    assert whole[1].split()[1:] == ["5495", "1432", "9164", "48654.42", "7.6597", "7004.50", ">1000000"]
+    assert len({n_columns(line) for line in whole}) == 1
+    for width in (40, 72, 80, 81, 85, 120):
+        lines = table(summaries, width)
+        assert [line.split()[1:] for line in lines] == [line.split()[1:] for line in whole]
+        assert {n_columns(line) for line in lines} == {min(max(width, 69), n_columns(whole[0]))}
+        name = lines[1].split()[0]
+        begin, _, end = name.partition("…")
+        assert long.startswith(begin)
+        assert long.endswith(end)
+        assert ("…" in name) == (width < n_columns(whole[0]))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_only_a_terminal_gets_a_name_that_is_cut(is_terminal, tmp_path, monkeypatch):
+    path = tmp_path / f"{'a' * 100}.txt"
+    path.write_text("To be, or not to be", encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(command, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: is_terminal)))
+    out = run_main("picogpt score", path, *TINY).out
+    assert (str(path) in out) != is_terminal
+    assert (max(map(len, out.splitlines())) <= 80) == is_terminal
 
 
 def test_names_cannot_steer_the_terminal(tmp_path):
@@ -271,12 +315,12 @@ def test_two_models_in_one_table(tmp_path):
     data[3] ^= 0x80  # the sign of a weight
     (other / DATA).write_bytes(data)
     files = tmp_path / "a.txt", tmp_path / "b.txt"
-    alone = [run_main("picogpt score", *files, "-m", name).out.splitlines() for name in ("tiny", other)]
+    alone = [rows(run_main("picogpt score", *files, "-m", name).out) for name in ("tiny", other)]
     both = run_main("picogpt score", *files, "-m", f"tiny,{other}", "--results", tmp_path / "results")
-    rows = both.out.splitlines()
-    assert [rows[1:][i::2] for i in (0, 1)] == [
-        [f"{line}, {name}" for line in lines[1:]] for lines, name in zip(alone, ("tiny", other))
-    ]
+    for name, lines in zip(("tiny", other), alone):
+        for text in (*files, "total"):
+            assert lines[text if text == "total" else str(text)] == rows(both.out)[f"{text}, {name}"]
+    assert list(rows(both.out)) == [f"{text}, {name}" for text in (*files, "total") for name in ("tiny", other)]
     places = {path.name for path in (tmp_path / "results").iterdir()}
     assert places == {"tiny", re.sub(r"\W+", "-", str(other)).strip("-")}
     refused = run_main("picogpt score", *files, "-m", "tiny,tiny", "--json", tmp_path / "x.json")
