@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -270,12 +270,19 @@ FIGURES: dict[str, Callable[[Inside, int, Figure, slice | None], Any]] = {
 }
 
 
-def save(name: str, inside: Inside, layer: int, file: IO[bytes], tokens: slice | None = None) -> None:
-    """Draw one of FIGURES and write it as PNG. Without pyplot, no window opens and no global state changes."""
+def save(
+    name: str,
+    inside: Inside,
+    layer: int,
+    file: IO[bytes],
+    tokens: slice | None = None,
+    figures: Mapping[str, Callable[..., Any]] = FIGURES,
+) -> None:
+    """Draw one of the figures and write it as PNG. Without pyplot, no window opens and no global state changes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"text.usetex": False}):  # for the numbers along the axes
         figure = Figure((WIDTH, height_of(name, inside, tokens)), layout="constrained")
-        FIGURES[name](inside, layer, figure, tokens)
+        figures[name](inside, layer, figure, tokens)
         figure.savefig(file, format="png", dpi=DPI)

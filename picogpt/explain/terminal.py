@@ -81,6 +81,41 @@ def next_tokens(inside: Inside, width: int) -> str:
     return f"{'next':>{INDEX - 1}} {wrapped(likelier(inside, len(inside.ids)), INDEX, width)}"
 
 
+def signed(bits: float) -> str:
+    """Write a change in bits: signed(0.123) = "+0.12", and "-" where there is no number."""
+    return "-" if math.isnan(bits) else f"{bits:+.2f}".replace("inf", "∞")
+
+
+def top_change(whole: Inside, inside: Inside, i: int) -> str:
+    """Show the likeliest token at position i, with its probability, in the whole model and with replaced parts."""
+    (before, p), (after, q) = (
+        (x.text(x.lens_ids[-1, i - 1, 0]), percent(x.lens_probs[-1, i - 1, 0])) for x in (whole, inside)
+    )
+    return f"{before} {p} → {q}" if before == after else f"{before} {p} → {after} {q}"
+
+
+def change_table(inside: Inside, tokens: Sequence[int], colour: bool) -> Iterator[str]:
+    """Show for each token how replaced parts change its probability, and which token is the likeliest there."""
+    assert inside.whole is not None
+    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'whole':>7}  {'now':>7}  {'change':>7}   likeliest: whole → now"
+    for i in tokens:
+        if i == 0:
+            continue
+        known = i < len(inside.ids)
+        number = f"{i:{INDEX - 1}}" if known else "next"
+        token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour) if known else " " * TOKEN
+        probs = [percent(x.probs[i]) for x in (inside.whole, inside)] if known else ["", ""]
+        bits = signed(inside.change[i]) if known else ""
+        yield f"{number} {token} {probs[0]:>7}  {probs[1]:>7}  {bits:>7}   {top_change(inside.whole, inside, i)}"
+
+
+def change_heading(inside: Inside) -> str:
+    """Say how many bits the replaced parts add to the whole text."""
+    known = inside.change[1:]
+    sums = f": {signed(known.sum())} bits, {signed(known.mean())} bits per token" if len(known) else ""
+    return f"change from the whole model{sums}"
+
+
 def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
     """Show the merges behind each token. A token that occurs several times is shown once."""
     yield "\nmerges: the steps that build each token from single bytes"
@@ -133,6 +168,10 @@ def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int,
         token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
         yield f"{i:{INDEX - 1}} {token} {percent(inside.probs[i]):>7}  {decimals(inside.bits[i], 2):>6} bits".rstrip()
     yield next_tokens(inside, width)
+    if inside.whole:
+        yield change_heading(inside) + "; most of it:"
+        most = sorted(known, key=lambda i: -np.nan_to_num(abs(inside.change[i])))[:MOST_SURPRISING]
+        yield from change_table(inside, [*most, len(inside.ids)], colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
 
@@ -141,6 +180,10 @@ def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, 
     """Yield all the numbers of these tokens, line by line."""
     yield from heading(inside, tokens, width, colour)
     yield from token_table(inside, tokens, width, colour)
+    if inside.whole:
+        yield f"\n{change_heading(inside)}"
+        end = [len(inside.ids)] if tokens.stop == len(inside.ids) else []
+        yield from change_table(inside, [*tokens, *end], colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
     yield "\nlogit lens: the token that each layer predicts next"

@@ -129,7 +129,7 @@ def ablation(fact: Fact, model: Model) -> dict[str, Change]:
         return {}
     position = -1 if fact["ablate"].get("positions") == "last" else None
     head = [Part(fact["ablate"]["layer"], fact["ablate"]["head"], position)]
-    return changes((head, instead_of(head, "bias", model.params, model.hparams["n_head"], [])))
+    return changes((head, instead_of(head, "bias", model.params, model.hparams["n_head"])))
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

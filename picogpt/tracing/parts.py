@@ -1,6 +1,8 @@
 """Switch parts of a model off, or take their output from another text: heads, attention, MLPs and whole layers.
 
-    with trace(changes((parts("9.9,10.mlp"), zeros(…)))): …
+    chosen = parts("9.9,10.mlp")
+    with trace(changes((chosen, instead_of(chosen, "zero", params, n_head)))):
+        logits = gpt2.gpt2(ids, **params, n_head=n_head)
 
 9.9 is head 9 of layer 9, 9.attn the attention of layer 9, 9.mlp its MLP (the feed-forward network), and 9 the whole
 layer, that is both. 9.9@-1 is the head at the last position only. What a part gives to the rest of the model is
@@ -58,8 +60,8 @@ class Part(NamedTuple):
 def parts(text: str) -> list[Part]:
     """Parse parts with commas between them. Raises ArgumentTypeError, as it is the `type` of an option.
 
-    >>> parts("9.9,10.mlp,11@-1")
-    [Part(layer=9, which=9, position=None), Part(layer=10, which='mlp', position=None), Part(layer=11, which='layer', position=-1)]
+    >>> parts("9.9,10@-1")
+    [Part(layer=9, which=9, position=None), Part(layer=10, which='layer', position=-1)]
     """
     found = []
     for word in text.split(","):
@@ -119,9 +121,9 @@ def put(pairs: Iterable[tuple[Array, tuple[Any, ...]]], value: Array) -> Array:
 
 
 def instead_of(
-    chosen: Iterable[Part], instead: str, params: Params, n_head: int, texts: Iterable[Sequence[int] | Array]
+    chosen: Iterable[Part], instead: str, params: Params, n_head: int, texts: Iterable[Sequence[int] | Array] = ()
 ) -> dict[str, Array]:
-    """Return what parts give that are switched off: "zero", their "bias", or their "mean" over the ids of texts."""
+    """Return what parts give that are switched off: "zero", their "bias", or their "mean" over texts of ids."""
     names = sorted({name for part in chosen for name in part.names})
     if instead == "mean":
         return means(names, params, n_head, texts)
@@ -141,10 +143,13 @@ def bias(name: str, params: Params, n_head: int) -> Array:
     block: Any = params["blocks"][int(layer)]
     if name.endswith("mlp/c_proj"):
         return np.asarray(block["mlp"]["c_proj"]["b"])[None]
-    of_values = np.split(block["attn"]["c_attn"]["b"], 3)[2][None]  # [1, n_embd]
-    if name.endswith("attn/heads"):
-        return np.asarray(gpt2.split_heads(of_values, n_head))
-    return np.asarray(gpt2.linear(of_values, **block["attn"]["c_proj"]))
+    of_values: Any = np.split(block["attn"]["c_attn"]["b"], 3)[2][None]  # [1, n_embd]
+    found: Any = (
+        gpt2.split_heads(of_values, n_head)
+        if name.endswith("attn/heads")
+        else gpt2.linear(of_values, **block["attn"]["c_proj"])
+    )
+    return np.asarray(found)
 
 
 def means(
