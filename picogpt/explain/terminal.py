@@ -83,30 +83,37 @@ def next_tokens(inside: Inside, width: int) -> str:
 
 def signed(bits: float) -> str:
     """Write a change in bits: signed(0.123) = "+0.12", and "-" where there is no number."""
-    return "-" if math.isnan(bits) else f"{bits:+.2f}".replace("inf", "∞")
+    return "-" if math.isnan(bits) else f"{round(bits, 2) + 0.0:+.2f}".replace("inf", "∞")
 
 
-def top_change(whole: Inside, inside: Inside, i: int) -> str:
-    """Show the likeliest token at position i, with its probability, in the whole model and with replaced parts."""
-    (before, p), (after, q) = (
-        (x.text(x.lens_ids[-1, i - 1, 0]), percent(x.lens_probs[-1, i - 1, 0])) for x in (whole, inside)
-    )
-    return f"{before} {p} → {q}" if before == after else f"{before} {p} → {after} {q}"
+def top_change(whole: Inside, inside: Inside, i: int) -> list[str]:
+    """Name the likeliest token at position i, with its probability, in the whole model and with replaced parts."""
+    ids = [x.lens_ids[-1, i - 1, 0] for x in (whole, inside)]
+    probs = [percent(x.lens_probs[-1, i - 1, 0]) for x in (whole, inside)]
+    return [
+        f"{inside.text(ids[0])} {probs[0]} →",
+        probs[1] if ids[0] == ids[1] else f"{inside.text(ids[1])} {probs[1]}",
+    ]
 
 
-def change_table(inside: Inside, tokens: Sequence[int], colour: bool) -> Iterator[str]:
-    """Show for each token how replaced parts change its probability, and which token is the likeliest there."""
+def change_table(inside: Inside, tokens: Sequence[int], width: int, colour: bool) -> Iterator[str]:
+    """Show for each token how replaced parts change its probability, and which token is the likeliest there.
+
+    The position after the last token has no token, only the likeliest ones.
+    """
     assert inside.whole is not None
-    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'whole':>7}  {'now':>7}  {'change':>7}   likeliest: whole → now"
-    for i in tokens:
-        if i == 0:
+    indent, before = INDEX + TOKEN + 30, "   "
+    if width - indent < 24:  # as in `token_table`
+        indent, before = INDEX, "\n" + " " * INDEX
+    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'whole':>7}  {'now':>7}  {'change':>7}{before}likeliest: whole → now"
+    for i in (i for i in tokens if i > 0):
+        likeliest = wrapped(top_change(inside.whole, inside, i), indent, width)
+        if i == len(inside.ids):
+            yield f"{'next':{indent}}{likeliest}"
             continue
-        known = i < len(inside.ids)
-        number = f"{i:{INDEX - 1}}" if known else "next"
-        token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour) if known else " " * TOKEN
-        probs = [percent(x.probs[i]) for x in (inside.whole, inside)] if known else ["", ""]
-        bits = signed(inside.change[i]) if known else ""
-        yield f"{number} {token} {probs[0]:>7}  {probs[1]:>7}  {bits:>7}   {top_change(inside.whole, inside, i)}"
+        token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
+        probs = f"{percent(inside.whole.probs[i]):>7}  {percent(inside.probs[i]):>7}"
+        yield f"{i:{INDEX - 1}} {token} {probs}  {signed(inside.change[i]):>7}{before}{likeliest}"
 
 
 def change_heading(inside: Inside) -> str:
@@ -171,7 +178,7 @@ def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int,
     if inside.whole:
         yield change_heading(inside) + "; most of it:"
         most = sorted(known, key=lambda i: -np.nan_to_num(abs(inside.change[i])))[:MOST_SURPRISING]
-        yield from change_table(inside, [*most, len(inside.ids)], colour)
+        yield from change_table(inside, [*most, len(inside.ids)], width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
 
@@ -183,7 +190,7 @@ def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, 
     if inside.whole:
         yield f"\n{change_heading(inside)}"
         end = [len(inside.ids)] if tokens.stop == len(inside.ids) else []
-        yield from change_table(inside, [*tokens, *end], colour)
+        yield from change_table(inside, [*tokens, *end], width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
     yield "\nlogit lens: the token that each layer predicts next"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from picogpt.typing.shapes import Params
 
 Sources = Mapping[str, Array]  # what to put into the values of these names; each is broadcast to the value's shape
-KINDS = ("head", "attn", "mlp", "layer")  # of parts that `all_parts` lists
+KINDS = ("head", "layer", "mlp", "attn")  # of parts that `all_parts` lists
 
 
 class Part(NamedTuple):
