@@ -9,7 +9,6 @@ import numpy as np
 from picogpt.explain.numbers import Inside
 from picogpt.explain.plots import (
     BLUE,
-    FIGURES,
     ORANGE,
     SMALL,
     height_of,
@@ -61,8 +60,3 @@ def change_text(inside: Inside, token: int) -> str:
     if token == 0 or inside.whole is None:
         return "first token"
     return f"{signed(inside.change[token])}: {percent(inside.whole.probs[token])} → {percent(inside.probs[token])}"
-
-
-FIGURES_WITH_CHANGE = FIGURES | {
-    "change": lambda inside, layer, figure, tokens: plot_change(inside, figure, tokens=tokens)
-}

@@ -21,7 +21,6 @@ from typing import IO
 
 from picogpt import options
 from picogpt.command_line import Parser, UsageError, log, number, read_prompt
-from picogpt.explain.change_plot import FIGURES_WITH_CHANGE
 from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.parts import add_part_options, check_part_options, replaced
@@ -35,7 +34,7 @@ from utils import load_encoder_hparams_and_params
 
 def pictures(args: argparse.Namespace) -> list[Path]:
     """Return the pictures to write. One shows the change if parts of the model are replaced."""
-    names = FIGURES_WITH_CHANGE if args.without or args.patch else FIGURES
+    names = [name for name in FIGURES if name != "change" or args.without or args.patch]
     return [args.png / f"{name}.png" for name in names] if args.png else []
 
 
@@ -61,7 +60,7 @@ def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace)
         for name, file in steps:
             steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
             if name != "page":
-                save(name, inside, args.layer, file, args.tokens, FIGURES_WITH_CHANGE)
+                save(name, inside, args.layer, file, args.tokens)
                 continue
             layers = layers_that_fit(inside, args.layer, args.tokens)
             if len(layers) < len(inside.attention):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -262,27 +262,28 @@ def scale_residual(axes: Axes, n_lengths: int) -> None:
 
 # -------------------------------------------------------------------------------------------------------- the files
 
+
+def draw_change(inside: Inside, layer: int, figure: Figure, tokens: slice | None) -> None:
+    from picogpt.explain.change_plot import plot_change  # which imports this module
+
+    plot_change(inside, figure, tokens=tokens)
+
+
 FIGURES: dict[str, Callable[[Inside, int, Figure, slice | None], Any]] = {
     "attention": lambda inside, layer, figure, tokens: plot_attention(inside, layer, figure, tokens=tokens),
     "lens": lambda inside, layer, figure, tokens: plot_lens(inside, figure, tokens=tokens),
     "probabilities": lambda inside, layer, figure, tokens: plot_probabilities(inside, figure, tokens=tokens),
     "residual": lambda inside, layer, figure, tokens: plot_residual(inside, figure, tokens=tokens),
+    "change": draw_change,  # only if parts of the model were replaced
 }
 
 
-def save(
-    name: str,
-    inside: Inside,
-    layer: int,
-    file: IO[bytes],
-    tokens: slice | None = None,
-    figures: Mapping[str, Callable[..., Any]] = FIGURES,
-) -> None:
-    """Draw one of the figures and write it as PNG. Without pyplot, no window opens and no global state changes."""
+def save(name: str, inside: Inside, layer: int, file: IO[bytes], tokens: slice | None = None) -> None:
+    """Draw one of FIGURES and write it as PNG. Without pyplot, no window opens and no global state changes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"text.usetex": False}):  # for the numbers along the axes
         figure = Figure((WIDTH, height_of(name, inside, tokens)), layout="constrained")
-        figures[name](inside, layer, figure, tokens)
+        FIGURES[name](inside, layer, figure, tokens)
         figure.savefig(file, format="png", dpi=DPI)

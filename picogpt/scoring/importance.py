@@ -73,7 +73,8 @@ def duration(seconds: float) -> str:
 
 
 def heading(args: argparse.Namespace) -> str:
-    return f"bits per token without each {WORDS[args.without_each]} (its output: {args.instead})"
+    instead = "zero" if args.instead == "zero" else f"its {args.instead}"
+    return f"bits per token without each {WORDS[args.without_each]} (replaced by {instead})"
 
 
 def table(found: Sequence[Importance], args: argparse.Namespace) -> Iterator[str]:
@@ -107,7 +108,7 @@ def plot(found: Sequence[Importance], args: argparse.Namespace, path: Path, forc
     image = axes.imshow(changes, cmap="PuOr_r", norm=norm, aspect="auto")
     for (row, column), change in np.ndenumerate(changes) if n_columns <= WITH_NUMBERS else ():
         colour = "white" if abs(change) > 0.4 * largest else "black"
-        axes.text(column, row, f"{change:+.2f}", ha="center", va="center", color=colour, fontsize=8)
+        axes.text(column, row, f"{round(change, 2) + 0.0:+.2f}", ha="center", va="center", color=colour, fontsize=8)
     of_heads = args.without_each == "head"
     axes.set_xlabel("head" if of_heads else "layer", fontsize=8)
     axes.set_xticks(range(0, n_columns, math.ceil(n_columns / 25)))
@@ -117,7 +118,7 @@ def plot(found: Sequence[Importance], args: argparse.Namespace, path: Path, forc
     axes.tick_params(labelsize=8)
     axes.set_title(f"{args.model_size}: change of the {heading(args)}", loc="left", fontsize=9, parse_math=False)
     ticks = [x * largest for x in (-1, -0.25, 0, 0.25, 1)]
-    bar = figure.colorbar(image, ax=axes, location="bottom", ticks=ticks, format="{x:+.2g}", shrink=0.7, aspect=40)
+    bar = figure.colorbar(image, ax=axes, location="bottom", ticks=ticks, format="{x:.2g}", shrink=0.7, aspect=40)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("bits per token (above 0: the texts are harder to predict without it)", fontsize=8)
     with new_file(path, force) as file:
