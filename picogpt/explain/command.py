@@ -98,10 +98,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 With --html or --png, the numbers go to these files, and the terminal shows a
 summary. --png writes attention.png (all heads of the layer), lens.png,
-probabilities.png and residual.png. With --without or --patch, all of them are
-about the changed model, and change.png shows how it differs from the whole one.
-A part at one token is 9.9@5, or 9.9@-1 for the last. The sampling options show the probabilities
-that gpt2.py would sample from with the same options.""",
+probabilities.png and residual.png. The sampling options show the probabilities
+that gpt2.py would sample from with the same options.
+
+With --without or --patch, all of this is about the changed model. The tables,
+the page and one more picture, change.png, compare its predictions with those of
+the whole model. 9.9@5 is head 9.9 at token 5 only, and 9.9@-1 at the last one.""",
     )
     add = parser.add_argument
     options.add_prompt(parser)

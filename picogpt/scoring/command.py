@@ -156,16 +156,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.files.count("-") > 1:
         parser.error("argument FILE: - is there twice, but standard input can be read only once")
-    if "," in args.model_size and (args.json or args.csv or args.tokens or args.without_each):
-        parser.error("--json, --csv, --tokens and --without_each are for one model")
-    if not args.without_each and (args.plot or args.instead != "zero"):
-        parser.error(f"--{'plot' if args.plot else args.instead} needs --without_each, which says what is switched off")
-    if args.plot and args.plot.suffix != ".png":
-        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
+    if "," in args.model_size and (args.json or args.csv or args.tokens):
+        parser.error("--json, --csv and --tokens are for one model")
+    check_without_each(parser, args)
     inputs = [name for name in args.files if name != "-"] + kept_files(args)
     if problem := overwritten({"--json": args.json, "--csv": args.csv, "--plot": args.plot}, inputs):
         parser.error(problem)
     return args
+
+
+def check_without_each(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Call `parser.error` if options do not fit to --without_each, or to its absence."""
+    if "," in args.model_size and args.without_each:
+        parser.error("--without_each is for one model")
+    if not args.without_each and (args.plot or args.instead != "zero"):
+        parser.error(f"--{'plot' if args.plot else args.instead} needs --without_each, which says what is switched off")
+    if args.plot and args.plot.suffix != ".png":
+        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
 
 
 def add_without_each(parser: argparse.ArgumentParser) -> None:

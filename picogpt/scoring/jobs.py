@@ -90,7 +90,7 @@ def in_this_process(
         yield number, scores
 
 
-def in_processes(shards: Shards, folder: str, model: str, n_jobs: int, work: Work = score_shard) -> Done:
+def in_processes(shards: Shards, folder: str, model: str, n_jobs: int, changes: Changes = None) -> Done:
     """Score shards in n_jobs processes of this machine, whose threads of BLAS share the processor's cores.
 
     joblib sets OPENBLAS_NUM_THREADS and variables like it, in each process, to the number of cores divided by n_jobs,
@@ -102,7 +102,7 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int, work: Wor
     import joblib
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    calls = (joblib.delayed(work)(folder, model, number, shard) for number, shard in shards.items())
+    calls = (joblib.delayed(score_shard)(folder, model, number, shard, changes) for number, shard in shards.items())
     settings: dict[str, Any] = {"initializer": follow, "initargs": (os.getpid(),), "max_nbytes": None, "batch_size": 1}
     done = joblib.Parallel(n_jobs, "loky", return_as="generator_unordered", **settings)(calls)
     try:

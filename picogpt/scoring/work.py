@@ -116,7 +116,7 @@ def score_all(
     n, nats = totals(scores.values())
     total = sum(window.n_targets for window in windows)
     bar = tqdm(desc="scoring", total=total, initial=n, unit="token", unit_scale=True, leave=False, disable=None)
-    with bar, closing(engine(todo, model, args, bar.update, changes)) as done:
+    with bar, closing(engine(todo, model, args, changes, bar.update)) as done:
         for i, scored in done:
             if results:
                 results.save(i, scored)
@@ -144,12 +144,12 @@ def totals(shards: Iterable[Sequence[Scores]]) -> tuple[int, float]:
 
 
 def engine(
-    shards: Shards, model: Model, args: argparse.Namespace, progress: Callable[[int], Any], changes: Changes = None
+    shards: Shards, model: Model, args: argparse.Namespace, changes: Changes, progress: Callable[[int], Any]
 ) -> Done:
     """Return what does the work as the options say. Only the work in this process calls `progress`."""
-    folder, work = os.path.abspath(model.folder), functools.partial(score_shard, changes=changes)
+    folder = os.path.abspath(model.folder)
     if args.dask is not None and shards:
-        return on_cluster(shards, folder, model.fingerprint, args.dask, work)
+        return on_cluster(shards, folder, model.fingerprint, args.dask, functools.partial(score_shard, changes=changes))
     if args.jobs > 1 and shards:
-        return in_processes(shards, folder, model.fingerprint, args.jobs, work)
+        return in_processes(shards, folder, model.fingerprint, args.jobs, changes)
     return in_this_process(shards, model.params, model.hparams["n_head"], progress, changes)
