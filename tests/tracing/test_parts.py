@@ -267,8 +267,8 @@ def test_a_batch_and_a_cache_get_the_same(small):
 @pytest.fixture(scope="module")
 def random_124m():
     shared("openai-117M")
-    params = random_params(SIZES["124M"], scale=0.15)
-    return params, Hooked(params, SIZES["124M"], "float32"), get_encoder("openai-117M", SHARED)
+    params = random_params(SIZES["124M"], np.float64, scale=0.15)  # a head matters little in random weights
+    return params, Hooked(params, SIZES["124M"], "float64"), get_encoder("openai-117M", SHARED)
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_head_ablation_is_the_published_recipe_in_the_shape_of_124m(random_124m)
     losses = [
         -np.log(gpt2.softmax(x.astype(np.float64)))[range(len(ids) - 1), ids[1:]].mean() for x in (found, expected)
     ]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
     whole = hooked.logits(ids).astype(np.float64)
     assert abs(-np.log(gpt2.softmax(whole))[range(len(ids) - 1), ids[1:]].mean() - losses[1]) > 1e-2
 
@@ -293,8 +293,11 @@ def test_head_ablation_is_the_published_recipe_in_the_shape_of_124m(random_124m)
 def test_ablation_at_a_position_and_patching_in_the_shape_of_124m(random_124m, patch):
     """The difference of two names' logits with head 9.9 changed at the last position (2.92 with OpenAI's weights)."""
     params, hooked, encoder = random_124m
-    prompt = "When John and Mary went to the shops,{} gave the bag to"
-    ids, other = (encoder.encode(END_OF_TEXT + prompt.format(name), {END_OF_TEXT}) for name in (" John", " Mary"))
+    prompts = (
+        "When John and Mary went to the shops, John gave the bag to",
+        "When Dan and Sid went to the shops, Dan gave an apple to",
+    )
+    ids, other = (encoder.encode(END_OF_TEXT + prompt, {END_OF_TEXT}) for prompt in prompts)
     assert len(ids) == len(other) == 15
     mary, john = (encoder.encode(name)[0] for name in (" Mary", " John"))
     chosen = parts("9.9@-1")
@@ -302,7 +305,13 @@ def test_ablation_at_a_position_and_patching_in_the_shape_of_124m(random_124m, p
         sources, source = recorded(chosen, params, 12, other), hooked.values(chosen, other).__getitem__
     else:
         sources, source = instead_of(chosen, "bias", params, 12), hooked.bias
-    found = ours(chosen, sources, params, ids, n_head=12)[-1]
-    expected, whole = hooked.replaced(chosen, source, ids)[-1], hooked.logits(ids)[-1]
-    assert found[mary] - found[john] == pytest.approx(expected[mary] - expected[john], abs=2e-3)
-    assert abs((expected - whole)[mary] - (expected - whole)[john]) > 2e-2
+    found, expected, whole = (
+        logits[-1, mary] - logits[-1, john]
+        for logits in (
+            ours(chosen, sources, params, ids, n_head=12),
+            hooked.replaced(chosen, source, ids),
+            hooked.logits(ids),
+        )
+    )
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert abs(expected - whole) > 1e-6
