@@ -128,7 +128,7 @@ def test_without_the_option_nothing_changes(file, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_and_kept_results_give_the_same(file, tmp_path, monkeypatch):
+def test_processes_and_kept_results_give_the_same(file, tmp_path):
     pytest.importorskip("joblib")
     words = ["--without_each", "mlp", "--mean"]
     alone, _ = measured(file, tmp_path, *words)
@@ -158,7 +158,7 @@ def test_results_of_another_part_are_refused(file, tmp_path):
 def test_the_picture_is_a_map_of_layers_and_heads(file, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "heads.png"
-    _, done = measured(file, tmp_path, "--without_each", "head", "--plot", path)
+    measured(file, tmp_path, "--without_each", "head", "--plot", path)
     assert path.read_bytes().startswith(b"\x89PNG")
     again = run_main("picogpt score", file, *TINY, "--without_each", "head", "--plot", path)
     assert_error(again, 1, "heads.png", "--force")
