@@ -150,7 +150,9 @@ def test_the_page_has_the_whole_model_s_probabilities(without):
 
 def test_the_page_shows_the_change_of_the_chosen_token(opened, without):
     reader = opened(without)
-    assert "in the whole model" not in reader("return document.getElementById('facts').textContent")
+    assert "change+0.00 bits" in reader(
+        "return document.getElementById('facts').textContent"
+    )  # of the first prediction
     reader("document.querySelectorAll('#tokens button')[4].click()")
     facts = reader("return document.getElementById('facts').textContent")
     change = f"{abs(without.change[4]):.2f} bits"
