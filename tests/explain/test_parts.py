@@ -150,9 +150,7 @@ def test_the_page_has_the_whole_model_s_probabilities(without):
 
 def test_the_page_shows_the_change_of_the_chosen_token(opened, without):
     reader = opened(without)
-    assert "change+0.00 bits" in reader(
-        "return document.getElementById('facts').textContent"
-    )  # of the first prediction
+    assert "change+0.00 bits" in reader("return document.getElementById('facts').textContent")  # of token 1
     reader("document.querySelectorAll('#tokens button')[4].click()")
     facts = reader("return document.getElementById('facts').textContent")
     change = f"{abs(without.change[4]):.2f} bits"
