@@ -90,10 +90,8 @@ def top_change(whole: Inside, inside: Inside, i: int) -> list[str]:
     """Name the likeliest token at position i, with its probability, in the whole model and with replaced parts."""
     ids = [x.lens_ids[-1, i - 1, 0] for x in (whole, inside)]
     probs = [percent(x.lens_probs[-1, i - 1, 0]) for x in (whole, inside)]
-    return [
-        f"{inside.text(ids[0])} {probs[0]} →",
-        probs[1] if ids[0] == ids[1] else f"{inside.text(ids[1])} {probs[1]}",
-    ]
+    now = probs[1] if ids[0] == ids[1] else f"{inside.text(ids[1])} {probs[1]}"
+    return [f"{inside.text(ids[0])} {probs[0]}", f"→ {now}"]
 
 
 def change_table(inside: Inside, tokens: Sequence[int], width: int, colour: bool) -> Iterator[str]:
