@@ -68,6 +68,15 @@ def allow_special(encoder: Encoder, args: argparse.Namespace) -> Encoder:
     return encoder
 
 
+def add_instead(parser: argparse.ArgumentParser) -> None:
+    """Add --mean and --bias, which set `instead`: what a part gives that is switched off, by default zero."""
+    kinds = parser.add_mutually_exclusive_group()
+    text = "what is switched off gives its mean over the text instead of zero"
+    kinds.add_argument("--mean", dest="instead", action="store_const", const="mean", default="zero", help=text)
+    text = "what is switched off gives its bias instead of zero, as in TransformerLens"
+    kinds.add_argument("--bias", dest="instead", action="store_const", const="bias", help=text)
+
+
 def add_force(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add --force, without which no existing file is replaced."""
     parser.add_argument("--force", action="store_true", help="replace output files or folders that exist already")

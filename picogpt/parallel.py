@@ -77,9 +77,14 @@ def machinery() -> tuple[Any, int, ThreadPoolExecutor]:
     return blas, n_threads, ThreadPoolExecutor(n_threads)
 
 
+def may_share() -> bool:
+    """Return whether this thread may share its work with others: within `on_all_cores`, and not within `trace`."""
+    return THREAD.is_on and gpt2.softmax is SOFTMAX and machinery()[1] > 1
+
+
 def layer(function: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `transformer_block` so that the functions in SPLIT split their work, if that is worth it."""
-    if not THREAD.is_on or math.prod(x.shape[:-1]) < MIN_ROWS or gpt2.softmax is not SOFTMAX or machinery()[1] == 1:
+    if math.prod(x.shape[:-1]) < MIN_ROWS or not may_share():
         return function(x, *args, **kwargs)
     THREAD.splits = True
     try:
@@ -101,7 +106,7 @@ def in_parts(function: Any, n_whole: int, *arrays: Any, **shared: Any) -> Any:
 
 def on_cores(function: Callable[..., T], parts: Sequence[tuple[Any, ...]]) -> Iterator[T]:
     """Yield function(*part) for each part, in order. In `on_all_cores`, each core's thread does one part at a time."""
-    if not THREAD.is_on or len(parts) < 2 or machinery()[1] == 1:
+    if len(parts) < 2 or not may_share():
         yield from itertools.starmap(function, parts)
         return
     blas, _, pool = machinery()

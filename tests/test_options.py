@@ -21,6 +21,7 @@ PROGRAMS = [f"picogpt {tool}" for tool in TOOLS]
 BEGINNINGS = {
     "--allow_special": ("special tokens in the text",),
     "--batch_size": ("make at most N samples at once", "windows of n_ctx tokens in each step"),  # texts side by side
+    "--bias": ("what is switched off gives its bias",),
     "--bos": ("put <|endoftext|> before each text",),
     "--dask": ("score on a Dask cluster", "generate on a Dask cluster"),
     "--data": ("the file with the data of the task", "the folder with the files that some facts need"),
@@ -29,12 +30,14 @@ BEGINNINGS = {
     "--jobs": ("score in N processes",),
     "--json": ("write the figures to this file", "write everything to a JSON file"),
     "--max_context": ("tokens in a window",),
+    "--mean": ("what is switched off gives its mean",),
     "--meta": ("also write model.ckpt.meta",),
     "--model_size": ("124M, 355M, 774M, 1558M, or a folder",),
     "--models_dir": ("the folder with the models",),
     "--n_tokens_to_generate": ("tokens to add", "the most tokens that one reply may have"),
     "--no_bos": ("leave it out",),
     "--out": ("the folder to make", "the file to write"),
+    "--plot": ("draw the losses into this file", "draw how much each part matters into this file"),
     "--repetition_penalty": ("above 1",),
     "--results": ("keep the results here as they arrive",),
     "--seed": ("the same seed", "a number: the same seed"),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -21,6 +23,7 @@ from picogpt import options
 from picogpt.command_line import Parser, UsageError, log, number, read_prompt
 from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
+from picogpt.explain.parts import add_part_options, check_part_options, replaced
 from picogpt.explain.plots import FIGURES, save
 from picogpt.explain.terminal import report, summary
 from picogpt.files import new_file
@@ -29,14 +32,16 @@ from utils import load_encoder_hparams_and_params
 # ---------------------------------------------------------------------------------------------------------- the files
 
 
-def pictures(folder: Path) -> list[Path]:
-    return [folder / f"{name}.png" for name in FIGURES]
+def pictures(args: argparse.Namespace) -> list[Path]:
+    """Return the pictures to write. One shows the change if parts of the model are replaced."""
+    names = [name for name in FIGURES if name != "change" or args.without or args.patch]
+    return [args.png / f"{name}.png" for name in names] if args.png else []
 
 
 @contextlib.contextmanager
-def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[str, IO[bytes]]]:
+def outputs(args: argparse.Namespace) -> Iterator[dict[str, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
-    paths = {path.stem: path for path in pictures(png)} if png else {}
+    paths, html, png, force = {path.stem: path for path in pictures(args)}, args.html, args.png, args.force
     with contextlib.ExitStack() as stack:
         if png:
             options.require("matplotlib", purpose="for --png")
@@ -87,12 +92,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     --merges --png romeo/
   python -m picogpt explain - --top 10 --temperature 0.8 --top_k 40 \\
     < prompt.txt | less
+  python -m picogpt explain "ROMEO: O" --model_size tiny --without 2.4,3.mlp
+  python -m picogpt explain "ROMEO: O" --model_size tiny --patch 2.4 "JULIET: O"
   python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
 With --html or --png, the numbers go to these files, and the terminal shows a
 summary. --png writes attention.png (all heads of the layer), lens.png,
 probabilities.png and residual.png. The sampling options show the probabilities
-that gpt2.py would sample from with the same options.""",
+that gpt2.py would sample from with the same options.
+
+With --without or --patch, all of this is about the changed model. The tables,
+the page and one more picture, change.png, compare its predictions with those of
+the whole model. 9.9@5 is head 9.9 at token 5 only, and 9.9@-1 at the last one.""",
     )
     add = parser.add_argument
     options.add_prompt(parser)
@@ -103,12 +114,15 @@ that gpt2.py would sample from with the same options.""",
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=Path, metavar="FILE.html", help="write a web page that works offline")
     add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
+    add_part_options(parser)
     options.add_force(parser)
     options.add_model_options(parser)
     options.add_sampling_options(parser)
     numbers = parser._negative_number_matcher.pattern  # what looks like these is no option but the value of one
     parser._negative_number_matcher = re.compile(f"{numbers}|{PART.pattern}$")  # so that --tokens -20: works
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_part_options(parser, args)
+    return args
 
 
 def check_layer_and_head(args: argparse.Namespace, hparams: dict[str, int]) -> None:
@@ -122,24 +136,29 @@ def check_layer_and_head(args: argparse.Namespace, hparams: dict[str, int]) -> N
 
 
 def look(args: argparse.Namespace) -> Inside:
-    """Load the model, check the options that depend on it, and run it."""
+    """Load the model, check the options that depend on it, and run it; a second time if parts of it are replaced."""
     prompt = read_prompt(args.prompt)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     check_layer_and_head(args, hparams)
     ids = options.prompt_ids(encoder, prompt, hparams["n_ctx"])
     positions(args.tokens, len(ids))  # raises UsageError if these are no tokens of the prompt
+    change = replaced(args, ids, encoder, hparams, params)
     settings = Settings(**options.sampling_settings(args))  # type: ignore[arg-type]
-    return examine(ids, encoder, params, hparams["n_head"], args.top, settings, args.model_size)
+    seen = functools.partial(examine, ids, encoder, params, hparams["n_head"], args.top, settings)
+    whole = seen(args.model_size)
+    if change is None:
+        return whole
+    return dataclasses.replace(seen(f"{args.model_size} {change.label}", change.changes), whole=whole)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    with outputs(args.html, args.png, args.force) as files:
+    with outputs(args) as files:
         inside = look(args)
         write(files, inside, args)
     show, tokens = summary if files else report, positions(args.tokens, len(inside.ids))
     for line in show(inside, tokens, args, shutil.get_terminal_size().columns, options.may_colour()):
         print(line)
-    for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
+    for path in ([args.html] if args.html else []) + pictures(args):
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0

@@ -12,7 +12,7 @@ equals the model's logits bit for bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,7 @@ from picogpt.options import prompt_ids
 from picogpt.probabilities import likeliest
 from picogpt.terminal_text import in_context, visible
 from picogpt.tracing.recorder import trace
+from picogpt.tracing.replacing import Change
 from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Inside:
     residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of each vector in the residual stream
     settings: Settings  # the sampling options that the probabilities take into account
     model: str = ""  # the name of the model
+    whole: Inside | None = None  # the same text in the whole model, if parts of this one were replaced
 
     def __repr__(self) -> str:
         """Return a short summary, which a notebook shows, instead of all the numbers."""
@@ -87,6 +89,14 @@ class Inside:
         """The surprisal of each token in bits: -log2 of its probability. [n_seq]"""
         with np.errstate(divide="ignore"):
             return np.abs(np.log2(self.probs))  # abs, because -log2(1) would be shown as -0
+
+    @functools.cached_property
+    def change(self) -> Array:
+        """How many bits of surprisal the replaced parts add to each token; nan where there is no number. [n_seq]"""
+        if self.whole is None:
+            return np.full(len(self.ids), np.nan)
+        with np.errstate(invalid="ignore"):
+            return self.bits - self.whole.bits
 
     def text(self, id: int) -> str:
         """Return a token as visible text."""
@@ -131,13 +141,15 @@ def layer_name(layer: int) -> str:
     return f"layer {layer - 1}" if layer else "embedding"
 
 
-def forward(ids: Sequence[int], params: Params, n_head: int) -> tuple[list[Array], Array]:
-    """Run the model once. Return the residual stream and the attention probabilities.
+def forward(
+    ids: Sequence[int], params: Params, n_head: int, replace: Mapping[str, Change] | None = None
+) -> tuple[list[Array], Array]:
+    """Run the model once. Return the residual stream and the attention probabilities. `trace` replaces values.
 
     The residual stream is a list of n_layer + 1 arrays [n_seq, n_embd]. The attention is [n_layer, n_head, n_seq,
     n_seq]. Everything else in the trace, gigabytes for a full context of 124M, is freed on return.
     """
-    with trace() as t:
+    with trace(replace) as t:
         gpt2.gpt2(ids, **params, n_head=n_head)
     layers = range(len(params["blocks"]))
     stream = [t["embedding"], *(t[f"h{layer}/out"] for layer in layers)]
@@ -170,10 +182,12 @@ def examine(
     top: int = 5,
     settings: Settings = PLAIN,
     model: str = "",
+    replace: Mapping[str, Change] | None = None,
 ) -> Inside:
     """Run the model over the ids once and collect the numbers. The lens keeps only the top most likely tokens.
 
-    On a terminal, a line on stderr says what is being computed. `model` is the name that pictures give to the model.
+    On a terminal, a line on stderr says what is being computed. `model` is the name that pictures give to the model,
+    and `replace` what `trace` shall replace in it.
     Raises FloatingPointError for logits that are not finite.
     """
     from tqdm import tqdm
@@ -181,7 +195,7 @@ def examine(
     top = min(top, len(params["wte"]))
     lens_ids, lens_probs = [], []
     with tqdm(total=len(params["blocks"]) + 2, desc="forward pass", leave=False, disable=None) as steps:
-        stream, attention = forward(ids, params, n_head)
+        stream, attention = forward(ids, params, n_head, replace)
         for layer, x in enumerate(stream):
             steps.set_description(f"logit lens, {layer_name(layer)}")
             steps.update()

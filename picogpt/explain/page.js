@@ -75,6 +75,11 @@ function drawFacts(i) {
     facts.push(["position", data.first + i], ["token id", id]);
     if (data.first + i > 0) facts.push(["probability", percent(p)], ["surprisal", bits === null ? "∞" : `${bits.toFixed(2)} bits`],
       ["rank", p === 0 ? "–" : rank === 1 ? "1 (most likely)" : rank]);
+    if (data.whole && data.first + i > 0) {
+      const [p, change] = data.whole[i], bits = Number((change ?? 0).toFixed(2));
+      facts.push(["in the whole model", percent(p)],
+        ["change", change === null ? "–" : `${bits < 0 ? "−" : "+"}${Math.abs(bits).toFixed(2)} bits`]);
+    }
     if (data.texts[id] !== textOf(i)) facts.push(["bytes", data.texts[id]]);
     facts.push(["merges", data.merges[id].join(", ") || "a single byte"]);
   }

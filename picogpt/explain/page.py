@@ -73,6 +73,9 @@ def content(inside: Inside, chosen: range, layer: int, head: int, layers: list[i
         "before": inside.texts[first - 1] if first else "",
         "tokens": [[id, number(p), number(bits), rank] for id, p, bits, rank in numbers],
         "shown": [inside.texts[i] for i in chosen],
+        "whole": [[number(p), number(bits)] for p, bits in zip(inside.whole.probs[chosen], inside.change[chosen])]
+        if inside.whole
+        else None,
         "merges": {id: visible_merges(inside.encoder, id) for id in set(ids)},
         "texts": {id: inside.text(id) for id in {*ids, *lens_ids.ravel().tolist()}},
         "layers": [layer_name(i) for i in range(len(inside.lens_ids))],

@@ -263,11 +263,19 @@ def scale_residual(axes: Axes, n_lengths: int) -> None:
 
 # -------------------------------------------------------------------------------------------------------- the files
 
+
+def draw_change(inside: Inside, layer: int, figure: Figure, tokens: slice | None) -> None:
+    from picogpt.explain.change_plot import plot_change  # which imports this module
+
+    plot_change(inside, figure, tokens=tokens)
+
+
 FIGURES: dict[str, Callable[[Inside, int, Figure, slice | None], Any]] = {
     "attention": lambda inside, layer, figure, tokens: plot_attention(inside, layer, figure, tokens=tokens),
     "lens": lambda inside, layer, figure, tokens: plot_lens(inside, figure, tokens=tokens),
     "probabilities": lambda inside, layer, figure, tokens: plot_probabilities(inside, figure, tokens=tokens),
     "residual": lambda inside, layer, figure, tokens: plot_residual(inside, figure, tokens=tokens),
+    "change": draw_change,  # only if parts of the model were replaced
 }
 
 

@@ -76,6 +76,46 @@ def next_tokens(inside: Inside, width: int) -> str:
     return f"{'next':>{INDEX - 1}} {wrapped(likelier(inside, len(inside.ids)), INDEX, width)}"
 
 
+def signed(bits: float) -> str:
+    """Write a change in bits: signed(0.123) = "+0.12", and "-" where there is no number."""
+    return "-" if math.isnan(bits) else f"{round(bits, 2) + 0.0:+.2f}".replace("inf", "∞")
+
+
+def top_change(whole: Inside, inside: Inside, i: int) -> list[str]:
+    """Name the likeliest token at position i, with its probability, in the whole model and with replaced parts."""
+    ids = [x.lens_ids[-1, i - 1, 0] for x in (whole, inside)]
+    probs = [percent(x.lens_probs[-1, i - 1, 0]) for x in (whole, inside)]
+    now = probs[1] if ids[0] == ids[1] else f"{inside.text(ids[1])} {probs[1]}"
+    return [f"{inside.text(ids[0])} {probs[0]}", f"→ {now}"]
+
+
+def change_table(inside: Inside, tokens: Sequence[int], width: int, colour: bool) -> Iterator[str]:
+    """Show for each token how replaced parts change its probability, and which token is the likeliest there.
+
+    The position after the last token has no token, only the likeliest ones.
+    """
+    assert inside.whole is not None
+    indent, before = INDEX + TOKEN + 30, "   "
+    if width - indent < 24:  # as in `token_table`
+        indent, before = INDEX, "\n" + " " * INDEX
+    yield f"{'#':>{INDEX - 1}} {'token':{TOKEN}} {'whole':>7}  {'now':>7}  {'change':>7}{before}likeliest: whole → now"
+    for i in (i for i in tokens if i > 0):
+        likeliest = wrapped(top_change(inside.whole, inside, i), indent, width)
+        if i == len(inside.ids):
+            yield f"{'next':{indent}}{likeliest}"
+            continue
+        token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
+        probs = f"{percent(inside.whole.probs[i]):>7}  {percent(inside.probs[i]):>7}"
+        yield f"{i:{INDEX - 1}} {token} {probs}  {signed(inside.change[i]):>7}{before}{likeliest}"
+
+
+def change_heading(inside: Inside) -> str:
+    """Say how many bits the replaced parts add to the whole text."""
+    known = inside.change[1:]
+    sums = f": {signed(known.sum())} bits, {signed(known.mean())} bits per token" if len(known) else ""
+    return f"change from the whole model{sums}"
+
+
 def merge_report(inside: Inside, tokens: range, width: int) -> Iterator[str]:
     """Show the merges behind each token. A token that occurs several times is shown once."""
     yield "\nmerges: the steps that build each token from single bytes"
@@ -128,6 +168,10 @@ def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int,
         token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
         yield f"{i:{INDEX - 1}} {token} {percent(inside.probs[i]):>7}  {decimals(inside.bits[i], 2):>6} bits".rstrip()
     yield next_tokens(inside, width)
+    if inside.whole:
+        yield change_heading(inside) + "; most of it:"
+        most = sorted(known, key=lambda i: -np.nan_to_num(abs(inside.change[i])))[:MOST_SURPRISING]
+        yield from change_table(inside, [*most, len(inside.ids)], width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
 
@@ -136,6 +180,10 @@ def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, 
     """Yield all the numbers of these tokens, line by line."""
     yield from heading(inside, tokens, width, colour)
     yield from token_table(inside, tokens, width, colour)
+    if inside.whole:
+        yield f"\n{change_heading(inside)}"
+        end = [len(inside.ids)] if tokens.stop == len(inside.ids) else []
+        yield from change_table(inside, [*tokens, *end], width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
     yield "\nlogit lens: the token that each layer predicts next"

@@ -24,7 +24,9 @@ from picogpt.command_line import UsageError, read_text
 from picogpt.evaluate import lambada, wikitext
 from picogpt.scoring.windows import Window, windows
 from picogpt.scoring.work import Model, begin, score_all
+from picogpt.tracing.parts import Part, changes, instead_of
 from picogpt.tracing.recorder import Trace, trace
+from picogpt.tracing.replacing import Change
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fact = dict[str, Any]
@@ -50,8 +52,8 @@ def compute(fact: Fact, model: Model, data: Path | None = None) -> Result:
 
     Raises FloatingPointError if the logits are not finite.
     """
-    changes = ablation(fact, model)
-    with trace(changes) if changes else contextlib.nullcontext():
+    replace = ablation(fact, model)
+    with trace(replace, keep=False) if replace else contextlib.nullcontext():
         ours, published = KINDS[fact["kind"]](fact, model, data)
     return compared(ours, published, fact.get("tolerance", 0.0))
 
@@ -118,24 +120,16 @@ def last_logits(ids: Sequence[int], model: Model) -> Array:
     return gpt2.check_finite(logits)[-1].astype(np.float64)  # type: ignore[no-any-return]
 
 
-def ablation(fact: Fact, model: Model) -> dict[str, Callable[..., Array]]:
+def ablation(fact: Fact, model: Model) -> dict[str, Change]:
     """Return what `trace` shall replace: the output of a head, which the fact switches off; {} if it does not.
 
-    Such a head's values are its bias in c_attn instead of 0, and as the attention weights sum to 1, so is its output.
-    That is what the sources call zero: TransformerLens moves the bias of the values to the output of the layer.
+    The head gives its bias instead, which is what the sources call zero (see `parts.bias`).
     """
     if "ablate" not in fact:
         return {}
-    layer, head = fact["ablate"]["layer"], fact["ablate"]["head"]
-    rows = slice(-1, None) if fact["ablate"].get("positions") == "last" else slice(None)
-    bias = np.split(model.params["blocks"][layer]["attn"]["c_attn"]["b"], 3)[2]
-    of_head = np.split(bias, model.hparams["n_head"])[head]  # [d_head]
-
-    def without(heads: Array) -> Array:
-        heads[..., head, rows, :] = of_head
-        return heads
-
-    return {f"h{layer}/attn/heads": without}
+    position = -1 if fact["ablate"].get("positions") == "last" else None
+    head = [Part(fact["ablate"]["layer"], fact["ablate"]["head"], position)]
+    return changes((head, instead_of(head, "bias", model.params, model.hparams["n_head"])))
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

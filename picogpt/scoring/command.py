@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -21,10 +22,12 @@ import numpy as np
 from encoder import Encoder
 from picogpt.command_line import Parser, UsageError, visible
 from picogpt.files import file_to_write, new_file, overwritten
-from picogpt.options import add_allow_special, add_force, add_model_options, allow_special
+from picogpt.options import add_allow_special, add_force, add_instead, add_model_options, allow_special, require
+from picogpt.scoring.importance import as_json, changes_table, plot, without_each
+from picogpt.scoring.jobs import Changes
 from picogpt.scoring.reading import at, read_texts, shown_name
 from picogpt.scoring.results import Summary, finite, table
-from picogpt.scoring.windows import Array, Scores, joined, windows
+from picogpt.scoring.windows import Array, Scores, Window, joined, windows
 from picogpt.scoring.work import (
     Model,
     add_window_options,
@@ -36,18 +39,23 @@ from picogpt.scoring.work import (
     with_own_results,
 )
 from picogpt.terminal_text import in_context
+from picogpt.tracing.parts import KINDS
 
 EXAMPLES = """examples:
   python -m picogpt score README.md docs/train.md --model_size tiny
   python -m picogpt score novel.txt --stride 512
   python -m picogpt score lines.jsonl --jsonl text --json scores.json
+  python -m picogpt score novel.txt --without_each head --plot heads.png
   cat story.txt | python -m picogpt score - --tokens
 
 With a smaller --stride, a window has --max_context tokens, those that it scores
 included. By default, the windows are disjoint, and each also reads the one
 token before it. With --stride 1, each token is scored given as many tokens
 before it as fit. A larger stride is faster, but the first tokens of a window
-have less context."""
+have less context.
+
+--without_each scores everything once more without each part, so its time is
+that of a run without it times the number of parts; it is said before."""
 
 
 class Text(NamedTuple):
@@ -56,6 +64,9 @@ class Text(NamedTuple):
     name: str
     text: str
     ids: Array
+
+
+Cut = list[tuple[Text, list[Window]]]  # texts with their windows
 
 
 def encoded(texts: Iterable[tuple[str, str]], model: Model, bos: bool) -> Iterator[Text]:
@@ -111,9 +122,13 @@ def write_csv(file: IO[bytes], results: Iterable[tuple[Text, Scores]], encoder: 
 
 
 def write_json(
-    file: IO[bytes], settings: dict[str, Any], results: Iterable[tuple[Text, Scores]], summaries: list[Summary]
+    file: IO[bytes],
+    settings: dict[str, Any],
+    results: Iterable[tuple[Text, Scores]],
+    summaries: list[Summary],
+    more: dict[str, Any],
 ) -> None:
-    """Write settings, and for each text its figures with the ids, log-probabilities and ranks of all tokens.
+    """Write settings, `more`, and for each text its figures with the ids, log-probabilities and ranks of all tokens.
 
     The first id of a text was not scored: its log-probability and rank are null.
     """
@@ -124,7 +139,8 @@ def write_json(
         | {"log_probs": [None, *scores.log_probs.tolist()], "ranks": [None, *scores.ranks.tolist()]}
         for (text, scores), summary in zip(results, summaries)
     ]
-    whole = {"settings": settings, "total": finite(Summary.total(summaries).figures()), "texts": entries}
+    total = finite(Summary.total(summaries).figures())
+    whole = {"settings": settings, "total": total} | more | {"texts": entries}
     file.write(json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n")
 
 
@@ -147,6 +163,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tokens", action="store_true", help="print a line for each token: its id, log-probability and rank")
     add("--json", type=Path, metavar="FILE", help="write everything to a JSON file")
     add("--csv", type=Path, metavar="FILE", help="write a row for each token to a CSV file")
+    add_without_each(parser)
     add_force(parser)
     add_work_options(parser)
     args = parser.parse_args(argv)
@@ -154,37 +171,95 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument FILE: - is there twice, but standard input can be read only once")
     if "," in args.model_size and (args.json or args.csv or args.tokens):
         parser.error("--json, --csv and --tokens are for one model")
+    check_without_each(parser, args)
     inputs = [name for name in args.files if name != "-"] + kept_files(args)
-    if problem := overwritten({"--json": args.json, "--csv": args.csv}, inputs):
+    if problem := overwritten({"--json": args.json, "--csv": args.csv, "--plot": args.plot}, inputs):
         parser.error(problem)
     return args
+
+
+def check_without_each(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Call `parser.error` if options do not fit to --without_each, or to its absence."""
+    if "," in args.model_size and args.without_each:
+        parser.error("--without_each is for one model")
+    if not args.without_each and (args.plot or args.instead != "zero"):
+        parser.error(f"--{'plot' if args.plot else args.instead} needs --without_each, which says what is switched off")
+    if args.plot and args.plot.suffix != ".png":
+        parser.error(f"argument --plot: {str(args.plot)!r} does not end in .png")
+
+
+def add_without_each(parser: argparse.ArgumentParser) -> None:
+    """Add --without_each, --mean, --bias and --plot."""
+    each = "measure how much each part matters: score without each head, each layer, its MLP or its attention"
+    parser.add_argument("--without_each", choices=KINDS, metavar="|".join(KINDS), help=each)
+    add_instead(parser)
+    plot = "draw how much each part matters into this file (needs matplotlib)"
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help=plot)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Score the files that the command line names, and print a row for each text and model, and for all together."""
     args = parse_args(argv)
     names = args.model_size.split(",")
-    for path in filter(None, (args.json, args.csv)):
+    for path in filter(None, (args.json, args.csv, args.plot)):
         file_to_write(path, args.force)  # an error comes before the work
+    if args.plot:
+        require("matplotlib", purpose="for --plot")
     texts = list(read_texts(args.files, args.jsonl))
     models = [open_model(argparse.Namespace(**vars(args) | {"model_size": name})) for name in names]
-    scored = {name: score_texts(texts, name, model, args) for name, model in zip(names, models)}
-    encoder, results = scored[names[0]]
+    cut = {name: cut_texts(texts, model, args) for name, model in zip(names, models)}
+    began = time.perf_counter()
+    scored = {name: score_texts(cut[name], name, model, args) for name, model in zip(names, models)}
+    seconds, results = time.perf_counter() - began, scored[names[0]]
     summaries = {
-        name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in results]
-        for name, (_, results) in scored.items()
+        name: [Summary.of(text.text, scores.log_probs.tolist()) for text, scores in scored[name]] for name in names
     }
+    encoder = models[0].encoder
     for text, scores in results if args.tokens else ():
         print_tokens(text, scores, encoder)
     print_table([text for text, _ in results], summaries)
+    found = parts_of(cut[names[0]], results, 0 if args.results else seconds, models[0], args)
     if args.json:
         settings = {name: getattr(args, name) for name in ("model_size", "stride", "max_context", "bos", "jsonl")}
         with new_file(args.json, args.force) as file:
-            write_json(file, settings, results, summaries[names[0]])
+            write_json(file, settings, results, summaries[names[0]], found)
     if args.csv:
         with new_file(args.csv, args.force) as file:
             write_csv(file, results, encoder)
     return 0
+
+
+def cut_texts(texts: Iterable[tuple[str, str]], model: Model, args: argparse.Namespace) -> Cut:
+    """Return the texts with their ids, each with its windows."""
+    allow_special(model.encoder, args)
+    all_texts = list(encoded(texts, model, args.bos))  # an error in any of them comes before the work
+    n_ctx = model.hparams["n_ctx"]
+    return [(text, list(windows(text.ids, n_ctx, args.stride, args.max_context))) for text in all_texts]
+
+
+def score_texts(cut: Cut, name: str, model: Model, args: argparse.Namespace) -> list[tuple[Text, Scores]]:
+    """Return the scores of texts with a model."""
+    if "," in args.model_size:
+        args = with_own_results(args, name)
+    changes: Changes = {} if args.without_each else None  # {}: computed and rounded as without each part
+    scored = iter(score_all([window for _, parts in cut for window in parts], model, args, changes))
+    return [(text, joined([next(scored) for _ in parts])) for text, parts in cut]
+
+
+def parts_of(
+    cut: Cut, results: list[tuple[Text, Scores]], seconds: float, model: Model, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure, print and draw how much each part matters. Return what --json writes about it: {} without the option."""
+    if not args.without_each:
+        return {}
+    all_windows = [window for _, parts in cut for window in parts]
+    found = without_each(all_windows, [scores for _, scores in results], seconds, model, args)
+    print()
+    for line in changes_table(found, args):
+        print(line, flush=True)
+    if args.plot:
+        plot(found, args, args.plot, args.force)
+    return {"without_each": as_json(found, args)}
 
 
 def print_table(texts: list[Text], summaries: dict[str, list[Summary]]) -> None:
@@ -196,16 +271,3 @@ def print_table(texts: list[Text], summaries: dict[str, list[Summary]]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in table(named, width):
         print(line, flush=True)
-
-
-def score_texts(
-    texts: Iterable[tuple[str, str]], name: str, model: Model, args: argparse.Namespace
-) -> tuple[Encoder, list[tuple[Text, Scores]]]:
-    """Return the tokenizer of a model and the scores of texts with it."""
-    if "," in args.model_size:
-        args = with_own_results(args, name)
-    allow_special(model.encoder, args)
-    all_texts = list(encoded(texts, model, args.bos))
-    cut = [list(windows(text.ids, model.hparams["n_ctx"], args.stride, args.max_context)) for text in all_texts]
-    scored = iter(score_all([window for parts in cut for window in parts], model, args))
-    return model.encoder, [(text, joined([next(scored) for _ in parts])) for text, parts in zip(all_texts, cut)]

@@ -29,6 +29,8 @@ from picogpt.options import require
 from picogpt.parallel import keep_freed_memory, on_cores
 from picogpt.scoring.shards import fingerprint
 from picogpt.scoring.windows import Scores, Window, score_windows
+from picogpt.tracing.recorder import trace
+from picogpt.tracing.replacing import Change
 from utils import load_hparams_and_params
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 Shards = Mapping[int, Sequence[Window]]  # the shards to score, by their numbers
 Done = Generator[tuple[int, list[Scores]], None, None]
+Changes = Mapping[str, Change] | None  # what `trace` replaces in the model: parts that are switched off
 Work = Callable[[str, str, int, Any], tuple[int, Any]]  # such as `score_shard`
 GO_ON = "with --results FOLDER, the same command goes on with what is missing"
 WAIT = 600  # seconds that a cluster may be without any worker
@@ -61,13 +64,23 @@ def open_params(folder: str, model: str, *code: ModuleType) -> tuple[Params, int
     return params, hparams["n_head"]
 
 
-def score_shard(folder: str, model: str, number: int, shard: Sequence[Window]) -> tuple[int, list[Scores]]:
+def score_shard(
+    folder: str, model: str, number: int, shard: Sequence[Window], changes: Changes = None
+) -> tuple[int, list[Scores]]:
     """Return the number and the scores of a shard. This is what workers run; Dask needs it in an importable module."""
     params, n_head = open_params(folder, model)
-    return number, score_windows(shard, params, n_head)
+    with changed(changes):
+        return number, score_windows(shard, params, n_head)
 
 
-def in_this_process(shards: Shards, params: Params, n_head: int, progress: Callable[[int], Any]) -> Done:
+def changed(changes: Changes) -> contextlib.AbstractContextManager[Any]:
+    """Replace these values of forward passes, by name, within a `with` block. None replaces nothing."""
+    return contextlib.nullcontext() if changes is None else trace(changes, keep=False)
+
+
+def in_this_process(
+    shards: Shards, params: Params, n_head: int, progress: Callable[[int], Any], changes: Changes = None
+) -> Done:
     """Score shards on all cores, or one by one. `progress` is called as in `score_windows`, by any thread."""
     is_over = threading.Event()
 
@@ -77,12 +90,14 @@ def in_this_process(shards: Shards, params: Params, n_head: int, progress: Calla
             raise KeyboardInterrupt
 
     try:
-        yield from zip(shards, on_cores(score_windows, [(shard, params, n_head, count) for shard in shards.values()]))
+        with changed(changes):
+            calls = [(shard, params, n_head, count) for shard in shards.values()]
+            yield from zip(shards, on_cores(score_windows, calls))
     finally:
         is_over.set()
 
 
-def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
+def in_processes(shards: Shards, folder: str, model: str, n_jobs: int, changes: Changes = None) -> Done:
     """Score shards in n_jobs processes of this machine, whose threads of BLAS share the processor's cores.
 
     joblib sets OPENBLAS_NUM_THREADS and variables like it, in each process, to the number of cores divided by n_jobs,
@@ -92,7 +107,7 @@ def in_processes(shards: Shards, folder: str, model: str, n_jobs: int) -> Done:
     import joblib
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    calls = (joblib.delayed(score_shard)(folder, model, number, shard) for number, shard in shards.items())
+    calls = (joblib.delayed(score_shard)(folder, model, number, shard, changes) for number, shard in shards.items())
     settings: dict[str, Any] = {"initializer": follow, "initargs": (os.getpid(),), "max_nbytes": None, "batch_size": 1}
     done = joblib.Parallel(n_jobs, "loky", return_as="generator_unordered", **settings)(calls)
     try:

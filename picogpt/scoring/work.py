@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from encoder import END_OF_TEXT, Encoder
 from picogpt.command_line import Parser, UsageError, number
 from picogpt.options import add_bos, dask_address
-from picogpt.scoring.jobs import Done, Shards, in_processes, in_this_process, on_cluster
+from picogpt.scoring.jobs import Changes, Done, Shards, in_processes, in_this_process, on_cluster, score_shard
 from picogpt.scoring.results import perplexity
 from picogpt.scoring.shards import DESCRIPTION, Results, describe, fingerprint, shards_of
 from picogpt.scoring.windows import Scores, Window
@@ -91,8 +92,12 @@ def kept_files(args: argparse.Namespace) -> list[str]:
     return [str(args.results / DESCRIPTION)] if args.results else []
 
 
-def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace) -> list[Scores]:
+def score_all(
+    windows: Sequence[Window], model: Model, args: argparse.Namespace, changes: Changes = None, label: str = ""
+) -> list[Scores]:
     """Return the scores of all windows in their order. A bar on stderr shows the tokens and the perplexity so far.
+
+    `changes` are replaced in the model as `trace` does it, and `label` tells --results these changes from others.
 
     The scores are the same numbers for any --jobs and on any cluster, as long as BLAS uses the same number of threads
     in each process: OpenBLAS adds up in another order with another number. For the shape of 124M, that changed
@@ -105,13 +110,13 @@ def score_all(windows: Sequence[Window], model: Model, args: argparse.Namespace)
 
     Parser.model = model.folder.name  # in messages, where a command line names several models
     shards = shards_of(windows)
-    results = Results(args.results, describe(shards, model.fingerprint)) if args.results else None
+    results = Results(args.results, describe(shards, model.fingerprint + label)) if args.results else None
     scores = results.begin(shards) if results else {}
     todo = {i: shard for i, shard in enumerate(shards) if i not in scores}
     n, nats = totals(scores.values())
     total = sum(window.n_targets for window in windows)
     bar = tqdm(desc="scoring", total=total, initial=n, unit="token", unit_scale=True, leave=False, disable=None)
-    with bar, closing(engine(todo, model, args, bar.update)) as done:
+    with bar, closing(engine(todo, model, args, changes, bar.update)) as done:
         for i, scored in done:
             if results:
                 results.save(i, scored)
@@ -138,11 +143,13 @@ def totals(shards: Iterable[Sequence[Scores]]) -> tuple[int, float]:
     return sum(map(len, arrays)), -float(sum(map(np.sum, arrays)))
 
 
-def engine(shards: Shards, model: Model, args: argparse.Namespace, progress: Callable[[int], Any]) -> Done:
+def engine(
+    shards: Shards, model: Model, args: argparse.Namespace, changes: Changes, progress: Callable[[int], Any]
+) -> Done:
     """Return what does the work as the options say. Only the work in this process calls `progress`."""
     folder = os.path.abspath(model.folder)
     if args.dask is not None and shards:
-        return on_cluster(shards, folder, model.fingerprint, args.dask)
+        return on_cluster(shards, folder, model.fingerprint, args.dask, functools.partial(score_shard, changes=changes))
     if args.jobs > 1 and shards:
-        return in_processes(shards, folder, model.fingerprint, args.jobs)
-    return in_this_process(shards, model.params, model.hparams["n_head"], progress)
+        return in_processes(shards, folder, model.fingerprint, args.jobs, changes)
+    return in_this_process(shards, model.params, model.hparams["n_head"], progress, changes)

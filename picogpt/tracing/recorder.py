@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import gpt2
-from picogpt.tracing.names import contents, meanings, table
+from picogpt.tracing.names import contents, table
+from picogpt.tracing.replacing import Change, replacement, resolved
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Change = Callable[..., Array]  # takes (value) or (value, name)
 
 # The functions of gpt2.py whose results are recorded as they are, with the names of their results in one layer. Methods
 # of `Trace` with the same names record the other four functions.
@@ -48,8 +46,8 @@ class Trace(Mapping[str, Array]):
     outside a forward pass are not recorded, and neither are calls that a replacement makes.
     """
 
-    def __init__(self, replace: Mapping[str, Change] | None = None):
-        self.replace = dict(replace or {})
+    def __init__(self, replace: Mapping[str, Change] | None = None, keep: bool = True):
+        self.replace, self.keep = dict(replace or {}), keep
         self.passes: list[dict[str, Array]] = []
         self.in_pass, self.paused = False, False  # paused while a replacement runs
 
@@ -83,43 +81,14 @@ class Trace(Mapping[str, Array]):
 
     # ------------------------------------------------------------------------------------------------------- replacing
 
-    def resolve(self, n_layer: int) -> None:
-        """Find the replacements of each name. Raises ValueError if one fits no name, or a sum, which can't be replaced.
-
-        A pattern such as "h*/attn/heads" stands for all names that it fits, but never for a sum. Raises TypeError if a
-        replacement is not a function.
-        """
-        names = list(meanings(n_layer))
-        self.changes: dict[str, list[Change]] = {}
-        for pattern, change in self.replace.items():
-            if not callable(change):
-                raise TypeError(f"the replacement of {pattern!r} is not a function")
-            found = [name for name in names if fnmatchcase(name, pattern)]
-            if not found:
-                raise ValueError(f"nothing to replace is called {pattern!r}; with {n_layer} layers: {', '.join(names)}")
-            replaceable = [name for name in found if not name.endswith("/mid")]
-            if not replaceable:  # it is computed within transformer_block, and no function returns it
-                raise ValueError(f"{pattern} can't be replaced, it is a sum: replace {pattern[:-3]}attn/c_proj")
-            for name in replaceable:
-                self.changes.setdefault(name, []).append(change)
-
     def changed(self, name: str, value: Array) -> Array:
         """Return the value, or its replacement. Raises ValueError if that is None, or has another shape or dtype."""
         for change in self.changes.get(name, ()):
             self.paused = True
             try:
-                copy = value.copy(order="K")
-                result = change(copy, name) if takes_name(change) else change(copy)
+                value = replacement(change, name, value)
             finally:
                 self.paused = False
-            if result is None:
-                raise ValueError(f"{name}: its replacement is None: the function must return an array")
-            new = np.asarray(result)
-            if new.shape != value.shape or new.dtype != value.dtype:
-                raise ValueError(
-                    f"{name} is {value.dtype} {list(value.shape)}, but its replacement {new.dtype} {list(new.shape)}"
-                )
-            value = new
         return value
 
     # ------------------------------------------------------------------------------------------------------- recording
@@ -127,7 +96,8 @@ class Trace(Mapping[str, Array]):
     def record(self, name: str, value: Array, copy: bool = False) -> Array:
         """Record a value of the current layer and return it, after replacing it if `replace` has its name."""
         value = self.changed(self.prefix + name, value)
-        self.passes[-1][self.prefix + name] = value.copy() if copy else value
+        if self.keep:
+            self.passes[-1][self.prefix + name] = value.copy() if copy else value
         return value
 
     def begin(self, prefix: str, results: Mapping[str, Sequence[str]]) -> None:
@@ -150,8 +120,8 @@ class Trace(Mapping[str, Array]):
         return getattr(self, name)(function, *args, **kwargs)
 
     def gpt2(self, function: Any, inputs: Any, wte: Any, wpe: Any, blocks: Any, *args: Any, **kwargs: Any) -> Any:
-        self.resolve(len(blocks))
-        self.passes.append({})
+        self.changes = resolved(self.replace, len(blocks))
+        self.passes += [{}] if self.keep else []
         self.in_pass, self.layer = True, 0
         self.begin("", {"layer_norm": ["ln_f"]})
         try:
@@ -190,26 +160,17 @@ class Trace(Mapping[str, Array]):
         if any(self.prefix + name in self.changes for name in self.blocks):
             kwargs["n_block"] = max(q.shape[-2], 1)
         heads = function(q, k, v, **kwargs)
-        for (name, blocks), fill in zip(self.blocks.items(), (-np.inf, 0)):
+        for (name, blocks), fill in zip(self.blocks.items() if self.keep else (), (-np.inf, 0)):
             self.passes[-1][self.prefix + name] = assembled(blocks, k.shape[-2], fill)
         return self.record("attn/heads", heads)
 
     def softmax(self, function: Any, scores: Array) -> Any:
         scores = self.changed(f"{self.prefix}attn/scores", scores)
         probs = self.changed(f"{self.prefix}attn/probs", function(scores))
-        self.blocks["attn/scores"].append(scores)
-        self.blocks["attn/probs"].append(probs)
+        if self.keep:
+            self.blocks["attn/scores"].append(scores)
+            self.blocks["attn/probs"].append(probs)
         return probs
-
-
-def takes_name(change: Change) -> bool:
-    """Return whether a replacement takes (value, name): whether it has two parameters without defaults."""
-    try:
-        parameters = inspect.signature(change).parameters.values()
-    except ValueError:  # some functions that are written in C don't tell
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.default is p.empty and p.kind in kinds for p in parameters) == 2
 
 
 def assembled(blocks: list[Array], n_keys: int, fill: float) -> Array:
@@ -220,7 +181,7 @@ def assembled(blocks: list[Array], n_keys: int, fill: float) -> Array:
 
 
 @contextlib.contextmanager
-def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
+def trace(replace: Mapping[str, Change] | None = None, keep: bool = True) -> Iterator[Trace]:
     """Record every forward pass of gpt2.py within a `with` block, as a `Trace`. Outputs stay the same bit for bit.
 
     `replace` maps names to functions. Such a function gets a copy of the value and returns the value to continue with,
@@ -232,13 +193,15 @@ def trace(replace: Mapping[str, Change] | None = None) -> Iterator[Trace]:
     A name may be a pattern of the module fnmatch: "h*/attn/heads" stands for the heads of all layers. A function with
     two parameters gets the name, too: (value, name). If several functions fit a name, they follow each other.
 
+    With keep=False, values are replaced but not recorded, so that many passes take no more memory than one.
+
     A layer whose scores or probs are replaced computes all queries as one block, which may round differently. Traces
     may be nested, and each of them records. The module is changed for all threads.
 
     The forward pass raises ValueError before it computes anything if `replace` has a name that the model lacks, and
     TypeError if it has something else than a function.
     """
-    recorder = Trace(replace)
+    recorder = Trace(replace, keep)
     functions = {name: getattr(gpt2, name) for name in TRACED}
     for name, function in functions.items():
         setattr(gpt2, name, functools.partial(recorder.call, name, function))

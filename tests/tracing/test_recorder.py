@@ -391,3 +391,16 @@ def test_trace_comes_from_the_package():
     from picogpt import trace as from_package
 
     assert from_package is trace
+
+
+def test_without_keeping_values_are_replaced_but_not_recorded():
+    params = random_params(SMALL, np.float64)
+    change = {"h1/mlp/gelu": lambda value: 2 * value, "h*/attn/probs": lambda value: value[..., ::-1, :].copy()}
+    with trace(change) as kept:
+        expected = gpt2.gpt2(IDS, **params, n_head=3)
+    with trace(change, keep=False) as t:
+        found = [gpt2.gpt2(IDS, **params, n_head=3) for _ in range(2)]
+    for logits in found:
+        np.testing.assert_array_equal(logits, expected)
+    assert len(kept) > 0
+    assert t.passes == []
