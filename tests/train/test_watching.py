@@ -156,7 +156,7 @@ def test_a_run_says_what_it_does_when_it_is_asked(train, monkeypatch):
     ("text", "prompt"),
     [
         ("First Citizen:\nBefore we proceed any further, hear me speak.\n", "First Citizen:"),
-        ("$HOME `id` \\ \"\n  To be, or not to be, that is the question\n", ""),
+        ('$HOME `id` \\ "\n  To be, or not to be, that is the question\n', ""),
         ("\n- a list\nTo be, or not to be, that is the question\n", "To be, or not to be, that is the"),
         ("Straße! you\n", "Straße"),
         ("你好世界\n", "你好世界"),
