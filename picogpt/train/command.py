@@ -44,10 +44,11 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
     "seed": (0, number(0, 2**63 - 1, kind=int), "S", "a number: the same seed gives the same model"),
 }
 QUICK: dict[str, float] = {  # the defaults that differ with --quick
-    "n_ctx": 128,
+    "n_vocab": 1024,
+    "n_ctx": 64,
     "n_layer": 3,
-    "steps": 1200,
-    "batch_size": 8,
+    "steps": 1000,
+    "batch_size": 16,
     "lr": 4e-3,
     "warmup": 50,
     "dropout": 0.0,
