@@ -224,3 +224,8 @@ def as_dtype(tree: Any, dtype: Any) -> Any:
 def loss_per_char(text: str, encoder: Encoder, params: dict[str, Any], hparams: dict[str, int]) -> float:
     """Return the loss of a text in nats per character, without <|endoftext|> before it."""
     return -float(score(encoder.encode(text), params, hparams["n_head"]).sum()) / len(text)
+
+
+def bits_per_byte(nats_per_char: float, text: str) -> float:
+    """Turn the loss of a text from nats per character into bits per byte of UTF-8."""
+    return nats_per_char / np.log(2) * len(text) / len(text.encode("utf-8"))

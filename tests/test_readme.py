@@ -108,7 +108,7 @@ def parsed(words: list[str]) -> tuple[str, object]:
 
 def form_of(command: str) -> str:
     words = shlex.split(command)
-    if words[0] in ("git", "hf", "pip", "uv", ".") or words[:3] == ["python3", "-m", "venv"]:
+    if words[0] in ("curl", "git", "hf", "pip", "uv", ".") or words[:3] == ["python3", "-m", "venv"]:
         return "set-up"
     if words[:3] == ["python", "-m", "pytest"]:
         return "pytest"

@@ -19,9 +19,9 @@ from picogpt.command_line import Parser, UsageError, number, read_text, show
 from picogpt.files import file_to_write, folder_to_make, new_folder
 from picogpt.options import add_force, add_meta, add_models_dir, add_out, require
 from picogpt.train.loop import Run
-from picogpt.train.report import log_interrupted, plot
+from picogpt.train.report import life_signs, log_interrupted, log_next_steps, plot
 from picogpt.train.text import split
-from picogpt.train.work import History, best_of, is_saved, prepare, remove, work_folder, write_history
+from picogpt.train.work import UNIT, History, best_of, is_saved, prepare, remove, work_folder, write_history
 from utils import HPARAMS, TOKENIZER_FILES, load_encoder_hparams_and_params
 
 WHOLE, WHOLE_OR_0 = number(1, kind=int), number(0, kind=int)
@@ -43,8 +43,20 @@ NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option
     "patience": (10, WHOLE_OR_0, "N", "stop after N evaluations without a lower loss; 0: never stop early"),
     "seed": (0, number(0, 2**63 - 1, kind=int), "S", "a number: the same seed gives the same model"),
 }
+QUICK: dict[str, float] = {  # the defaults that differ with --quick
+    "n_vocab": 1024,
+    "n_ctx": 64,
+    "n_layer": 3,
+    "steps": 1000,
+    "batch_size": 16,
+    "lr": 4e-3,
+    "warmup": 50,
+    "dropout": 0.0,
+    "average": 0.98,
+}
 FINE_TUNING: dict[str, float] = {"steps": 1000, "batch_size": 1, "lr": 1e-4}  # the defaults that differ with --from
 EPILOG = """examples:
+  python -m picogpt train tinyshakespeare.txt --out models/romeo --quick
   python -m picogpt train shakespeare.txt --out models/shakespeare \\
     --plot loss.png
   python -m picogpt train shakespeare.txt --out models/shakespeare \\
@@ -69,17 +81,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_force(parser)
     add_meta(parser)
     add("--resume", action="store_true", help="continue an interrupted run that had the same settings")
+    add("--quick", action="store_true", help="a small shape and few steps: two minutes on two cores")
     add("--plot", type=Path, metavar="FILE.png", help="draw the losses into this file (needs matplotlib)")
     add("--from", dest="source", metavar="MODEL", help=f"{fine_tune} --model_size of other tools takes")
     add_models_dir(parser)
     for name, (default, parse, metavar, text) in NUMBERS.items():
-        with_from = f"; with --from: {FINE_TUNING[name]}" if name in FINE_TUNING else ""
-        with_from = "; with --from: the model's" if name in HPARAMS else with_from
-        add(f"--{name}", type=parse, metavar=metavar, help=f"{text} (default: {default}{with_from})")
+        others = f"; with --quick: {QUICK[name]}" if name in QUICK else ""
+        others += f"; with --from: {FINE_TUNING[name]}" if name in FINE_TUNING else ""
+        others += "; with --from: the model's" if name in HPARAMS else ""
+        add(f"--{name}", type=parse, metavar=metavar, help=f"{text} (default: {default}{others})")
     args = parser.parse_args(argv)
     if args.source is not None:
-        for name in HPARAMS:
-            if getattr(args, name) is not None:
+        for name in ("quick", *HPARAMS):
+            if getattr(args, name):
                 parser.error(f"argument --{name}: not with --from, which takes the shape of the model")
     set_defaults(args)
     if args.source is None and args.n_embd % args.n_head:
@@ -91,7 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def set_defaults(args: argparse.Namespace) -> None:
     """Give the numbers that were not asked for their defaults. With --from, the shape stays open."""
-    defaults = {name: default for name, (default, *_) in NUMBERS.items()}
+    defaults = {name: default for name, (default, *_) in NUMBERS.items()} | (QUICK if args.quick else {})
     if args.source is not None:
         defaults |= FINE_TUNING
         defaults = {name: default for name, default in defaults.items() if name not in HPARAMS}
@@ -159,17 +173,25 @@ def main(argv: list[str] | None = None) -> int:
     texts, work = split(read_text(args.text), args.held_out), work_folder(args)
     run = Run(args, params)
     try:
-        prepare(args, texts, params, tokenizer)
-        with removed_unless_saved(work):
-            best_params = run.train(texts)
+        with life_signs(lambda: run.doing):
+            prepare(args, texts, params, tokenizer)
+            with removed_unless_saved(work):
+                best_params = run.train(texts)
         write_model(args, best_params, run.history)
     except KeyboardInterrupt:
         log_interrupted(args, run.history)
         return 130
     if args.plot:
         plot(run.history, args.plot, args.force)
-    best, last = best_of(run.history), run.history[-1]
-    show(f"{args.out}: held-out loss {best['held_out']:.4f} nats per character at step {best['step']:.0f}")
-    print(f"{last['step']:.0f} steps in {last['seconds']:.0f} s")
+    show_result(args, run)
     remove(work)
+    log_next_steps(args.out, texts[0])
     return 0
+
+
+def show_result(args: argparse.Namespace, run: Run) -> None:
+    """Print the lowest held-out loss, and how long the run took."""
+    best, last = best_of(run.history), run.history[-1]
+    loss, nats = best["held_out"], run.parts[1].nats_per_char(best["held_out"])
+    show(f"{args.out}: held-out loss {loss:.4f} {UNIT} ({nats:.4f} nats per character) at step {best['step']:.0f}")
+    print(f"{last['step']:.0f} steps in {last['seconds']:.0f} s")

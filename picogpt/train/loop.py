@@ -13,10 +13,11 @@ import numpy as np
 
 from picogpt.command_line import check_memory, log
 from picogpt.jax_model import Trainer, signals_held_back
+from picogpt.scoring.results import bits
 from picogpt.terminal_text import log_wrapped
 from picogpt.train import report
 from picogpt.train.text import batch, encode_texts
-from picogpt.train.work import History, best_of, is_saved, load_state, save_state, work_folder
+from picogpt.train.work import UNIT, History, best_of, is_saved, load_state, save_state, work_folder
 
 
 class Run:
@@ -24,7 +25,7 @@ class Run:
 
     tree has the parameters, the optimizer's state, the exponential moving average of the parameters (ema), and the
     average that had the lowest held-out loss so far (see `Trainer.shapes`). history has only evaluations whose state
-    is saved.
+    is saved; its losses are in bits per byte. doing says in words what the run does at the moment.
     """
 
     def __init__(self, args: argparse.Namespace, params: Any):
@@ -32,6 +33,7 @@ class Run:
         self.args, self.first_params, self.work = args, params, work_folder(args)
         self.tree: Any = None
         self.history: History = []
+        self.doing, self.tokens_per_second = "making the tokenizer", 0.0
 
     def train(self, texts: tuple[str, str]) -> Any:
         """Train until all steps are done, or until the held-out loss has not fallen for --patience evaluations.
@@ -39,6 +41,7 @@ class Run:
         The tokenizer in the work folder encodes the texts. Returns the averaged parameters that had the lowest held-out
         loss. Raises UsageError if too little memory is free, and ValueError if a loss is infinite or not a number.
         """
+        self.doing = "encoding the text"
         self.encoder, self.parts = encode_texts(self.args.n_ctx, self.work, texts)
         report.log_shape(self.args, self.first_params, self.parts)
         with signals_held_back() as let_signals_through:
@@ -51,7 +54,8 @@ class Run:
 
     def compile(self) -> None:
         """Compile the functions of the training. Raises UsageError if too little memory is free for them."""
-        log_wrapped("compiling takes a while, often 10 to 60 seconds (Ctrl-C takes effect when it is done)")
+        self.doing = "compiling"
+        log_wrapped("compiling takes a while, often 5 to 60 seconds (Ctrl-C takes effect when it is done)")
         self.trainer, n = Trainer(self.args), self.args.batch_size
         advice = f"lower --batch_size {n}" if n > 1 else "it takes a smaller model"
         log_wrapped(check_memory("training", self.trainer.compile(self.first_params), advice))
@@ -61,6 +65,7 @@ class Run:
         """Take the first parameters and no history, or the state and the history of an interrupted run."""
         import jax
 
+        self.doing = "preparing the first step"
         if is_saved(self.work):
             self.tree, self.history = load_state(self.work, self.trainer.shapes(self.first_params))
             return
@@ -71,7 +76,7 @@ class Run:
         params = copied()
         self.tree = {"params": params, "state": self.trainer.optimizer.init(params), "ema": copied(), "best": None}
         if self.args.source is not None:
-            log(f"step 0/{self.args.steps}: held out {self.held_out_loss():.4f}, before the fine-tuning")
+            log(f"step 0/{self.args.steps}: held out {self.held_out_loss():.4f} {UNIT}, before the fine-tuning")
 
     def loop(self, before_step: Callable[[], None]) -> None:
         """Train and evaluate by turns."""
@@ -97,7 +102,7 @@ class Run:
         import jax
 
         args, tree, ids = self.args, self.tree, self.parts[0].ids
-        key, losses = jax.random.key(args.seed), []
+        key, losses, began = jax.random.key(args.seed), list[float](), time.perf_counter()
         for step in steps:
             before_step()
             inputs, targets = batch(ids, args.n_ctx, args.batch_size, args.seed, step)
@@ -106,18 +111,28 @@ class Run:
             )
             losses.append(float(loss))
             self.check_finite("loss", losses[-1], step + 1)
-            bar.update()
+            self.after_step(step + 1, losses[-1], bar)
+        self.tokens_per_second = len(steps) * args.batch_size * args.n_ctx / (time.perf_counter() - began)
         return float(np.mean(losses))
 
+    def after_step(self, step: int, loss: float, bar: Any) -> None:
+        """Show the loss of a step, which is in nats per token: in the bar, and that of the first step in a line."""
+        loss = self.parts[0].bits_per_byte(loss)
+        self.doing = f"step {step}/{self.args.steps}, training {loss:.4f} {UNIT}"
+        if step == 1 and self.args.source is None:
+            bar.write(f"the random weights have a loss of {loss:.4f} {UNIT}", file=sys.stderr)
+        bar.set_postfix_str(f"training {loss:.2f} {UNIT}", refresh=False)
+        bar.update()
+
     def evaluate(self, step: int, loss: float) -> dict[str, float]:
-        """Return the losses after a step in nats per character. `loss` is the training's in nats per token."""
+        """Return the losses after a step in bits per byte. `loss` is the training's in nats per token."""
         held_out = self.held_out_loss()
         self.check_finite("held-out loss", held_out, step)
-        return {"step": step, "training": loss * self.parts[0].tokens_per_char, "held_out": held_out}
+        return {"step": step, "training": self.parts[0].bits_per_byte(loss), "held_out": held_out}
 
     def held_out_loss(self) -> float:
-        """Return the loss of the averaged parameters on the held-out text, in nats per character."""
-        return self.trainer.held_out_loss(self.tree["ema"], self.parts[1].ids) / self.parts[1].n_chars
+        """Return the loss of the averaged parameters on the held-out text, in bits per byte."""
+        return bits(self.trainer.held_out_loss(self.tree["ema"], self.parts[1].ids), self.parts[1].n_bytes)
 
     def save(self, row: dict[str, float]) -> None:
         """Save an evaluation and the state of the training. The averaged parameters are kept if they are the best."""
@@ -135,10 +150,10 @@ class Run:
         from tqdm import tqdm
 
         args, row = self.args, self.history[-1]
-        line = report.evaluation_line(row, args.steps, best_of(self.history) is row, seconds_left)
-        held_out = self.parts[1].ids
-        sample = report.sample_lines(self.encoder, self.tree["ema"], args.n_head, held_out, args.seed)
-        tqdm.write("\n".join([line, *sample]), file=sys.stderr)
+        nats, is_best = self.parts[1].nats_per_char(row["held_out"]), best_of(self.history) is row
+        lines = report.evaluation_lines(row, args.steps, is_best, nats, self.tokens_per_second, seconds_left)
+        sample = report.sample_lines(self.encoder, self.tree["ema"], args.n_head, self.parts[1].ids, args.seed)
+        tqdm.write("\n".join([*lines, *sample]), file=sys.stderr)
 
     def check_finite(self, name: str, loss: float, step: int) -> None:
         """Raise ValueError if a loss is infinite or not a number: the run has diverged."""

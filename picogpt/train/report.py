@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
+import re
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +27,7 @@ from picogpt.command_line import log, visible
 from picogpt.files import new_file
 from picogpt.terminal_text import log_wrapped, n_columns, width_of_terminal
 from picogpt.train.text import Array, Part
-from picogpt.train.work import LOSSES, History, is_saved, work_folder
+from picogpt.train.work import LOSSES, UNIT, History, is_saved, work_folder
 
 N_PROMPT = 8  # tokens of the held-out text that begin each sample
 TEMPERATURE = 0.8  # of the samples: the likeliest tokens alone soon repeat themselves
@@ -39,35 +45,66 @@ def log_shape(args: argparse.Namespace, params: Mapping[str, Any], parts: list[P
 
 
 def log_unit(part: Part) -> None:
-    """Say the unit of the losses, and how the loss of the training text becomes one per character."""
-    factor = f"{part.tokens_per_char:.4f}, the tokens per character of the training text"
-    log_wrapped(f"losses are in nats per character; the training loss is the one per token times {factor}")
+    """Say the unit of the losses, and how the loss of the training text becomes one per byte."""
+    factor = f"{len(part.ids) / part.n_bytes:.4f}, the tokens per byte of the training text"
+    log_wrapped(f"losses are in {UNIT}, as `score` prints them; the training loss is the one per token times {factor}")
+
+
+# ------------------------------------------------------------------------------------------------- while it is running
+
+
+@contextmanager
+def life_signs(doing: Callable[[], str], seconds: float = 30) -> Iterator[None]:
+    """Say every 30 seconds what the run is doing, in a thread, where there is no terminal and thus no progress bar."""
+    done, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(seconds):
+            log(f"after {time.monotonic() - began:.0f} s: {doing()}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if not sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 # ------------------------------------------------------------------------------------------------ at every evaluation
 
 
-def evaluation_line(row: Mapping[str, float], n_steps: int, is_best: bool, seconds_left: float) -> str:
-    """Return the line of an evaluation: its step, both losses in nats per character, and the time left."""
+def evaluation_lines(
+    row: Mapping[str, float], n_steps: int, is_best: bool, nats: float, tokens_per_second: float, seconds_left: float
+) -> list[str]:
+    """Return the two lines of an evaluation. `nats` is the held-out loss in nats per character."""
     from tqdm import tqdm
 
-    losses = f"training {row['training']:.4f}, held out {row['held_out']:.4f}{' (best)' if is_best else ''}"
-    return f"step {row['step']}/{n_steps}: {losses}, {tqdm.format_interval(seconds_left)} left"
+    best, left = " (best)" if is_best else "", tqdm.format_interval(seconds_left)
+    return [
+        f"step {row['step']}/{n_steps}: training {row['training']:.4f}, held out {row['held_out']:.4f} {UNIT}{best}",
+        f"  held out {nats:.4f} nats per character; training {tokens_per_second:,.0f} tokens/s; {left} left",
+    ]
 
 
 def sample_lines(encoder: Encoder, params: Any, n_head: int, ids: Array, seed: int) -> list[str]:
-    """Return two lines of text that the model samples after the first tokens of `ids`, the held-out text.
+    """Return a line with the first tokens of `ids`, the held-out text, and two lines that the model writes after them.
 
-    The text begins with these tokens. The generator of random numbers is new each time, so that the same weights write
-    the same text, and the training's own random numbers stay as they are.
+    The generator of random numbers is new each time, so that the same weights write the same text, and the training's
+    own random numbers stay as they are.
     """
     params, n_ctx = arrays_in_numpy(params), len(params["wpe"])
-    width = width_of_terminal() - 3  # two spaces before a line, and one free column, after which no terminal breaks it
-    prompt = ids[: max(1, min(N_PROMPT, n_ctx // 2))].tolist()
+    width = width_of_terminal() - 11  # ten columns before a line, and a free one, after which no terminal breaks it
+    n = max(1, min(N_PROMPT, n_ctx // 2))
+    whole = (m for m in range(n, 0, -1) if not encoder.decode(ids[:m].tolist()).endswith("\ufffd"))
+    prompt = ids[: next(whole, n)].tolist()  # it ends with a whole character, if it can
     choose = functools.partial(gpt2.sample, rng=np.random.default_rng(seed), temperature=TEMPERATURE)
     n_new = min(2 * width, n_ctx + 1 - len(prompt))  # most tokens have a column or more
-    new_ids = gpt2.generate(prompt, params, n_head, n_new, choose)
-    return ["  " + line for line in rows(encoder.decode_stream(itertools.chain(prompt, new_ids)), width, 2)]
+    new = rows(encoder.decode_stream(gpt2.generate(prompt, params, n_head, n_new, choose)), width, 2)
+    (given,) = rows([encoder.decode(prompt)], width, 1)
+    return [f"  {name:8}{line}" for name, line in zip(("prompt:", "new:", ""), [given, *new])]
 
 
 def arrays_in_numpy(params: Any) -> Any:
@@ -107,6 +144,20 @@ def log_interrupted(args: argparse.Namespace, history: History) -> None:
         log(f"interrupted: --resume continues from {step}, in {work}")
 
 
+def log_next_steps(out: Path, text: str) -> None:
+    """Say what can be done with the new model. The prompt is a piece of the text that any shell takes in quotes."""
+    beside = out.resolve().parent in (Path("models").resolve(), Path(gpt2.__file__).resolve().parent / "models")
+    model, page = shlex.quote(out.name if beside else str(out)), shlex.quote(f"{out.name}.html")
+    found = re.search(r"^[^\W_][\w ,.:;'-]{,30}[\w,.:;]", text[:10_000], re.MULTILINE)
+    prompt = f'"{found[0] if found else ""}"'
+    log("what to do next: continue a text, chat, look inside")
+    log(f"  python gpt2.py {prompt} --model {model} --temperature 0.8")
+    log(f"  python -m picogpt chat --model {model}")
+    log(f"  python -m picogpt explain {prompt} --model {model} --html {page}")
+    if beside:
+        log(f"or publish it: docs/index.html?model={out.name} is its page (see docs/page.md)")
+
+
 def plot(history: History, path: Path, force: bool = False) -> None:
     """Draw both losses over the steps."""
     from matplotlib.figure import Figure
@@ -115,7 +166,7 @@ def plot(history: History, path: Path, force: bool = False) -> None:
     axes = figure.subplots()
     for name, label in LOSSES.items():
         axes.plot([row["step"] for row in history], [row[name] for row in history], marker=".", label=label)
-    axes.set(xlabel="step", ylabel="loss in nats per character")
+    axes.set(xlabel="step", ylabel=f"loss in {UNIT}")
     axes.grid(alpha=0.3)
     axes.legend()
     with new_file(path, force) as file:

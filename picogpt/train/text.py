@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from encoder import END_OF_TEXT, Encoder, get_encoder
+from picogpt.scoring.results import bits
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Part(NamedTuple):
-    """The token ids of a part of the text, and how many characters it has."""
+    """The token ids of a part of the text, and how many characters and how many bytes of UTF-8 it has."""
 
     ids: Array  # [n_tokens]
     n_chars: int
+    n_bytes: int
 
-    @property
-    def tokens_per_char(self) -> float:
-        """Return the factor that turns a mean loss per token into one per character."""
-        return len(self.ids) / self.n_chars
+    def bits_per_byte(self, nats_per_token: float) -> float:
+        """Turn a mean loss per token into one per byte."""
+        return bits(nats_per_token * len(self.ids), self.n_bytes)
+
+    def nats_per_char(self, bits_per_byte: float) -> float:
+        """Turn a loss in bits per byte into nats per character."""
+        return bits_per_byte * math.log(2) * self.n_bytes / self.n_chars
 
 
 def split(text: str, held_out: float) -> tuple[str, str]:
@@ -58,7 +64,8 @@ def encode_texts(n_ctx: int, folder: Path, texts: tuple[str, str]) -> tuple[Enco
     """
     encoder = get_encoder(folder.name, folder.parent)
     special = [END_OF_TEXT] if END_OF_TEXT in encoder.special_tokens else []
-    parts = [Part(np.array(encoder.encode(text, special), np.int32), len(text)) for text in texts]
+    ids = [np.array(encoder.encode(text, special), np.int32) for text in texts]
+    parts = [Part(part, len(text), len(text.encode("utf-8"))) for part, text in zip(ids, texts)]
     for name, part in zip(("part of the text to train on", "held-out part of the text"), parts):
         if len(part.ids) <= n_ctx:
             raise ValueError(f"the {name} has {len(part.ids)} tokens, but needs at least n_ctx + 1 = {n_ctx + 1}")

@@ -23,9 +23,10 @@ from picogpt.train.text import train_merges
 from utils import TOKENIZER_FILES, read_json
 
 History = list[dict[str, float]]  # one row for each evaluation: step, training, held_out, seconds
-LOSSES = {"training": "training text", "held_out": "held-out text"}  # both in nats per character
+LOSSES = {"training": "training text", "held_out": "held-out text"}
+UNIT = "bits per byte"  # of both losses, as in `score`
 SETTINGS, STATE, HISTORY_FILE = "settings.json", "state.npz", "history.json"
-NOT_SETTINGS = ("text", "out", "resume", "force", "meta", "plot", "patience", "source", "models_dir")
+NOT_SETTINGS = ("text", "out", "resume", "force", "meta", "plot", "patience", "source", "models_dir", "quick")
 
 
 def work_folder(args: argparse.Namespace) -> Path:
@@ -53,6 +54,7 @@ def settings_of(args: argparse.Namespace, texts: tuple[str, str], params: Mappin
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     settings["text"] = hashlib.sha256("".join(texts).encode()).hexdigest()
     settings["from"] = None if args.source is None else sha256_of_params(params)
+    settings["unit_of_losses"] = UNIT
     return settings
 
 
@@ -133,7 +135,7 @@ def write_history(args: argparse.Namespace, history: History, folder: Path) -> N
         "text": args.text.name,
         "from": args.source,
         "settings": read_json(work_folder(args) / SETTINGS) | {"patience": args.patience},
-        "unit_of_losses": "nats per character",
+        "unit_of_losses": UNIT,
         "best_step": best_of(history)["step"],
         "evaluations": history,
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, as_dtype, assert_error, loss_per_char, run_main
+from helpers import ROOT, as_dtype, assert_error, bits_per_byte, loss_per_char, run_main
 from runs import SCHEDULE, interrupted_at
 
 from picogpt import options
@@ -47,12 +47,13 @@ def test_fine_tuning_lowers_the_loss_of_tiny_on_another_text(fine_tune, text, tm
     before = loss_per_char(held_out, encoder, params, hparams)
     assert fine_tune("--from", "tiny", "--lr", 0.001, "--batch_size", 1, "--eval_every", 4, out=tmp_path / "new") == 0
     captured = capsys.readouterr()
-    said = float(re.search(r"step 0/4: held out (\S+), before the fine-tuning", captured.err)[1])
-    assert said == pytest.approx(before, abs=1e-3)
+    said = float(re.search(r"step 0/4: held out (\S+) bits per byte, before the fine-tuning", captured.err)[1])
+    assert said == pytest.approx(bits_per_byte(before, held_out), abs=1e-3)
     encoder, new_hparams, params = load_encoder_hparams_and_params("new", tmp_path)
     after = loss_per_char(held_out, encoder, params, new_hparams)
     assert after < before - 0.1
-    assert float(captured.out.split("held-out loss ")[1].split()[0]) == pytest.approx(after, abs=1e-3)
+    printed = re.search(r"held-out loss (\S+) bits per byte \((\S+) nats per character\)", captured.out).groups()
+    assert [float(x) for x in printed] == pytest.approx([bits_per_byte(after, held_out), after], abs=1e-3)
     assert new_hparams == hparams
     assert {path.name for path in (tmp_path / "new").iterdir()} == {*FILES, "history.json"} - {META}
     for name in ("encoder.json", "vocab.bpe"):

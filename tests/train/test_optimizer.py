@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_every_window_can_be_drawn_and_steps_draw_different_ones():
 def run(packages: None) -> loop.Run:
     """Return a run without a model, whose arguments are ARGS."""
     run = loop.Run(argparse.Namespace(**vars(ARGS), eval_every=4, patience=0, out=Path("m"), source=None), {})
-    run.parts = [Part(np.arange(500), 1000), Part(np.arange(500), 250)]
+    run.parts = [Part(np.arange(500), 1000, 1100), Part(np.arange(500), 250, 260)]
     return run
 
 
@@ -119,11 +120,11 @@ def test_each_step_has_its_own_windows_and_its_own_random_key(run):
 
     run.tree = {"params": 0, "state": 0, "ema": 0}
     run.trainer = SimpleNamespace(step=step)
-    assert run.steps(range(3), SimpleNamespace(update=int), lambda: None) == 2.0  # the mean of 1, 2 and 3
+    assert run.steps(range(3), mock.Mock(), lambda: None) == 2.0  # the mean of 1, 2 and 3
     assert len({str(windows) for windows, _ in calls}) == len({str(key) for _, key in calls}) == 3
 
 
-def test_a_resumed_run_goes_on_with_its_steps_and_seconds_and_losses_are_per_character(run, monkeypatch):
+def test_a_resumed_run_goes_on_with_its_steps_and_seconds_and_losses_are_per_byte(run, monkeypatch):
     clock, left, asked = iter([10.0, 12.0, 16.0, 20.0]), list[float](), list[range]()
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(run, "steps", lambda steps, *_: asked.append(steps) or 3.0)
@@ -135,4 +136,6 @@ def test_a_resumed_run_goes_on_with_its_steps_and_seconds_and_losses_are_per_cha
     assert asked == [range(3, 4), range(4, 8), range(8, 9)]
     assert left == [10.0, pytest.approx(1.2), 0.0]
     assert [row["seconds"] for row in run.history] == [100.0, 102.0, 106.0, 110.0]
-    assert run.history[-1] == {"step": 9, "training": 3.0 * 500 / 1000, "held_out": 500 / 250, "seconds": 110.0}
+    losses = {"training": 3.0 * 500 / 1100 / math.log(2), "held_out": 500 / 260 / math.log(2)}
+    assert run.history[-1] == {"step": 9, **losses, "seconds": 110.0}
+    assert run.parts[1].nats_per_char(losses["held_out"]) == pytest.approx(500 / 250)

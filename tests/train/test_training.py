@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, loss_per_char, random_params, relative, run_main, transformers_model
+from helpers import SMALL, bits_per_byte, loss_per_char, random_params, relative, run_main, transformers_model
 from runs import interrupted_at
 
 import gpt2
@@ -96,8 +97,13 @@ def test_four_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, cap
     before = loss_per_char(held_out, encoder, initial_params(hparams, 0), hparams)
     after = loss_per_char(held_out, encoder, params, hparams)
     assert after < before - 0.05
-    printed = float(capsys.readouterr().out.split("held-out loss ")[1].split()[0])
-    assert printed == pytest.approx(after, abs=1e-3)  # JAX in batches and NumPy agree about the loss
+    pattern = r"held-out loss (\S+) bits per byte \((\S+) nats per character\)"
+    printed = [float(x) for x in re.search(pattern, capsys.readouterr().out).groups()]
+    expected = [bits_per_byte(after, held_out), after]  # the text has letters of two and three bytes
+    assert printed == pytest.approx(expected, abs=1e-3)  # JAX in batches and NumPy agree about the loss
+    (tmp_path / "held_out.txt").write_text(held_out, encoding="utf-8", newline="\n")
+    scored = run_main("picogpt score", tmp_path / "held_out.txt", "--model", out, "--no_bos").out.splitlines()
+    assert float(scored[1].split()[4]) == pytest.approx(printed[0], abs=1e-3)  # `score` prints the same number
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
