@@ -19,6 +19,7 @@ from typing import IO
 
 from picogpt import options
 from picogpt.command_line import Parser, UsageError, log, number, read_prompt
+from picogpt.explain.figures import METADATA
 from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.plots import FIGURES, save
@@ -29,33 +30,36 @@ from utils import load_encoder_hparams_and_params
 # ---------------------------------------------------------------------------------------------------------- the files
 
 
-def pictures(folder: Path) -> list[Path]:
-    return [folder / f"{name}.png" for name in FIGURES]
+def pictures(args: argparse.Namespace) -> list[Path]:
+    """Return the paths of the pictures in all formats that are asked for."""
+    folders = {kind: getattr(args, kind) for kind in METADATA}
+    return [folder / f"{name}.{kind}" for kind, folder in folders.items() if folder for name in FIGURES]
 
 
 @contextlib.contextmanager
-def outputs(html: Path | None, png: Path | None, force: bool) -> Iterator[dict[str, IO[bytes]]]:
+def outputs(args: argparse.Namespace) -> Iterator[dict[Path, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
-    paths = {path.stem: path for path in pictures(png)} if png else {}
+    paths = pictures(args)
     with contextlib.ExitStack() as stack:
-        if png:
-            options.require("matplotlib", purpose="for --png")
+        if paths:
+            options.require("matplotlib", purpose=f"for --{paths[0].suffix[1:]}")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
-            png.mkdir(exist_ok=True)  # before the page, which may go into the same folder
-        if html:
-            paths["page"] = html
-        yield {name: stack.enter_context(new_file(path, force)) for name, path in paths.items()}
+        for folder in dict.fromkeys(path.parent for path in paths):
+            folder.mkdir(exist_ok=True)  # before the page, which may go into the same folder
+        if args.html:
+            paths.append(args.html)
+        yield {path: stack.enter_context(new_file(path, args.force)) for path in paths}
 
 
-def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
+def write(files: dict[Path, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
     """Write the page and the pictures into the opened files. On a terminal, a line says which one is being made."""
     from tqdm import tqdm
 
     with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
-        for name, file in steps:
-            steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
-            if name != "page":
-                save(name, inside, args.layer, file, args.tokens)
+        for path, file in steps:
+            steps.set_description("writing the page" if path == args.html else f"drawing {path.name}")
+            if path != args.html:
+                save(path.stem, inside, args.layer, args.head, file, args.tokens, path.suffix[1:])
                 continue
             layers = layers_that_fit(inside, args.layer, args.tokens)
             if len(layers) < len(inside.attention):
@@ -89,10 +93,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     < prompt.txt | less
   python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
-With --html or --png, the numbers go to these files, and the terminal shows a
-summary. --png writes attention.png (all heads of the layer), lens.png,
-probabilities.png and residual.png. The sampling options show the probabilities
-that gpt2.py would sample from with the same options.""",
+With --html, --png, --svg or --pdf, the numbers go to these files, and the
+terminal shows a summary. --png writes attention.png (the chosen head),
+heads.png (all heads of its layer), lens.png, probabilities.png and
+residual.png. The sampling options show the probabilities that gpt2.py would
+sample from with the same options.""",
     )
     add = parser.add_argument
     options.add_prompt(parser)
@@ -102,7 +107,9 @@ that gpt2.py would sample from with the same options.""",
     add("--tokens", type=part, metavar="A:B", help="show only the tokens A to B - 1; -20: shows the last 20")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=Path, metavar="FILE.html", help="write a web page that works offline")
-    add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
+    add("--png", type=Path, metavar="FOLDER", help="write five pictures to this folder (needs matplotlib)")
+    add("--svg", type=Path, metavar="FOLDER", help="write them as vector graphics, which web pages can show")
+    add("--pdf", type=Path, metavar="FOLDER", help="write them as vector graphics for LaTeX and printing")
     options.add_force(parser)
     options.add_model_options(parser)
     options.add_sampling_options(parser)
@@ -134,12 +141,12 @@ def look(args: argparse.Namespace) -> Inside:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    with outputs(args.html, args.png, args.force) as files:
+    with outputs(args) as files:
         inside = look(args)
         write(files, inside, args)
     show, tokens = summary if files else report, positions(args.tokens, len(inside.ids))
     for line in show(inside, tokens, args, shutil.get_terminal_size().columns, options.may_colour()):
         print(line)
-    for path in ([args.html] if args.html else []) + (pictures(args.png) if args.png else []):
+    for path in files:
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import unicodedata
 from collections.abc import Sequence
 
@@ -69,6 +70,11 @@ def one_line(text: str, width: int) -> str:
 def decimals(x: float, digits: int) -> str:
     """Format a number with this many decimals: decimals(2.345, 1) = "2.3"; decimals(math.inf, 1) = "∞" """
     return f"{x:.{digits}f}".replace("inf", "∞")
+
+
+def percent(p: float) -> str:
+    """Write a probability in at most 7 characters: percent(0.123) = "12.3 %" """
+    return "-" if math.isnan(p) else "<0.1 %" if 0 < p < 0.0005 else f"{100 * p:.1f} %"
 
 
 def fit(text: str, width: int) -> str:
