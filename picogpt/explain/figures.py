@@ -98,10 +98,10 @@ def style(size: float = SMALL) -> dict[str, Any]:
 
 
 def source(inside: Inside, width: float) -> str:
-    """Name picogpt, the model and the text in lines of this many inches: about two, which hold most of a long text."""
-    n = int(0.9 * LETTERS * width)
+    """Name picogpt, the model and the text in lines of this many inches: two, with the beginning of a long text."""
+    n = int(LETTERS * width)
     wrapper = Wrapper(n)
-    return wrapper.add(label(f"picogpt · {inside.caption(int(1.6 * n))}", 2 * n)) + wrapper.finish()
+    return wrapper.add(label(f"picogpt · {inside.caption(int(1.7 * n))}", 2 * n)) + wrapper.finish()
 
 
 def set_title(place: Any, text: str, tokens: range, inside: Inside, *, inner: bool = False) -> None:
@@ -120,7 +120,7 @@ def set_title(place: Any, text: str, tokens: range, inside: Inside, *, inner: bo
     else:
         place.suptitle(heading, x=0.01, ha="left", **style(LARGE))
     if not inner:
-        figure.supxlabel(named, x=0.01, ha="left", color=FAINT, **style())
+        figure.supxlabel(named, x=0.01, ha="left", color=FAINT, wrap=True, **style())
 
 
 def set_ticks(axis: Any, names: Sequence[str], step: int = 1, **settings: Any) -> None:
@@ -172,12 +172,14 @@ def in_percent(p: float, position: Any = None) -> str:
 
 def colour_bar(image: Any, axes: list[Axes], text: str, place: Axes | None = None) -> None:
     """Draw the key to the colours below the axes, or in an empty place beside them."""
-    where: dict[str, Any] = {"ax": axes, "location": "bottom", "pad": 0.03, "shrink": 0.7, "aspect": 40}
+    pad = 0.15 * axes[0].figure.dpi / axes[0].figure.bbox.height  # 0.15 inches, as a share
+    where: dict[str, Any] = {"ax": axes, "location": "bottom", "pad": pad, "shrink": 0.7, "aspect": 40}
     ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
     if place is not None:
         place.set_axis_off()
         where, ticks = {"cax": place.inset_axes((0.05, 0.4, 0.9, 0.06)), "orientation": "horizontal"}, [0, 0.1, 0.5, 1]
     bar = axes[0].figure.colorbar(image, ticks=ticks, format=in_percent, **where)
+    bar.solids.set(rasterized=False, edgecolor="face")
     bar.ax.tick_params(labelsize=SMALL)
     bar.set_label(text, fontsize=SMALL)
 
@@ -187,15 +189,20 @@ def colour_bar(image: Any, axes: list[Axes], text: str, place: Axes | None = Non
 
 def as_vectors(axes: Axes) -> None:
     """Replace a matrix of cells by as many rectangles, which stay sharp at any size, unless it has too many."""
+    from matplotlib.collections import PolyCollection
+
     for image in list(axes.images):
         cells = image.get_array()
         if cells is None or cells.size > 10_000:
             continue
-        limits = axes.get_xlim(), axes.get_ylim()
-        edges = (np.arange(n + 1) - 0.5 for n in cells.shape[::-1])
-        axes.pcolormesh(*edges, cells, alpha=image.get_alpha(), edgecolors="face", zorder=0, **colour_scale())
+        rgba = image.to_rgba(cells, alpha=image.get_alpha())
+        colours = 1 - rgba[..., 3:] * (1 - rgba[..., :3])  # on white: transparent rectangles would show their overlap
+        rows, columns = np.nonzero(~np.ma.getmaskarray(cells))
+        corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+        places = np.stack([columns, rows], axis=-1)[:, None] + corners
+        style = {"facecolors": colours[rows, columns], "edgecolors": "face", "linewidths": 0.3, "zorder": 0}
+        axes.add_collection(PolyCollection(list(places), **style), autolim=False)
         image.remove()
-        axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def write_figure(figure: Figure, file: IO[bytes], kind: str) -> None:

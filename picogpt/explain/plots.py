@@ -94,7 +94,7 @@ def write_predictions(axes: Axes, inside: Inside, rows: range, layers: Sequence[
         both = layer > 0 and room >= 14
         colour, middle = figures.INK if layer else figures.FAINT, column - 0.17 if both else column
         for row, token in enumerate(rows):
-            text = figures.label(inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room - 1)))
+            text = figures.label(inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room)))
             axes.text(middle, row, text, ha="center", color=colour, **place)
             if both:
                 value = figures.in_percent(inside.lens_probs[layer, token, 0])

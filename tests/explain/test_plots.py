@@ -193,7 +193,7 @@ def test_a_source_of_two_lines_shows_what_has_room(figure):
     assert lines[0].startswith('picogpt · tiny reads "My kingdom')
     assert lines[1].endswith('…"')
     wide = look_inside("你好世界" * 20, "tiny", MODELS)
-    assert max(map(n_columns, figures.source(wide, 6.5).split("\n"))) <= 82
+    assert max(map(n_columns, figures.source(wide, 6.5).split("\n"))) <= 91
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -296,11 +296,27 @@ def test_cells_of_vector_graphics_have_the_colours_and_the_places_of_those_in_pi
     (image,), limits = axes.images, (axes.get_xlim(), axes.get_ylim())
     colours = image.to_rgba(image.get_array(), alpha=image.get_alpha())
     figures.as_vectors(axes)
-    (mesh,) = axes.collections
+    (cells,) = axes.collections
     assert not axes.images
     assert (axes.get_xlim(), axes.get_ylim()) == limits
-    np.testing.assert_allclose(mesh.to_rgba(mesh.get_array(), alpha=mesh.get_alpha()), colours)
-    assert mesh.get_coordinates()[0, 0].tolist() == [-0.5, -0.5]
+    on_white = 1 - colours[..., 3:] * (1 - colours[..., :3])
+    np.testing.assert_allclose(cells.get_facecolor()[:, :3], on_white.reshape(-1, 3))
+    assert (cells.get_facecolor()[:, 3] == 1).all()
+    corners = [path.vertices[0].tolist() for path in cells.get_paths()]
+    assert corners == [[column - 0.5, row - 0.5] for row in range(19) for column in range(5)]
+
+
+def test_large_matrices_stay_pixels_in_vector_graphics(tiny, figure):
+    encoder, hparams, params = tiny
+    seen = examine([*range(100, 201)], encoder, params, hparams["n_head"])
+    axes = picogpt.plot_head(seen, 0, 0, figure)
+    figures.as_vectors(axes)
+    assert axes.images
+    figure.clear()
+    axes = picogpt.plot_head(seen, 0, 0, figure, tokens=slice(100))
+    figures.as_vectors(axes)
+    assert not axes.images
+    assert len(axes.collections[0].get_paths()) == 5050  # nothing is drawn for later tokens
 
 
 # --------------------------------------------------------------------------------------------------------- any token
