@@ -91,10 +91,12 @@ def write_predictions(axes: Axes, inside: Inside, rows: range, layers: Sequence[
     """Write the likeliest token into each cell, in `room` letters, and its probability in percent if both fit."""
     place: dict[str, Any] = {"va": "center", "clip_on": True, **figures.style()}
     for column, layer in enumerate(layers):
-        both = layer > 0 and room >= 14
-        colour, middle = figures.INK if layer else figures.FAINT, column - 0.17 if both else column
+        both = layer > 0 and room >= 13
+        colour, middle = figures.INK if layer else figures.FAINT, column - 0.2 if both else column
         for row, token in enumerate(rows):
-            text = figures.label(inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room)))
+            text = figures.label(
+                inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room - 5 if both else room))
+            )
             axes.text(middle, row, text, ha="center", color=colour, **place)
             if both:
                 value = figures.in_percent(inside.lens_probs[layer, token, 0])
