@@ -139,9 +139,9 @@ def colour_scale() -> dict[str, Any]:
     """
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 
-    strongest = 1 - STRONGEST * (1 - np.array(to_rgb(BLUE)))
+    strongest = tuple(1 - STRONGEST * (1 - part) for part in to_rgb(BLUE))
     return {
-        "cmap": LinearSegmentedColormap.from_list("probability", ["white", strongest]),
+        "cmap": LinearSegmentedColormap.from_list("probability", [(1.0, 1.0, 1.0), strongest]),
         "norm": PowerNorm(0.5, 0, 1),
     }
 
@@ -179,7 +179,8 @@ def colour_bar(image: Any, axes: list[Axes], text: str, place: Axes | None = Non
         place.set_axis_off()
         where, ticks = {"cax": place.inset_axes((0.05, 0.4, 0.9, 0.06)), "orientation": "horizontal"}, [0, 0.1, 0.5, 1]
     bar = axes[0].figure.colorbar(image, ticks=ticks, format=in_percent, **where)
-    bar.solids.set(rasterized=False, edgecolor="face")
+    if bar.solids is not None:
+        bar.solids.set(rasterized=False, edgecolor="face")  # rectangles, as the cells
     bar.ax.tick_params(labelsize=SMALL)
     bar.set_label(text, fontsize=SMALL)
 
