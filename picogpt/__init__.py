@@ -13,11 +13,12 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
     from typing import Any
 
     from picogpt.batch import generate_batch as generate_batch
+    from picogpt.explain.heads import plot_attention as plot_attention
+    from picogpt.explain.heads import plot_head as plot_head
     from picogpt.explain.numbers import Inside as Inside
     from picogpt.explain.numbers import Settings as Settings
     from picogpt.explain.numbers import look_inside as look_inside
     from picogpt.explain.page import page as page
-    from picogpt.explain.plots import plot_attention as plot_attention
     from picogpt.explain.plots import plot_lens as plot_lens
     from picogpt.explain.plots import plot_probabilities as plot_probabilities
     from picogpt.explain.plots import plot_residual as plot_residual
@@ -27,9 +28,10 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
 
 NAMES = {  # module: the names that it defines
     "picogpt.batch": ("generate_batch",),
+    "picogpt.explain.heads": ("plot_attention", "plot_head"),
     "picogpt.explain.numbers": ("Inside", "Settings", "look_inside"),
     "picogpt.explain.page": ("page",),
-    "picogpt.explain.plots": ("plot_attention", "plot_lens", "plot_probabilities", "plot_residual"),
+    "picogpt.explain.plots": ("plot_lens", "plot_probabilities", "plot_residual"),
     "picogpt.scoring.windows": ("score",),
     "picogpt.tracing.recorder": ("Trace", "trace"),
 }

@@ -6,26 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from picogpt.explain import figures
 from picogpt.explain.numbers import Inside
-from picogpt.explain.plots import (
-    BLUE,
-    ORANGE,
-    SMALL,
-    height_of,
-    label,
-    last_rows,
-    new_axes,
-    set_ticks,
-    set_title,
-    style,
-    title_of,
-)
-from picogpt.explain.terminal import percent, signed
+from picogpt.explain.plots import rows_size
+from picogpt.explain.terminal import signed
+from picogpt.terminal_text import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from picogpt.explain.plots import Place
+    from picogpt.explain.figures import Place
 
 
 def plot_change(
@@ -37,21 +27,23 @@ def plot_change(
     """
     if inside.whole is None:
         raise ValueError("no part of this model was replaced")
-    rows = last_rows(inside, tokens)
-    axes = new_axes(height_of("change", inside, tokens), figure, axes)
+    rows, given = figures.last_rows(inside, tokens), axes is not None
+    axes = figures.new_axes(rows_size(inside, tokens), figure, axes)
     bits = np.nan_to_num(inside.change[rows], posinf=0, neginf=0)
-    axes.barh(range(len(rows)), bits, color=[ORANGE if x > 0 else BLUE for x in bits])
-    set_ticks(axes.yaxis, [label(inside.texts[token]) for token in rows])
+    axes.barh(range(len(rows)), bits, color=[figures.ORANGE if x > 0 else figures.BLUE for x in bits])
+    figures.set_ticks(axes.yaxis, [figures.label(inside.texts[token]) for token in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8)
     for row, token in enumerate(rows):
-        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", **style()}
+        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", **figures.style()}
         axes.annotate(change_text(inside, token), (1, row), (6, 0), xycoords=("axes fraction", "data"), **place)
-    axes.tick_params(labelsize=SMALL)
+    axes.tick_params(labelsize=figures.SMALL)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("change of the surprisal in bits (right: less likely than in the whole model)", fontsize=SMALL)
+    axes.set_xlabel(
+        "change of the surprisal in bits (right: less likely than in the whole model)", fontsize=figures.SMALL
+    )
     if title:
-        set_title(axes, title_of("Change of each token's prediction", rows, inside))
+        figures.set_title(axes, "Change of each token's prediction", rows, inside, inner=given)
     return axes
 
 

@@ -21,6 +21,7 @@ from typing import IO
 
 from picogpt import options
 from picogpt.command_line import Parser, UsageError, log, number, read_prompt
+from picogpt.explain.figures import METADATA
 from picogpt.explain.numbers import Inside, Settings, examine, positions
 from picogpt.explain.page import layers_that_fit, page
 from picogpt.explain.parts import add_part_options, check_part_options, replaced
@@ -33,34 +34,36 @@ from utils import load_encoder_hparams_and_params
 
 
 def pictures(args: argparse.Namespace) -> list[Path]:
-    """Return the pictures to write. One shows the change if parts of the model are replaced."""
+    """Return the paths of the pictures in all formats. One shows the change if parts of the model are replaced."""
     names = [name for name in FIGURES if name != "change" or args.without or args.patch]
-    return [args.png / f"{name}.png" for name in names] if args.png else []
+    folders = {kind: getattr(args, kind) for kind in METADATA}
+    return [folder / f"{name}.{kind}" for kind, folder in folders.items() if folder for name in names]
 
 
 @contextlib.contextmanager
-def outputs(args: argparse.Namespace) -> Iterator[dict[str, IO[bytes]]]:
+def outputs(args: argparse.Namespace) -> Iterator[dict[Path, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
-    paths, html, png, force = {path.stem: path for path in pictures(args)}, args.html, args.png, args.force
+    paths = pictures(args)
     with contextlib.ExitStack() as stack:
-        if png:
-            options.require("matplotlib", purpose="for --png")
+        if paths:
+            options.require("matplotlib", purpose=f"for --{paths[0].suffix[1:]}")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
-            png.mkdir(exist_ok=True)  # before the page, which may go into the same folder
-        if html:
-            paths["page"] = html
-        yield {name: stack.enter_context(new_file(path, force)) for name, path in paths.items()}
+        for folder in dict.fromkeys(path.parent for path in paths):
+            folder.mkdir(exist_ok=True)  # before the page, which may go into the same folder
+        if args.html:
+            paths.append(args.html)
+        yield {path: stack.enter_context(new_file(path, args.force)) for path in paths}
 
 
-def write(files: dict[str, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
+def write(files: dict[Path, IO[bytes]], inside: Inside, args: argparse.Namespace) -> None:
     """Write the page and the pictures into the opened files. On a terminal, a line says which one is being made."""
     from tqdm import tqdm
 
     with tqdm(files.items(), desc="writing", leave=False, disable=None if files else True) as steps:
-        for name, file in steps:
-            steps.set_description("writing the page" if name == "page" else f"drawing {name}.png")
-            if name != "page":
-                save(name, inside, args.layer, file, args.tokens)
+        for path, file in steps:
+            steps.set_description("writing the page" if path == args.html else f"drawing {path.name}")
+            if path != args.html:
+                save(path.stem, inside, args.layer, args.head, file, args.tokens, path.suffix[1:])
                 continue
             layers = layers_that_fit(inside, args.layer, args.tokens)
             if len(layers) < len(inside.attention):
@@ -96,10 +99,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
   python -m picogpt explain "ROMEO: O" --model_size tiny --patch 2.4 "JULIET: O"
   python -m picogpt explain - --tokens -20: --html end.html < prompt.txt
 
-With --html or --png, the numbers go to these files, and the terminal shows a
-summary. --png writes attention.png (all heads of the layer), lens.png,
-probabilities.png and residual.png. The sampling options show the probabilities
-that gpt2.py would sample from with the same options.
+With --html, --png, --svg or --pdf, the numbers go to these files, and the
+terminal shows a summary. --png writes attention.png (the chosen head),
+heads.png (all heads of its layer), lens.png, probabilities.png and
+residual.png. The sampling options show the probabilities that gpt2.py would
+sample from with the same options.
 
 With --without or --patch, all of this is about the changed model. The tables,
 the page and one more picture, change.png, compare its predictions with those of
@@ -113,7 +117,9 @@ the whole model. 9.9@5 is head 9.9 at token 5 only, and 9.9@-1 at the last one."
     add("--tokens", type=part, metavar="A:B", help="show only the tokens A to B - 1; -20: shows the last 20")
     add("--merges", action="store_true", help="show the merges that build each token from single bytes")
     add("--html", type=Path, metavar="FILE.html", help="write a web page that works offline")
-    add("--png", type=Path, metavar="FOLDER", help="write four pictures to this folder (needs matplotlib)")
+    add("--png", type=Path, metavar="FOLDER", help="write five pictures to this folder (needs matplotlib)")
+    add("--svg", type=Path, metavar="FOLDER", help="write them as vector graphics, which web pages can show")
+    add("--pdf", type=Path, metavar="FOLDER", help="write them as vector graphics for LaTeX and printing")
     add_part_options(parser)
     options.add_force(parser)
     options.add_model_options(parser)
@@ -159,6 +165,6 @@ def main(argv: list[str] | None = None) -> int:
     show, tokens = summary if files else report, positions(args.tokens, len(inside.ids))
     for line in show(inside, tokens, args, shutil.get_terminal_size().columns, options.may_colour()):
         print(line)
-    for path in ([args.html] if args.html else []) + pictures(args):
+    for path in files:
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0

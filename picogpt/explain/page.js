@@ -11,6 +11,7 @@ let shown = 0;  // the token under the pointer while there is one, or else the c
 // ------------------------------------------------------------------------------------------------------ the numbers
 
 const textOf = (i) => i < 0 ? data.before : i < n ? data.shown[i] : "next";
+const touch = () => matchMedia("(hover: none)").matches;
 const percent = (p) => p === null ? "–" : p > 0 && p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`;
 
 // Return the predictions of a layer after token i, the most likely first, as pairs [id, probability].
@@ -183,7 +184,7 @@ function cellAt(event) {
 // Show the attention of token i to token j below the map, and mark their cell. Without them, say how to see it.
 function showCell(i, j) {
   $("map-cell").hidden = i === undefined;
-  if (i === undefined) return $("map-value").replaceChildren("Hover over the map to see its values.");
+  if (i === undefined) return $("map-value").replaceChildren(`${touch() ? "Tap" : "Hover over"} the map to see its values.`);
   Object.assign($("map-cell").style,
     { top: `${100 * i / n}%`, left: `${100 * j / n}%`, width: `${100 / n}%`, height: `${100 / n}%` });
   const value = j <= i ? [" attends to ", token(j), `: ${percent(attention(i, j))}`] : [" can't look at ", token(j), ", which comes later"];
@@ -191,6 +192,7 @@ function showCell(i, j) {
 }
 
 function drawLens() {
+  $("lens").style.setProperty("--layers", nLayers);
   const head = element("tr");
   head.append(...["after", ...data.layers].map((name) => Object.assign(element("th", name), { scope: "col" })));
   $("lens").append(head);
@@ -199,12 +201,19 @@ function drawLens() {
     row.append(Object.assign(element("th", textOf(i), "token"), { scope: "row" }));
     for (let layer = 0; layer < nLayers; layer++) {
       const [id, p] = lens(layer, i)[0];
-      const cell = shaded(element("td", data.texts[id], "token"), p);
+      const cell = shaded(element("td", data.texts[id], layer ? "token" : "token embedding"), p);
       cell.dataset.index = i * nLayers + layer;
       row.append(cell);
     }
     $("lens").append(row);
   }
+}
+
+// Say that the table goes on, unless it fits, and let it fade out on the right until its end is in view.
+function sayMore() {
+  const box = $("lens").parentElement;
+  $("more").hidden = box.scrollWidth <= box.clientWidth + 1;
+  box.classList.toggle("continues", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
 }
 
 function readOut(cell) {
@@ -271,9 +280,6 @@ function start() {
   choose(Math.min(1, n));
   drawMaps();
   showCell();
-  const scroll = $("lens").parentElement;
-  scroll.scrollLeft = scroll.scrollWidth;  // the last layers come first into view
-
   keys($("tokens"), { ArrowRight: 1, ArrowLeft: -1 }, chosen, choose);
   keys($("lens"), { ArrowRight: 1, ArrowLeft: -1, ArrowDown: nLayers, ArrowUp: -nLayers }, nLayers - 1, readOut);
   keys($("heads"), { ArrowRight: 1, ArrowLeft: -1 }, data.head, (head) => { $("head").value = head; drawMaps(); });
@@ -285,10 +291,12 @@ function start() {
   $("lens").addEventListener("pointerover", (event) => indexed(event) && readOut(Number(indexed(event).dataset.index)));
   $("lens").addEventListener("pointerleave", readOutFocused);
   $("lens").addEventListener("focusout", readOutFocused);
-  $("map").addEventListener("click", (event) => choose(cellAt(event)[0]));
+  $("map").addEventListener("click", (event) => { choose(cellAt(event)[0]); showCell(...cellAt(event)); });
   $("map").addEventListener("pointermove", (event) => showCell(...cellAt(event)));
-  $("map").addEventListener("pointerleave", () => showCell());
+  $("map").addEventListener("pointerleave", () => touch() || showCell());  // a finger that is gone leaves its value
   new ResizeObserver(labelMap).observe($("map"));
+  new ResizeObserver(sayMore).observe($("lens").parentElement);
+  $("lens").parentElement.addEventListener("scroll", sayMore);
   for (const id of ["layer", "head"]) $(id).addEventListener("change", drawMaps);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMaps);
 }

@@ -90,6 +90,12 @@ def content(inside: Inside, chosen: range, layer: int, head: int, layers: list[i
     }
 
 
+def parts_of_characters(texts: list[str]) -> str:
+    """Explain the first of the tokens that hold only a part of a character: "你 1/2". Without one, say nothing."""
+    found = next(filter(None, (re.search(r"(\S+) \d/\d", text) for text in texts)), None)
+    return f", and {found[0]} is a token that holds a part of the bytes of {found[1]}" if found else ""
+
+
 def about(inside: Inside, chosen: range) -> str:
     """Name the model, the surprisal of the text, the settings, and which tokens the page shows if not all."""
     part = f"shown: tokens {chosen[0]} to {chosen[-1]}" if len(chosen) < len(inside.ids) else ""
@@ -121,6 +127,7 @@ def page(
         "STYLE": (FOLDER / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": (FOLDER / "page.js").read_text(encoding="utf-8"),
         "TITLE": as_text(title),
+        "PARTS": as_text(parts_of_characters(inside.texts[chosen.start : chosen.stop])),
         "ABOUT": as_text(about(inside, chosen)),
         "TEXT": "" if text == title else as_text(text),
         "DATA": as_json(content(inside, chosen, layer, head, layers)),

@@ -1,216 +1,129 @@
-"""Draw the numbers of `look_inside` as pictures with matplotlib, which can be read in a column of 650 pixels.
+"""Draw the numbers of `look_inside` as pictures with matplotlib.
 
     inside = look_inside("Alan Turing theorized that computers would", "124M")
-    plot_attention(inside, layer=11)
+    plot_head(inside, layer=11, head=3)
 
 Every function draws into the given figure or axes and keeps its size, or makes a new figure with pyplot. It returns its
-axes. `tokens=slice(10, 20)` draws these tokens only, and `title=False` leaves the title out. Tokens are shown as plain
-text: a $ does not start mathematics, and a character that no font has is escaped.
+axes. `tokens=slice(10, 20)` draws these tokens only, and `title=False` leaves the title and the source out. Tokens are
+shown as plain text: a $ does not start mathematics, and a character that no font has is escaped.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from picogpt.explain.numbers import Array, Inside, layer_name, positions
+from picogpt.explain import figures
+from picogpt.explain.heads import head_size, heads_size, plot_attention, plot_head
+from picogpt.explain.numbers import Inside, layer_name, positions
 from picogpt.explain.text import decimals
-from picogpt.options import require
-from picogpt.terminal_text import escaped, fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
-    Place = Figure | SubFigure | None  # where to draw; None makes a new figure
+    from picogpt.explain.figures import Place
 
-WIDTH, DPI = 6.5, 200  # inches, so that a picture scaled to 650 pixels has 100 pixels for an inch
-SMALL, LARGE = 8, 9  # sizes of letters in points: 11 and 12.5 of those pixels
-BLUE, ORANGE = "#3b6fb6", "#b8541a"  # two colours that colour-blind readers can tell apart
-MAX_ROWS, MAX_COLUMNS = 40, 7  # more tokens or layers would be too small to read
-FONTS = (  # in order of preference, as not every font has every character; the first comes with matplotlib
-    *("DejaVu Sans", "Segoe UI Symbol", "Noto Emoji", "Noto Sans Devanagari", "Noto Sans Arabic", "Malgun Gothic"),
-    *("Yu Gothic", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Noto Sans CJK JP", "Noto Sans CJK SC"),
-)
-
-# ------------------------------------------------------------------------------------------- figures, texts and colours
+MAX_COLUMNS = 25  # so many layers of the lens have room
+RESIDUAL_SIZE = figures.WIDTH, 3.8
 
 
-def height_of(name: str, inside: Inside, tokens: slice | None) -> float:
-    """Return the height in inches that a picture, named as in FIGURES, needs if it is WIDTH wide."""
-    n_rows, n_columns = panels_of(inside)
-    heights = {"attention": 5.2 * n_rows / n_columns + 1.9, "residual": 3.6}
-    return heights.get(name) or 0.21 * len(last_rows(inside, tokens)) + 1.7
+def rows_size(inside: Inside, tokens: slice | None) -> tuple[float, float]:
+    """Return the width and height in inches of a picture with a row for each token."""
+    return figures.WIDTH, 0.21 * len(figures.last_rows(inside, tokens)) + 1.9
 
 
-def panels_of(inside: Inside) -> tuple[int, int]:
-    """Return how many rows and columns the panels of all heads take. More than three would be too small to read."""
-    n_head = inside.attention.shape[1]
-    n_columns = min(3, math.ceil(math.sqrt(n_head)))
-    return math.ceil(n_head / n_columns), n_columns
+def lens_size(inside: Inside, tokens: slice | None) -> tuple[float, float]:
+    """Return the width and height in inches of a picture of the lens. Many layers make it wider."""
+    width, height = rows_size(inside, tokens)
+    return max(width, 1.5 + 0.64 * min(MAX_COLUMNS, len(inside.lens_ids))), height
 
 
-def new_figure(height: float, figure: Place) -> Figure | SubFigure:
-    """Return the given figure, or a new one of pyplot, which a notebook shows. The height is in inches."""
-    require("matplotlib")
-    if figure is None:
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(figsize=(WIDTH, height), layout="constrained")
-    if figure.get_layout_engine() is None and hasattr(figure, "set_layout_engine"):  # parts of a figure have no own one
-        figure.set_layout_engine("constrained")
-    return figure
+# ---------------------------------------------------------------------------------------------- lens and probabilities
 
 
-def new_axes(height: float, figure: Place, axes: Axes | None) -> Axes:
-    """Return the given axes, or new ones in the given figure or in a new one."""
-    return axes if axes is not None else new_figure(height, figure).subplots()
-
-
-@functools.lru_cache(maxsize=1)
-def fonts() -> tuple[list[str], frozenset[int]]:
-    """Return the names of the installed FONTS, and the codes of all characters that they have.
-
-    A family has several files, such as an oblique one with fewer characters. Only the one that is drawn counts.
-    """
-    from matplotlib import font_manager
-
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    names = [name for name in FONTS if name in installed]
-    drawn = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in names]
-    return names, frozenset(code for path in drawn for code in font_manager.get_font(path).get_charmap())
-
-
-def label(text: str, width: int = 14) -> str:
-    """Shorten a text for a picture, and escape the characters that no font has."""
-    known = fonts()[1]
-    return fit("".join(char if ord(char) in known else escaped(char) for char in text), width).rstrip()
-
-
-def style(size: float = SMALL) -> dict[str, Any]:
-    """Return the settings for every text in a picture: its size, these fonts, and no mathematics."""
-    return {"fontsize": size, "family": fonts()[0], "parse_math": False, "usetex": False}
-
-
-def last_rows(inside: Inside, tokens: slice | None) -> range:
-    """Return the positions that a slice chooses. Without a slice, these are as many of the last as can be read."""
-    return positions(tokens, len(inside.ids)) if tokens else range(len(inside.ids))[-MAX_ROWS:]
-
-
-def title_of(text: str, tokens: range, inside: Inside) -> str:
-    """Return a title of several lines: what is drawn, model and text, which tokens, and settings that were changed."""
-    part = f"tokens {tokens[0]} to {tokens[-1]} of {len(inside.ids)}" if len(tokens) < len(inside.ids) else ""
-    notes = ", ".join(filter(None, [part, *inside.settings.changed()]))
-    return "\n".join(filter(None, [text, label(inside.caption(50), 80), notes]))
-
-
-def set_title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", **style(LARGE))
-
-
-def set_ticks(axis: Any, names: list[str], step: int = 1, **settings: Any) -> None:
-    """Label every `step`-th place of an axis with its name. The places are 0, 1, 2, …"""
-    axis.set_ticks(range(0, len(names), step), names[::step], **style(), **settings)
-
-
-def probability_norm() -> Any:
-    """Return a colour scale over the square root of the probability, so that 1 % can be told from 0."""
-    from matplotlib.colors import PowerNorm
-
-    return PowerNorm(0.5, 0, 1)
-
-
-def colour_bar(image: Any, axes: list[Axes], text: str) -> None:
-    place: dict[str, Any] = {"location": "bottom", "pad": 0.03, "shrink": 0.7, "aspect": 40}
-    bar = axes[0].figure.colorbar(image, ax=axes, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], format="{x:.0%}", **place)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.set_label(text, fontsize=SMALL)
-
-
-# ----------------------------------------------------------------------------------------------------- the pictures
-
-
-def plot_attention(
-    inside: Inside, layer: int, figure: Place = None, *, tokens: slice | None = None, title: bool = True
-) -> Array:
-    """Draw the attention of all heads of a layer. Row i of each square is the attention of token i. -> axes [n_head]
-
-    With `tokens`, both rows and columns are these tokens.
-    """
-    chosen = positions(tokens, len(inside.ids))
-    heads = inside.attention[layer][:, chosen][:, :, chosen]
-    n_rows, n_columns = panels_of(inside)
-    figure = new_figure(height_of("attention", inside, tokens), figure)
-    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
-    axes, unused = grid[: len(heads)], grid[len(heads) :]
-    for panel in unused:
-        panel.remove()
-    past = np.tri(len(chosen), dtype=bool)
-    names = [label(inside.texts[i], 10) for i in chosen]
-    step = math.ceil(len(names) * n_columns / 33)  # 33 labels have room beside each other
-    for head, (panel, probs) in enumerate(zip(axes, heads)):
-        image = panel.imshow(np.ma.array(probs, mask=~past), cmap="viridis", norm=probability_norm())
-        set_title(panel, f"head {head}")
-        set_ticks(panel.xaxis, names, step, rotation=90)
-        set_ticks(panel.yaxis, names, step)
-        panel.tick_params(labelbottom=head + n_columns >= len(heads))
-    if title:
-        heading = title_of(f"Attention in layer {layer}: each row shows where one token looks", chosen, inside)
-        figure.suptitle(heading, x=0.01, ha="left", **style(LARGE))
-    colour_bar(image, axes.tolist(), "attention" + (" (each row sums to 100 %)" if chosen[0] == 0 else ""))
-    return np.array(axes)
+def layers_of(n: int, width: float) -> Sequence[int]:
+    """Return the layers of n that have room in a width of so many inches: all, or every second or so up to the last."""
+    step = max(math.ceil(n / MAX_COLUMNS), math.ceil(0.4 * n / width))
+    return range((n - 1) % step, n, step)
 
 
 def plot_lens(
     inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
-    """Draw the logit lens: the token that each layer predicts after each token, coloured by its probability."""
-    rows = last_rows(inside, tokens)
-    step = math.ceil(len(inside.lens_ids) / MAX_COLUMNS)
-    layers = range((len(inside.lens_ids) - 1) % step, len(inside.lens_ids), step)  # ends with the last layer
-    axes = new_axes(height_of("lens", inside, tokens), figure, axes)
+    """Draw the logit lens: the token that each layer predicts after each token, coloured by its probability.
+
+    The column of the embedding is pale, because it only repeats its tokens.
+    """
+    rows, given = figures.last_rows(inside, tokens), axes is not None
+    axes = figures.new_axes(lens_size(inside, tokens), figure, axes)
+    layers = layers_of(len(inside.lens_ids), figures.inches(axes)[0])
     probs = inside.lens_probs[np.ix_(layers, rows, [0])][..., 0].T
-    image = axes.imshow(probs, cmap="viridis", norm=probability_norm(), aspect="auto")
-    for column, layer in enumerate(layers):
-        for row, token in enumerate(rows):
-            text = label(inside.text(inside.lens_ids[layer, token, 0]), 10)
-            front = "black" if probs[row, column] > 0.3 else "white"
-            axes.text(column, row, text, ha="center", va="center", color=front, clip_on=True, **style())
-    set_ticks(axes.xaxis, [layer_name(layer) for layer in layers])
-    set_ticks(axes.yaxis, [label(inside.texts[token]) for token in rows])
-    axes.set_ylabel("after", fontsize=SMALL)
+    pale = np.where(np.array(layers) == 0, 0.25, 1.0) * np.ones_like(probs)
+    image = figures.draw_cells(axes, probs, alpha=pale)
+    room = int(figures.inches(axes)[0] / len(layers) * figures.LETTERS)
+    write_predictions(axes, inside, rows, layers, room)
+    name_layers(axes, layers, range(len(layers)), room)
+    figures.set_ticks(axes.yaxis, [figures.label(inside.texts[token]) for token in rows])
+    axes.set_ylabel("after", fontsize=figures.SMALL)
     if title:
+        step = layers[1] - layers[0] if len(layers) > 1 else 1
         which = "each layer" if step == 1 else f"every {step}{'nd' if step == 2 else 'rd' if step == 3 else 'th'} layer"
-        set_title(axes, title_of(f"Logit lens: the token that {which} predicts next", rows, inside))
-    colour_bar(image, [axes], "probability")
+        figures.set_title(axes, f"Logit lens: the token that {which} predicts next", rows, inside, inner=given)
+    figures.colour_bar(
+        image, [axes], "probability" + ("; the embedding only repeats its token" if layers[0] == 0 else "")
+    )
     return axes
+
+
+def name_layers(axes: Axes, layers: Sequence[int], places: Sequence[int], room: int) -> None:
+    """Name the layers at their places along the axis, each in two lines if one line has no room for its letters."""
+    names = [layer_name(layer) for layer in layers]
+    if room < 9:
+        names = [name.replace(" ", "\n").replace("embedding", "embed-\nding") for name in names]
+    axes.xaxis.set_ticks(places, names, **figures.style())
+
+
+def write_predictions(axes: Axes, inside: Inside, rows: range, layers: Sequence[int], room: int) -> None:
+    """Write the likeliest token into each cell, in `room` letters, and its probability in percent if both fit."""
+    place: dict[str, Any] = {"va": "center", "clip_on": True, **figures.style()}
+    for column, layer in enumerate(layers):
+        both = layer > 0 and room >= 13
+        colour, middle = figures.INK if layer else figures.FAINT, column - 0.2 if both else column
+        for row, token in enumerate(rows):
+            text = figures.label(
+                inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room - 5 if both else room))
+            )
+            axes.text(middle, row, text, ha="center", color=colour, **place)
+            if both:
+                value = figures.in_percent(inside.lens_probs[layer, token, 0])
+                axes.text(column + 0.44, row, value, ha="right", color=colour, **place)
 
 
 def plot_probabilities(
     inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
     """Draw the probability of each token, and the most likely token wherever that was a different one."""
-    rows = last_rows(inside, tokens)
-    axes = new_axes(height_of("probabilities", inside, tokens), figure, axes)
-    axes.barh(range(len(rows)), np.nan_to_num(inside.probs[rows]), color=BLUE, label="this token")
+    rows, given = figures.last_rows(inside, tokens), axes is not None
+    axes = figures.new_axes(rows_size(inside, tokens), figure, axes)
+    axes.barh(range(len(rows)), np.nan_to_num(inside.probs[rows]), color=figures.BLUE, label="this token")
     draw_alternatives(axes, inside, rows)
-    set_ticks(axes.yaxis, [label(inside.texts[token]) for token in rows])
+    figures.set_ticks(axes.yaxis, [figures.label(inside.texts[token]) for token in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.xaxis.set_major_formatter(figures.in_percent)
     for row, token in enumerate(rows):
         bits = f"{decimals(inside.bits[token], 1)} bits" if token else "first token"
-        axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
+        axes.annotate(bits, (1, row), (6, 0), textcoords="offset points", va="center", fontsize=figures.SMALL)
+    axes.tick_params(labelsize=figures.SMALL)
     axes.grid(axis="x", alpha=0.3)
     if title:
-        set_title(axes, title_of("Probability of each token", rows, inside))
+        figures.set_title(axes, "Probability of each token", rows, inside, inner=given)
     place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0, 0, 1, 0), "borderaxespad": 2.5}
-    axes.legend(ncols=2, fontsize=SMALL, frameon=False, reverse=True, **place)
+    axes.legend(ncols=2, fontsize=figures.SMALL, frameon=False, reverse=True, **place)
     return axes
 
 
@@ -219,30 +132,38 @@ def draw_alternatives(axes: Axes, inside: Inside, tokens: range) -> None:
     rows = [row for row, token in enumerate(tokens) if inside.ranks[token] > 1]
     ids = [inside.lens_ids[-1, tokens[row] - 1, 0] for row in rows]
     probs = [inside.lens_probs[-1, tokens[row] - 1, 0] for row in rows]
-    rings = axes.plot(probs, rows, "o", markersize=5, markeredgecolor=ORANGE, label="most likely token, if different")
+    rings = axes.plot(
+        probs, rows, "o", markersize=5, markeredgecolor=figures.ORANGE, label="most likely token, if different"
+    )
     rings[0].set(markerfacecolor="none", clip_on=False)  # so that rings at 0 % and 100 % stay whole
     for row, id, p in zip(rows, ids, probs):
         side, align = ((-7, 0), "right") if p > 0.8 else ((7, 0), "left")
-        text = axes.annotate(label(inside.text(id)), (p, row), side, textcoords="offset points", **style())
-        text.set(ha=align, va="center", color=ORANGE)
+        text = axes.annotate(
+            figures.label(inside.text(id)), (p, row), side, textcoords="offset points", **figures.style()
+        )
+        text.set(ha=align, va="center", color=figures.ORANGE)
 
 
 def plot_residual(
     inside: Inside, figure: Place = None, *, axes: Axes | None = None, tokens: slice | None = None, title: bool = True
 ) -> Axes:
     """Draw the length of the vectors in the residual stream after each layer, with one line for each token."""
-    axes = new_axes(height_of("residual", inside, tokens), figure, axes)
-    chosen = positions(tokens, len(inside.ids))
+    chosen, given = positions(tokens, len(inside.ids)), axes is not None
+    axes = figures.new_axes(RESIDUAL_SIZE, figure, axes)
     others = inside.residual[:, [i for i in chosen if i > 0]]
     if chosen[0] == 0:
-        axes.plot(inside.residual[:, 0], color=ORANGE, linewidth=2, marker="o", markersize=3, label="first token")
+        axes.plot(
+            inside.residual[:, 0], color=figures.ORANGE, linewidth=2, marker="o", markersize=3, label="first token"
+        )
     if others.size:
-        axes.plot(others, color=BLUE, linewidth=0.8, alpha=max(0.1, min(0.5, 10 / others.shape[1])))
-        axes.plot(np.median(others, axis=1), color=BLUE, linewidth=2, label="other tokens (thick line: their median)")
+        axes.plot(others, color=figures.BLUE, linewidth=0.8, alpha=max(0.1, min(0.5, 10 / others.shape[1])))
+        axes.plot(
+            np.median(others, axis=1), color=figures.BLUE, linewidth=2, label="other tokens (thick line: their median)"
+        )
     scale_residual(axes, len(inside.residual))
-    axes.legend(fontsize=SMALL, frameon=False)
+    axes.legend(fontsize=figures.SMALL, frameon=False)
     if title:
-        set_title(axes, title_of("Residual stream: length of its vectors after each layer", chosen, inside))
+        figures.set_title(axes, "Residual stream: length of its vectors after each layer", chosen, inside, inner=given)
     return axes
 
 
@@ -253,38 +174,49 @@ def scale_residual(axes: Axes, n_lengths: int) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
-    axes.tick_params(which="both", labelsize=SMALL)
-    step = math.ceil(n_lengths / MAX_COLUMNS)
-    named = range((n_lengths - 1) % step, n_lengths, step)
-    axes.xaxis.set_ticks(named, [layer_name(layer) for layer in named], **style())
-    axes.set_ylabel("length of the vector (L2 norm)", fontsize=SMALL)
+    axes.tick_params(which="both", labelsize=figures.SMALL)
+    layers = layers_of(n_lengths, figures.inches(axes)[0])
+    name_layers(axes, layers, layers, int(figures.inches(axes)[0] / len(layers) * figures.LETTERS))
+    axes.set_ylabel("length of the vector (L2 norm)", fontsize=figures.SMALL)
     axes.grid(alpha=0.3)
 
 
-# -------------------------------------------------------------------------------------------------------- the files
+# --------------------------------------------------------------------------------------------------------- the files
+
+SIZES: dict[str, Callable[[Inside, slice | None], tuple[float, float]]] = {
+    "attention": head_size,
+    "heads": heads_size,
+    "lens": lens_size,
+    "probabilities": rows_size,
+    "residual": lambda inside, tokens: RESIDUAL_SIZE,
+    "change": rows_size,
+}
 
 
-def draw_change(inside: Inside, layer: int, figure: Figure, tokens: slice | None) -> None:
+def draw_change(inside: Inside, layer: int, head: int, figure: Figure, tokens: slice | None) -> None:
     from picogpt.explain.change_plot import plot_change  # which imports this module
 
     plot_change(inside, figure, tokens=tokens)
 
 
-FIGURES: dict[str, Callable[[Inside, int, Figure, slice | None], Any]] = {
-    "attention": lambda inside, layer, figure, tokens: plot_attention(inside, layer, figure, tokens=tokens),
-    "lens": lambda inside, layer, figure, tokens: plot_lens(inside, figure, tokens=tokens),
-    "probabilities": lambda inside, layer, figure, tokens: plot_probabilities(inside, figure, tokens=tokens),
-    "residual": lambda inside, layer, figure, tokens: plot_residual(inside, figure, tokens=tokens),
+FIGURES: dict[str, Callable[[Inside, int, int, Figure, slice | None], Any]] = {
+    "attention": lambda inside, layer, head, figure, tokens: plot_head(inside, layer, head, figure, tokens=tokens),
+    "heads": lambda inside, layer, head, figure, tokens: plot_attention(inside, layer, figure, tokens=tokens),
+    "lens": lambda inside, layer, head, figure, tokens: plot_lens(inside, figure, tokens=tokens),
+    "probabilities": lambda inside, layer, head, figure, tokens: plot_probabilities(inside, figure, tokens=tokens),
+    "residual": lambda inside, layer, head, figure, tokens: plot_residual(inside, figure, tokens=tokens),
     "change": draw_change,  # only if parts of the model were replaced
 }
 
 
-def save(name: str, inside: Inside, layer: int, file: IO[bytes], tokens: slice | None = None) -> None:
-    """Draw one of FIGURES and write it as PNG. Without pyplot, no window opens and no global state changes."""
+def save(
+    name: str, inside: Inside, layer: int, head: int, file: IO[bytes], tokens: slice | None = None, kind: str = "png"
+) -> None:
+    """Draw one of FIGURES and write it as PNG, SVG or PDF. No window opens and no global state changes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"text.usetex": False}):  # for the numbers along the axes
-        figure = Figure((WIDTH, height_of(name, inside, tokens)), layout="constrained")
-        FIGURES[name](inside, layer, figure, tokens)
-        figure.savefig(file, format="png", dpi=DPI)
+    with rc_context({"text.usetex": False, "svg.hashsalt": "picogpt"}):  # for the numbers along the axes; for the ids
+        figure = Figure(SIZES[name](inside, tokens), layout="constrained")
+        FIGURES[name](inside, layer, head, figure, tokens)
+        figures.write_figure(figure, file, kind)

@@ -13,9 +13,10 @@ from picogpt.explain.numbers import Inside, layer_name
 from picogpt.explain.text import decimals, visible_merges
 from picogpt.terminal_text import fit, n_columns, percent
 
-# limit: (text colour, background colour), for probabilities below the limit. The colours are numbers of the 256-colour
-# palette of terminals, and follow matplotlib's viridis. With both set, a token is readable in light and dark terminals.
-COLOURS = {0.01: (255, 53), 0.05: (255, 60), 0.2: (255, 30), 0.5: (16, 77), 1.0: (16, 220)}
+# limit: background colour, for probabilities below the limit. The colours are numbers of the 256-colour palette of
+# terminals, the nearest to those of pictures and pages. The text is black, so it is readable in every terminal.
+COLOURS = {0.01: 255, 0.05: 189, 0.2: 153, 0.5: 111, 1.0: 68}
+BLACK = 16
 LABELS = ("<1 %", "<5 %", "<20 %", "<50 %", "≥50 %")  # the key to COLOURS
 TOKEN, INDEX, CELL = 16, 5, 18  # widths of the columns, in characters
 MOST_SURPRISING = 3  # the number of tokens in a summary
@@ -25,9 +26,9 @@ def paint(text: str, p: float, colour: bool) -> str:
     """Colour a text by its probability, except for the spaces at its end."""
     if not colour or math.isnan(p):
         return text
-    front, back = next((pair for limit, pair in COLOURS.items() if p < limit), COLOURS[1.0])
+    back = next((number for limit, number in COLOURS.items() if p < limit), COLOURS[1.0])
     word = text.rstrip(" ")
-    return f"\x1b[38;5;{front};48;5;{back}m{word}\x1b[0m{text[len(word) :]}"
+    return f"\x1b[38;5;{BLACK};48;5;{back}m{word}\x1b[0m{text[len(word) :]}"
 
 
 def wrapped(items: Sequence[str], indent: int, width: int) -> str:
@@ -68,8 +69,6 @@ def token_table(inside: Inside, tokens: range, width: int, colour: bool) -> Iter
         else:
             place, others = rank if p else "-", before + wrapped(likelier(inside, i), indent, width)
             yield f"{i:{INDEX - 1}} {token} {percent(p):>7}  {decimals(bits, 2):>6}  {place:>6}{others}".rstrip()
-    if tokens.stop == len(inside.ids):
-        yield next_tokens(inside, width)
 
 
 def next_tokens(inside: Inside, width: int) -> str:
@@ -132,7 +131,8 @@ def lens_table(inside: Inside, tokens: range, width: int, colour: bool) -> Itera
         yield "after     " + "".join(fit(f"{i} {inside.texts[i]}", CELL - 1) + " " for i in columns).rstrip()
         for layer in reversed(range(len(inside.lens_ids))):
             cells = [(inside.text(inside.lens_ids[layer, i, 0]), inside.lens_probs[layer, i, 0]) for i in columns]
-            shown = [paint(fit(text, CELL - 9), p, colour) + f"{percent(p):>8} " for text, p in cells]
+            painted = colour and layer > 0  # the embedding only repeats its tokens
+            shown = [paint(fit(text, CELL - 9), p, painted) + f"{percent(p):>8} " for text, p in cells]
             yield f"{layer_name(layer):10}" + "".join(shown).rstrip()
         yield ""
 
@@ -148,8 +148,7 @@ def attention_lines(inside: Inside, tokens: range, args: argparse.Namespace, wid
 
 
 def heading(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
-    """Name the model, the sum of the surprisals, the settings, the colours, and the shown tokens unless all are."""
-    yield f"{inside.model}: {inside.summary}"
+    """Name the settings, the colours, and the shown tokens unless all are."""
     settings = f"probabilities: {inside.settings.describe()} (a space is shown as ·)"
     yield textwrap.fill(settings, width, subsequent_indent=" " * 15)
     if len(tokens) < len(inside.ids):
@@ -158,27 +157,37 @@ def heading(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator
         yield key()
 
 
-def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
-    """Yield the few lines that are shown when the numbers themselves go to a page or to pictures."""
-    yield from heading(inside, tokens, width, colour)
+def result(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[str]:
+    """Yield what matters most: the sum of the surprisals, the most surprising tokens, and the likeliest next ones."""
     known = [i for i in tokens if i > 0]
     if known:
         yield "most surprising:"
     for i in sorted(known, key=lambda i: -inside.bits[i])[:MOST_SURPRISING]:
         token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
         yield f"{i:{INDEX - 1}} {token} {percent(inside.probs[i]):>7}  {decimals(inside.bits[i], 2):>6} bits".rstrip()
-    yield next_tokens(inside, width)
+    if tokens.stop == len(inside.ids):
+        yield next_tokens(inside, width)
     if inside.whole:
         yield change_heading(inside) + "; most of it:"
         most = sorted(known, key=lambda i: -np.nan_to_num(abs(inside.change[i])))[:MOST_SURPRISING]
         yield from change_table(inside, [*most, len(inside.ids)], width, colour)
+
+
+def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
+    """Yield the few lines that are shown when the numbers themselves go to a page or to pictures."""
+    yield f"{inside.model}: {inside.summary}"
+    yield from heading(inside, tokens, width, colour)
+    yield from result(inside, tokens, width, colour)
     if args.merges:
         yield from merge_report(inside, tokens, width)
 
 
 def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:
-    """Yield all the numbers of these tokens, line by line."""
+    """Yield all the numbers of these tokens, line by line. The summary comes first and last."""
+    yield f"{inside.model}: {inside.summary}"
     yield from heading(inside, tokens, width, colour)
+    yield from result(inside, tokens, width, colour)
+    yield ""
     yield from token_table(inside, tokens, width, colour)
     if inside.whole:
         yield f"\n{change_heading(inside)}"
@@ -190,3 +199,5 @@ def report(inside: Inside, tokens: range, args: argparse.Namespace, width: int, 
     yield from lens_table(inside, tokens, width, colour)
     yield f"attention of layer {args.layer}, head {args.head}: where each token looks most"
     yield from attention_lines(inside, tokens, args, width, colour)
+    yield f"\nsummary of {inside.model}: {inside.summary}"
+    yield from result(inside, tokens, width, colour)

@@ -153,9 +153,9 @@ class Comparison:
         """Return this comparison, or one with our weights rounded to float16 if the port agrees further with that."""
         if self.first is None:
             return self
-        dump, shapes, text, *rest = self.arguments
+        dump, shapes, text, n_head, passes = self.arguments
         rounded = text._replace(params=converted(text.params, to_float16))
-        other = Comparison(dump, shapes, rounded, *rest)
+        other = Comparison(dump, shapes, rounded, n_head, passes)
         other.weights = " (with our weights rounded to float16, as the port's seem to be)"
         with np.errstate(all="ignore"):  # a large weight may become infinite
             for one, ids in self.runs:

@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
             ids = dump.text_ids(params)
         else:
             ids = np.array(prompt_ids(load_encoder(folder), prompt or "", hparams["n_ctx"]))
-        passes = planned(args, ids, hparams, params["wte"])
+        passes = planned(args, ids, hparams, np.asarray(params["wte"]))
         about = {"model": args.model_size, "hparams": hparams, "prompt": prompt, "ids": ids.tolist()}
         has_other_ids, comparison = begin(dump, about, params, passes) if dump else (False, None)
         is_finite = run(recorded(ids, params, hparams["n_head"], passes), passes, writer, comparison)

@@ -121,7 +121,7 @@ def nth(i: int, n: int, source: str, array: Array) -> Array:
     return np.asarray(array[i])
 
 
-def scaled(array: Array, g: Array, b: Array) -> Array:
+def scaled(array: Array, g: Any, b: Any) -> Array:
     """Apply a layer norm's gain and bias. An array of a wrong shape is left as it is, to be refused later."""
     return array * g + b if array.shape[-1:] == g.shape else array
 

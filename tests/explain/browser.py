@@ -39,8 +39,8 @@ class Reader:
             return [...data].filter((_, k) => k % 4 === 3)"""
         return np.reshape(self(script, canvas), (canvas.get_property("height"), -1)) / 255
 
-    def size(self, width, height):
-        settings = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def size(self, width, height, mobile=False):
+        settings = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
 
     def scheme(self, name):

@@ -48,9 +48,12 @@ def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]
     return run
 
 
+MOUSE = "--blink-settings=primaryHoverType=2,availableHoverTypes=2"  # a headless Chromium has none
+
+
 @pytest.fixture(scope="session")
 def chromium():
-    running = start_chromium()
+    running = start_chromium(MOUSE)
     yield running
     running.quit()
 

@@ -17,7 +17,8 @@ from picogpt import Settings, look_inside
 from picogpt.command_line import UsageError
 from picogpt.explain import command
 
-PICTURES = ["attention.png", "lens.png", "probabilities.png", "residual.png"]
+FIGURES = ["attention", "heads", "lens", "probabilities", "residual"]
+PICTURES = [f"{name}.png" for name in FIGURES]
 
 
 def names(folder):
@@ -84,10 +85,10 @@ def test_standard_input_is_read_and_matplotlib_is_not_imported_without_pictures(
 def test_tokens_chooses_what_tables_pages_and_pictures_show(tmp_path, monkeypatch, explain, words, first, last):
     assert f"shown: tokens {first} to {last}\n" in explain(PROMPT, "--tokens", *words)[0]
     drawn = []
-    monkeypatch.setattr(command, "save", lambda name, inside, layer, file, tokens: drawn.append(range(19)[tokens]))
+    monkeypatch.setattr(command, "save", lambda *given: drawn.append(range(19)[given[5]]))
     pytest.importorskip("matplotlib")
     explain(PROMPT, "--tokens", *words, "--html", tmp_path / "a.html", "--png", tmp_path / "new")
-    assert drawn == [range(first, last + 1)] * 4
+    assert drawn == [range(first, last + 1)] * 5
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert f'"first":{first},' in page
     assert f"shown: tokens {first} to {last}<" in page
@@ -196,6 +197,17 @@ def test_page_and_pictures_go_to_one_new_folder(tmp_path, explain):
     for path in new.iterdir():
         assert f"{path}: {path.stat().st_size:,} bytes" in out
     assert err == ""
+
+
+def test_pictures_come_in_three_formats_with_the_head_that_is_chosen(tmp_path, monkeypatch, explain):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(command, "save", lambda name, inside, *rest: drawn.append((name, *rest[:2], *rest[3:])))
+    new, other = tmp_path / "new", tmp_path / "other"
+    explain("a", "--png", new, "--svg", other, "--pdf", new, "--layer", 1, "--head", 2)
+    assert drawn == [(name, 1, 2, None, kind) for kind in ("png", "svg", "pdf") for name in FIGURES]
+    assert names(new) == sorted([*PICTURES, *(f"{name}.pdf" for name in FIGURES)])
+    assert names(other) == [f"{name}.svg" for name in FIGURES]
 
 
 def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch, explain):

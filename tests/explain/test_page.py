@@ -93,6 +93,14 @@ def test_the_page_holds_only_the_tokens_that_are_chosen(inside):
         page(inside, tokens=slice(19, None))
 
 
+def test_only_a_page_with_parts_of_characters_explains_them(odd, inside):
+    said = "a token that holds a part of the bytes of"
+    assert said not in unescape(page(inside))
+    assert f"shown as ·, and 你 1/3 is {said} 你. " in unescape(page(odd))
+    assert f", and 你 2/3 is {said} 你. " in unescape(page(odd, tokens=slice(2, None)))
+    assert said not in unescape(page(odd, tokens=slice(0, 1)))
+
+
 def test_fewer_tokens_leave_room_for_all_layers(inside, monkeypatch):
     monkeypatch.setattr(page_module, "MAX_ATTENTION", len(packed(inside.attention)) // 2)
     assert layers_that_fit(inside, 2) == [2]

@@ -21,19 +21,26 @@ def deep(tiny):
     return examine(encoder.encode(PROMPT + " 中文"), encoder, deeper, hparams["n_head"])
 
 
-def test_the_lens_uses_the_width_of_the_window_and_begins_with_the_last_layers(opened, deep):
+def test_the_lens_uses_the_width_of_the_window_and_says_if_it_has_no_room(opened, deep):
     reader = opened(deep)
-    script = """const [box, last] = [".scroll", "#lens td:last-child"].map((name) => document.querySelector(name));
-        return [box.offsetWidth, box.scrollWidth, last.getBoundingClientRect().right]"""
-    for width in (360, 1400):
+    script = """const box = document.querySelector(".scroll");
+        return [box.offsetWidth, box.scrollWidth, box.scrollLeft, box.classList.contains("continues"),
+            document.querySelector("#more").offsetHeight > 0]"""
+    for width in (360, 800):
         reader.size(width, 800)
         reader.driver.refresh()
-        box, content, right = reader(script)
+        box, content, left, continues, more = reader(script)
         assert content > box == width - 32
-        assert right == pytest.approx(width - 17, abs=1)
+        assert (left, continues, more) == (0, True, True)
+        ended = """const [box, done] = [document.querySelector(".scroll"), arguments[0]];
+            box.scrollLeft = box.scrollWidth;
+            requestAnimationFrame(() => requestAnimationFrame(() => done(box.classList.contains("continues"))))"""
+        assert reader.driver.execute_async_script(ended) is False
     reader.size(3000, 800)
-    box, content, _ = reader(script)
+    reader.driver.refresh()
+    box, content, _, continues, more = reader(script)
     assert 960 < box == content < 2968
+    assert (continues, more) == (False, False)
     reader.press(*["TAB"] * 5)
     assert reader.lens_cell() == ("layer 15", "ROMEO")
     reader.size(1000, 800)
@@ -43,6 +50,45 @@ def test_the_lens_uses_the_width_of_the_window_and_begins_with_the_last_layers(o
         f"document.querySelector('#lens {part}').getBoundingClientRect()" for part in ("td:focus", "th.token")
     )
     assert reader(f"return {cell}.left - {head}.right") >= -1  # the column that stays in place does not hide it
+
+
+def test_the_lens_of_124m_fits_1280_pixels(opened, tiny):
+    encoder, hparams, params = tiny
+    blocks = params["blocks"] * 3
+    reader = opened(examine(encoder.encode(PROMPT), encoder, params | {"blocks": blocks}, hparams["n_head"]))
+    reader.size(1280, 800)
+    box, content, *heads = reader("""const box = document.querySelector(".scroll");
+        return [box.clientWidth, box.scrollWidth,
+            ...[...document.querySelectorAll("#lens th")].slice(1, 14).map((e) => e.scrollWidth - e.clientWidth)]""")
+    assert content <= box <= 1248
+    assert heads == [0] * 13  # no name of a layer is cut
+
+
+@pytest.mark.parametrize("size", [(360, 640), (360, 740), (412, 915), (740, 360)])
+def test_on_a_phone_the_panel_of_the_token_takes_a_third_at_most(reader, size):
+    reader.size(*size)
+    for i in (1, 9, 18):
+        reader(f"choose({i})")
+        assert reader("return document.querySelector('#details').offsetHeight") <= size[1] / 3
+
+
+def test_hover_is_said_to_a_mouse_only(reader):
+    def said():
+        return reader("return document.body.innerText").lower()
+
+    assert said().count("hover") == 3
+    assert "tap" not in said()
+    reader.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        reader.size(360, 740, mobile=True)
+        reader.driver.refresh()
+        assert reader("return matchMedia('(hover: none)').matches")
+        assert [word for word in ("hover", "click", "arrow keys") if word in said()] == []
+        assert said().count("tap") == 5
+        assert reader("return document.documentElement.scrollWidth") <= 360
+    finally:
+        reader.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        reader.size(1000, 800)
 
 
 def test_on_paper_all_layers_fit_with_their_colours(opened, deep):

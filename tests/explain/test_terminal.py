@@ -11,7 +11,7 @@ import pytest
 from explain import MODELS, ODD_PROMPT, PROMPT
 from picogpt import Settings, look_inside
 from picogpt.explain.numbers import positions
-from picogpt.explain.terminal import COLOURS, report, summary
+from picogpt.explain.terminal import BLACK, COLOURS, report, summary
 from picogpt.terminal_text import n_columns
 
 
@@ -37,8 +37,19 @@ def test_the_tokens_with_all_their_numbers(inside):
     assert re.search(r"^next \\n 88.8 %  ", out, re.M)
 
 
+def test_the_summary_is_the_first_and_the_last_part_of_the_report(inside):
+    parts = shown(inside).split("\n\n")
+    (first, _, *surprising), (last, *again) = (part.strip().splitlines() for part in (parts[0], parts[-1]))
+    assert first == f"tiny: {inside.summary}"
+    assert last == f"summary of {first}"
+    assert surprising == again
+    assert (again[0], len(again)) == ("most surprising:", 5)
+    assert again[-1].startswith("next ")
+
+
 def test_the_lens_and_the_attention(inside):
     lens_lines, attention_lines = shown(inside).split("logit lens")[1].split("attention of layer 2, head 3")
+    attention_lines = attention_lines.split("summary of")[0]
     for layer, name in enumerate(("embedding", "layer 0", "layer 1", "layer 2", "layer 3")):
         best, p = inside.lens_ids[layer, 0, 0], inside.lens_probs[layer, 0, 0]
         assert re.search(rf"^{name} +{re.escape(inside.text(best))} +{100 * p:.1f} %", lens_lines, re.M)
@@ -84,7 +95,9 @@ def test_lines_fit_the_terminal(width):
 
 def test_colours_show_probabilities_and_change_nothing_else(inside):
     coloured = shown(inside, colour=True)
-    assert coloured.count("\x1b[38;5;16;48;5;220m") > 5  # probabilities above 1/2
+    assert coloured.count("\x1b[38;5;16;48;5;68m") > 5  # probabilities above 1/2
+    (embedding,) = re.findall("^embedding.*", shown(inside, 10_000, colour=True), re.M)
+    assert "\x1b" not in embedding  # it only repeats the tokens
     assert " \x1b[0m" not in coloured  # spaces that fill a column have no colour
     assert re.sub("colours .*\n", "", without_colours(coloured)) == shown(inside)
 
@@ -95,7 +108,7 @@ def test_a_key_tells_what_the_colours_mean(inside, form):
     (line,) = [line for line in out.splitlines() if "colours by probability" in line]
     samples = re.findall(r"\x1b\[38;5;(\d+);48;5;(\d+)m(\S)(\d+) %\x1b\[0m", line)
     limits = [*COLOURS][:-1]
-    assert [(int(a), int(b)) for a, b, _, _ in samples] == [*COLOURS.values()]
+    assert [(int(a), int(b)) for a, b, _, _ in samples] == [(BLACK, number) for number in COLOURS.values()]
     assert [float(x) / 100 for *_, x in samples] == [*limits, limits[-1]]
     assert [sign for _, _, sign, _ in samples] == ["<", "<", "<", "<", "≥"]
     assert n_columns(without_colours(line)) <= 60
@@ -105,7 +118,7 @@ def test_only_the_chosen_tokens_are_shown(inside):
     out = shown(inside, tokens=slice(5, 8), merges=True)
     assert "shown: tokens 5 to 7\n" in out
     assert f"19 tokens, {inside.bits[1:].sum():.2f} bits" in out
-    tables = re.split("\n.*(?:likelier|merges|logit lens|attention of).*\n", out)[1:]
+    tables = re.split("\n.*(?:likelier|merges|logit lens|attention of|summary of).*\n", out)[1:]
     rows = [f"{i} {inside.texts[i]}" for i in (5, 6, 7)]
     assert re.findall(r"^ +(\d+ \S+)", tables[0], re.M) == rows
     assert re.findall(r"^(\S+)", tables[1], re.M) == inside.texts[5:8]
