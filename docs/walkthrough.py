@@ -660,8 +660,10 @@ assert other[2:] == ids[2:]
 # All functions of the model are now defined on this page, and each looks up the others by name when it runs. So you can
 # define one of them again, and the next call of `gpt2` uses yours. Here GELU does nothing for a moment:
 
-
 # %%
+kept = gelu
+
+
 def gelu(x):
     return x
 
@@ -669,7 +671,7 @@ def gelu(x):
 changed = softmax(gpt2(ids, **params, n_head=n_head)[-1])
 for id in np.argsort(-changed)[:2]:
     print(f"{encoder.decode([id])!r:7} {changed[id]:.3f}")
-gelu = original.gelu  # back to the one of gpt2.py
+gelu = kept
 
 # %% tags=["remove-cell"]
 assert encoder.decode([changed.argmax()]) == " new"
