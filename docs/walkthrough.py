@@ -19,7 +19,7 @@
 # the [README](../README.md) installs, it needs only Jupyter: after `pip install notebook`, the command
 # `jupyter notebook docs/walkthrough.ipynb` opens it. (If matplotlib is installed, the pictures are drawn with your
 # changes. Otherwise, you see the stored ones.) You can also type the blocks one after another into IPython or a file.
-# Stand in your clone of picogpt, or in a folder of it:
+# Start it in your clone of picogpt, or in a folder of it:
 
 # %%
 import math
@@ -446,13 +446,14 @@ print(check("causal_mask", my_causal_mask, ids, params, n_head))
 # <details>
 # <summary>Answer</summary>
 #
-# One way is to compare the position of each query, as a column, with that of each key, as a row. The result must have
-# the dtype of `q`. Otherwise `np.where` makes it float64, and then everything after it.
+# One way is to compare the position of each query, as a column, with that of each key, as a row. The queries belong to
+# the last `n_seq` positions. (If you counted them from 0, `check` is content, too, because here they are as many as the
+# keys.) The result must have the dtype of `q`. Otherwise `np.where` makes it float64, and then everything after it.
 #
 # ```python
 # def my_causal_mask(q, k):
 #     n_seq, n_keys = q.shape[-2], k.shape[-2]
-#     query, key = np.arange(n_seq)[:, None], np.arange(n_keys)
+#     query, key = np.arange(n_keys - n_seq, n_keys)[:, None], np.arange(n_keys)
 #     return np.where(key > query, -np.inf, 0).astype(q.dtype)
 #
 #
@@ -721,7 +722,8 @@ gradient = (error @ wte).mean(axis=0)  # of the mean loss, by each number of b
 g, b = params["ln_f"]["g"], params["ln_f"]["b"]
 trained = params | {"ln_f": {"g": g, "b": b - 1.0 * gradient}}  # 1.0: the length of the step
 print(f"mean loss: {losses(params).mean():.3f} before, {losses(trained).mean():.3f} after")
-print("smaller for", np.count_nonzero(losses(trained) < losses(params)), "of 8 tokens")
+n_better = np.count_nonzero(losses(trained) < losses(params))
+print(f"smaller for {n_better} of {len(ids) - 1} tokens")
 
 # %% tags=["remove-cell"]
 assert (losses(trained) < losses(params)).all()
@@ -1050,10 +1052,10 @@ assert (4 / READ) / (2 / COMPUTE) == 15
 # python gpt2.py "The king is dead. Long live the" --model 124M
 # ```
 #
-# The first time, this downloads 500 MB. Then 40 tokens come, the likeliest ones. The vocabulary has 50,257 tokens, and
-# ` Long` is one of them, so the text has eight tokens instead of nine: `The` (464), ` king` (5822), ` is` (318),
-# ` dead` (2636), `.` (13), ` Long` (5882), ` live` (2107), ` the` (262). To see the rest, set `model = "124M"` in the
-# first block of this page, and run it again.
+# The first time, this downloads 500 MB. Then it prints 40 tokens, each of them the likeliest one. The vocabulary has
+# 50,257 tokens, and ` Long` is one of them, so the text has eight tokens instead of nine: `The` (464), ` king` (5822),
+# ` is` (318), ` dead` (2636), `.` (13), ` Long` (5882), ` live` (2107), ` the` (262). To see the rest, set
+# `model = "124M"` in the first block of this page, and run it again.
 #
 # This page was built without these weights, so it can't print what they write after our text. For another text it is
 # known: several projects have published how the model continues "Alan Turing theorized that computers would one day
