@@ -254,7 +254,7 @@ normed = layer_norm(x, g=1, b=0)
 before, after = x[1].var(), normed[1].var()
 print(f"variance of the row of ' king': {before:.2f} before, {after:.2f} after")
 
-x_norm = layer_norm(x, **block["ln_1"])  # ** passes g and b, of the block's 1st layer norm
+x_norm = layer_norm(x, **block["ln_1"])  # g and b of the block's 1st layer norm
 
 # %% [markdown]
 # **Exercise 1.** Write it once more, with NumPy's `mean` and `var`. Below is a first attempt, with a mistake. `check`
@@ -486,8 +486,8 @@ print("undone:", np.array_equal(merge_heads(split_heads(x, n_head)), x))
 
 # %%
 def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
-    qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # three [n_seq, n_embd]
-    q, k, v = (split_heads(part, n_head) for part in qkv)  # three [n_head, n_seq, d_head]
+    qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # each [n_seq, n_embd]
+    q, k, v = (split_heads(part, n_head) for part in qkv)  # each [n_head, n_seq, d_head]
     # in gpt2.py, a few lines for the cache follow here
     return linear(merge_heads(causal_attention(q, k, v)), **c_proj)
 
@@ -691,13 +691,14 @@ assert encoder.decode([changed.argmax()]) == " new"
 
 # %%
 def losses(params):
-    """Return the loss of each token but the first, for which the model predicts nothing."""
+    """Return the loss of each token but the first, which nothing predicts."""
     probs = softmax(gpt2(ids, **params, n_head=n_head))
     return -np.log([probs[row, id] for row, id in enumerate(ids[1:])])
 
 
 for id, loss in zip(ids[1:], losses(params)):
-    print(f"{encoder.decode([id])!r:8} probability {math.exp(-loss):.4f}  loss {loss:.2f}")
+    token, p = encoder.decode([id]), math.exp(-loss)
+    print(f"{token!r:8} probability {p:.4f}  loss {loss:.2f}")
 print(f"mean loss: {losses(params).mean():.2f}")
 
 # %% tags=["remove-cell"]
@@ -720,10 +721,10 @@ error[range(len(ids) - 1), ids[1:]] -= 1
 gradient = (error @ wte).mean(axis=0)  # of the mean loss, by each number of b
 
 g, b = params["ln_f"]["g"], params["ln_f"]["b"]
-trained = params | {"ln_f": {"g": g, "b": b - 1.0 * gradient}}  # 1.0: the length of the step
-print(f"mean loss: {losses(params).mean():.3f} before, {losses(trained).mean():.3f} after")
-n_better = np.count_nonzero(losses(trained) < losses(params))
-print(f"smaller for {n_better} of {len(ids) - 1} tokens")
+trained = params | {"ln_f": {"g": g, "b": b - gradient}}
+before, after = losses(params), losses(trained)
+print(f"mean loss: {before.mean():.3f} before, {after.mean():.3f} after")
+print(f"smaller for {np.count_nonzero(after < before)} of {len(ids) - 1} tokens")
 
 # %% tags=["remove-cell"]
 assert (losses(trained) < losses(params)).all()
@@ -897,7 +898,8 @@ from gpt2 import causal_attention
 # %%
 for n_block in (1, 2, 4, 96):
     in_blocks = causal_attention(q, k, v, n_block)
-    print(f"blocks of {n_block:2}, the same: {np.allclose(in_blocks, heads, atol=1e-5)}")
+    same = np.allclose(in_blocks, heads, atol=1e-5)
+    print(f"blocks of {n_block:2}, the same: {same}")
 
 # %% [markdown]
 # In `gpt2`, `zip` gives each block its own part of the cache, and the new positions begin at `wpe[n_past]`. To check
