@@ -486,8 +486,8 @@ print("undone:", np.array_equal(merge_heads(split_heads(x, n_head)), x))
 
 # %%
 def mha(x, c_attn, c_proj, n_head, cache=None, n_past=0):
-    qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # each [n_seq, n_embd]
-    q, k, v = (split_heads(part, n_head) for part in qkv)  # each [n_head, n_seq, d_head]
+    qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # 3 x [n_seq, n_embd]
+    q, k, v = (split_heads(part, n_head) for part in qkv)  # [n_head, n_seq, d_head]
     # in gpt2.py, a few lines for the cache follow here
     return linear(merge_heads(causal_attention(q, k, v)), **c_proj)
 
