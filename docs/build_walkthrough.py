@@ -3,13 +3,17 @@
     python docs/build_walkthrough.py
 
 jupytext turns the source into a notebook, and nbclient runs it. The Markdown and the pictures are written from what the
-cells displayed. A cell with the tag `remove-input` shows its output only, and one with the tag `remove-cell` appears in
-neither. If a cell fails or warns, nothing is written.
+cells displayed. In a cell with the tag `quote`, which imports functions of the repository, their source takes the place
+of the imports. A cell with the tag `remove-input` shows its output only, and its code is folded in the notebook. One
+with the tag `remove-cell` appears in neither. If a cell fails or warns, nothing is written.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
+import importlib
+import inspect
 import os
 import sys
 import tempfile
@@ -35,7 +39,25 @@ def read_source() -> Any:
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = {name: value for name, value in cell.metadata.items() if name in ("name", "tags")}
+        if has_tag(cell, "quote"):
+            cell.source = quoted(cell.source)
+        if has_tag(cell, "remove-input"):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     return notebook
+
+
+def quoted(imports: str) -> str:
+    """Return the source of what a cell imports: functions and classes, in the order in which they are defined.
+
+    Raises TypeError if the cell holds anything else.
+    """
+    found = []
+    for node in ast.parse(imports).body:
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            raise TypeError(f"a cell with the tag quote holds imports only, not {ast.unparse(node)}")
+        module = importlib.import_module(node.module)
+        found += [inspect.getsourcelines(getattr(module, name.name)) for name in node.names]
+    return "\n\n".join("".join(lines) for lines, _ in sorted(found, key=lambda lines: lines[1])).rstrip()
 
 
 def execute(notebook: Any, folder: Path = DOCS) -> None:

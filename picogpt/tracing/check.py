@@ -1,0 +1,55 @@
+"""Check a function that a reader wrote in the place of one of gpt2.py's: the exercises of the walkthrough use this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+
+import gpt2
+from picogpt.tracing.against import measured
+from picogpt.tracing.names import meaning
+from picogpt.tracing.recorder import Trace, trace
+
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Params
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def check(name: str, yours: Callable[..., Any], ids: Sequence[int], params: Params, n_head: int) -> str:
+    """Run the model as it is, and with your function in the place of the one called `name`. Say which array differs.
+
+    Of all arrays that pass between the functions of gpt2.py, the answer names the first that is not the same up to
+    rounding. Raises AttributeError if gpt2.py has no such function, and what your function raises.
+    """
+    with trace() as expected:
+        gpt2.gpt2(ids, **params, n_head=n_head)
+    error = None
+    with mock.patch.object(gpt2, name, yours), trace() as found, np.errstate(all="ignore"):
+        try:
+            gpt2.gpt2(ids, **params, n_head=n_head)
+        except Exception as raised:  # an array of a wrong shape, which was recorded, explains it better
+            error = raised
+    for array in found:
+        if answer := compared(array, found, expected):
+            return answer
+    if error is not None:
+        raise error
+    return f"All {len(expected)} arrays of the model are the same with your {name}."
+
+
+def compared(name: str, found: Trace, expected: Trace) -> str | None:
+    """Return how an array differs from the expected one, or None if it is the same up to rounding."""
+    value, right = np.asarray(found[name]), expected[name]
+    begin = f"The first array that differs is {name}:\n{meaning(name)}"
+    if value.shape != right.shape or value.dtype != right.dtype:
+        kind = "None" if value.dtype == object else f"{value.dtype} {list(value.shape)}"
+        return f"{begin}\nYours is {kind} instead of {right.dtype} {list(right.shape)}."
+    difference = measured(name, right, value)
+    if difference.relative <= difference.tolerance:
+        return None
+    at = f"At {list(difference.place)}, yours is {difference.theirs:.4g} instead of {difference.ours:.4g}."
+    return f"{begin}\n{at}"
