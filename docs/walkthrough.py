@@ -421,7 +421,7 @@ picture(
 )
 
 # %% tags=["remove-cell"]
-growth = np.diff(np.median(inside.residual, axis=1))
+growth = np.diff(np.median(inside.stream_lengths, axis=1))
 assert growth.argmax() == 0
 assert (growth > 0).all()
 assert 25 < np.median(inside.residual[-1]) < 40, inside.residual[-1]
@@ -693,14 +693,14 @@ plot_lens(inside, figure)
 picture(figure, 6.5, 4.0, "A table of the token that each block predicts after each token of the sentence.")
 
 # %% tags=["remove-cell"]
-first_guesses = [inside.texts[row] == inside.text(inside.lens_ids[0, row, 0]) for row in range(len(ids))]
+first_guesses = [inside.texts[row] == inside.text(inside.stream_ids[0, row, 0]) for row in range(len(ids))]
 assert all(first_guesses)
-assert inside.text(inside.lens_ids[1, tokens.index(" L"), 0]) == "ady"
-assert all(inside.texts[row] != inside.text(inside.lens_ids[1, row, 0]) for row in range(len(ids)))
+assert inside.text(inside.lens_ids[0, tokens.index(" L"), 0]) == "ady"
+assert all(inside.texts[row] != inside.text(inside.lens_ids[0, row, 0]) for row in range(len(ids)))
 assert np.allclose(inside.lens_probs[-1, -1, 0], probs.max(), atol=1e-5)
-last_row = [inside.text(id) for id in inside.lens_ids[:, -1, 0]]
+last_row = [inside.text(id) for id in inside.stream_ids[:, -1, 0]]
 assert last_row == ["·the", *["·king"] * 4], last_row
-assert (np.diff(inside.lens_probs[1:, -1, 0]) < 0).all()
+assert (np.diff(inside.lens_probs[:, -1, 0]) < 0).all()
 
 # %% [markdown]
 # In the first column, every row still stands for its own token, because `wte` made the embedding and now decodes it.

@@ -169,14 +169,14 @@ def plot_lens(
 ) -> Axes:
     """Draw the logit lens: the token that each layer predicts after each token, coloured by its probability."""
     rows = last_rows(inside, tokens)
-    step = math.ceil(len(inside.lens_ids) / MAX_COLUMNS)
-    layers = range((len(inside.lens_ids) - 1) % step, len(inside.lens_ids), step)  # ends with the last layer
+    step = math.ceil(len(inside.stream_ids) / MAX_COLUMNS)
+    layers = range((len(inside.stream_ids) - 1) % step, len(inside.stream_ids), step)  # ends with the last layer
     axes = new_axes(height_of("lens", inside, tokens), figure, axes)
-    probs = inside.lens_probs[np.ix_(layers, rows, [0])][..., 0].T
+    probs = inside.stream_probs[np.ix_(layers, rows, [0])][..., 0].T
     image = axes.imshow(probs, cmap="viridis", norm=probability_norm(), aspect="auto")
     for column, layer in enumerate(layers):
         for row, token in enumerate(rows):
-            text = label(inside.text(inside.lens_ids[layer, token, 0]), 10)
+            text = label(inside.text(inside.stream_ids[layer, token, 0]), 10)
             front = "black" if probs[row, column] > 0.3 else "white"
             axes.text(column, row, text, ha="center", va="center", color=front, clip_on=True, **style())
     set_ticks(axes.xaxis, [layer_name(layer) for layer in layers])
@@ -232,13 +232,13 @@ def plot_residual(
     """Draw the length of the vectors in the residual stream after each layer, with one line for each token."""
     axes = new_axes(height_of("residual", inside, tokens), figure, axes)
     chosen = positions(tokens, len(inside.ids))
-    others = inside.residual[:, [i for i in chosen if i > 0]]
+    others = inside.stream_lengths[:, [i for i in chosen if i > 0]]
     if chosen[0] == 0:
-        axes.plot(inside.residual[:, 0], color=ORANGE, linewidth=2, marker="o", markersize=3, label="first token")
+        axes.plot(inside.stream_lengths[:, 0], color=ORANGE, linewidth=2, marker="o", markersize=3, label="first token")
     if others.size:
         axes.plot(others, color=BLUE, linewidth=0.8, alpha=max(0.1, min(0.5, 10 / others.shape[1])))
         axes.plot(np.median(others, axis=1), color=BLUE, linewidth=2, label="other tokens (thick line: their median)")
-    scale_residual(axes, len(inside.residual))
+    scale_residual(axes, len(inside.stream_lengths))
     axes.legend(fontsize=SMALL, frameon=False)
     if title:
         set_title(axes, title_of("Residual stream: length of its vectors after each layer", chosen, inside))
