@@ -1,7 +1,7 @@
 """Tools built around gpt2.py, encoder.py and utils.py. This package imports those files, never the reverse.
 
-In a notebook: `import picogpt`, then `model = picogpt.load("tiny")` (see notebook.py). A module is imported when one of its names is first used,
-so that no tool waits for the modules of another.
+In a notebook: `import picogpt`, then `model = picogpt.load("tiny")`. A module is imported when one of its names is
+first used, so that no tool waits for the modules of another.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ def test_the_attention_picture_shows_the_numbers(inside, figure):
 
 def test_the_lens_picture_shows_the_predicted_tokens(inside, figure):
     axes = picogpt.plot_lens(inside, figure)
-    expected = [inside.text(id) for id in inside.lens_ids[:, :, 0].ravel()]
+    expected = [inside.text(id) for id in inside.stream_ids[:, :, 0].ravel()]
     assert texts(axes.texts) == expected
-    np.testing.assert_array_equal(axes.images[0].get_array(), inside.lens_probs[:, :, 0].T)
+    np.testing.assert_array_equal(axes.images[0].get_array(), inside.stream_probs[:, :, 0].T)
     assert texts(axes.get_xticklabels()) == ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
 
 
@@ -64,7 +64,7 @@ def test_titles_name_the_settings_that_were_changed(inside, figure):
 
 def test_the_residual_picture(inside, figure):
     axes = picogpt.plot_residual(inside, figure)
-    np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.residual.T)
+    np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.stream_lengths.T)
 
 
 def test_long_texts_and_many_layers_are_cut_to_a_readable_size(tiny, figure):
@@ -95,7 +95,7 @@ def test_only_the_chosen_tokens_are_drawn(inside, figure):
     np.testing.assert_array_equal([bar.get_width() for bar in axes.patches], inside.probs[chosen])
     figure.clear()
     axes = picogpt.plot_residual(inside, figure, tokens=part)
-    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines[:4]], inside.residual[:, 5:9].T)
+    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines[:4]], inside.stream_lengths[:, 5:9].T)
     assert "first token" not in texts(axes.get_legend().texts)
     with pytest.raises(UsageError, match="tokens 30:40"):
         picogpt.plot_lens(inside, figure, tokens=slice(30, 40))
