@@ -10,11 +10,10 @@ Nothing is computed here. Each method turns its text into ids, and calls the one
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import numpy as np
 
@@ -26,10 +25,10 @@ from utils import load_encoder_hparams_and_params
 if TYPE_CHECKING:
     from picogpt.explain.numbers import Inside, Settings
     from picogpt.tracing.recorder import Change, Trace
-    from picogpt.typing.shapes import Params
+    from picogpt.typing.shapes import Params, Vector, n_vocab
 
-    Text = str | Iterable[int]  # a text, or its ids
-    AnyModel = "Model | str | Path | tuple[Encoder, dict[str, int], Params]"
+    Text: TypeAlias = str | Iterable[int]  # a text, or its ids
+    AnyModel: TypeAlias = "Model | str | Path | tuple[Encoder, dict[str, int], Params]"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -114,11 +113,13 @@ class Model:
         Raises ValueError at once, before the first piece, for a setting that is out of range.
         """
         ids = gpt2.checked_ids(self.ids(text), self.params, n_tokens_to_generate)
-        settings = temperature, top_k, top_p, repetition_penalty
-        gpt2.token_probs(np.zeros(1), [], *settings)  # type: ignore[arg-type]  # checks the settings
-        names = ("temperature", "top_k", "top_p", "repetition_penalty")
-        draw = functools.partial(gpt2.sample, rng=np.random.default_rng(seed), **dict(zip(names, settings)))
-        new_ids = gpt2.generate(ids, self.params, self.n_head, n_tokens_to_generate, draw)  # type: ignore[arg-type]
+        settings, rng = (temperature, top_k, top_p, repetition_penalty), np.random.default_rng(seed)
+        gpt2.token_probs(cast("Vector[n_vocab]", np.zeros(1)), [], *settings)  # raises for a setting out of range
+
+        def draw(logits: Vector[n_vocab], so_far: Sequence[int]) -> int:
+            return gpt2.sample(logits, so_far, rng, *settings)
+
+        new_ids = gpt2.generate(ids, self.params, self.n_head, n_tokens_to_generate, draw)
         return Pieces(gpt2.stop_before(self.encoder.decode_stream(new_ids), stop))
 
     def score(self, text: Text, stride: int | None = None, max_context: int | None = None) -> Array:

@@ -213,3 +213,9 @@ def test_loading_waits_for_no_module_that_it_does_not_need():
     assert "picogpt.notebook" in names
     unneeded = {"matplotlib", "picogpt.explain.numbers", "picogpt.scoring.windows", "picogpt.tracing.recorder"}
     assert unneeded & set(names) == set()
+
+
+@pytest.mark.parametrize("wrong", ["To be", "12", None, [1.5], ["a"]])
+def test_the_forward_pass_itself_says_in_numpy_s_words_that_these_are_no_ids(model, wrong):
+    with pytest.raises(IndexError, match="arrays used as indices must be of integer"):
+        gpt2.gpt2(wrong, **model.params, n_head=model.n_head)
