@@ -166,10 +166,10 @@ def load(model: Any = "124M", hparams: Any = None, params: Any = None, *, models
     return model
 
 
-def ids_array(ids: Iterable[int]) -> Array:
+def ids_array(ids: Text) -> Array:
     """Return ids as an array. [n_seq] -> [n_seq]. Raises ValueError for anything but whole numbers in one dimension.
 
-    Raises TypeError for what holds nothing, such as None, and for bytes, whose numbers are no ids.
+    A text is not encoded, but refused. Raises TypeError for what holds nothing, such as None, and for bytes.
     """
     if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Iterable):
         raise TypeError(f"a text or ids are needed, whole numbers in one dimension, not {type(ids).__name__}")
