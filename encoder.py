@@ -155,9 +155,7 @@ class Encoder:
         """Return the bytes that one token stands for. They may be only a part of a character."""
         if (token := self.decoder.get(id)) is None:
             raise ValueError(f"{id!r} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}")
-        return (
-            token.encode("utf-8") if token in self.special_tokens else token.translate(CHAR_TO_BYTE).encode("latin-1")
-        )
+        return token.encode() if token in self.special_tokens else token.translate(CHAR_TO_BYTE).encode("latin-1")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
