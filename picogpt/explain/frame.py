@@ -1,6 +1,7 @@
 """Show explain's page in a notebook: the whole page stands in an attribute of an iframe, so it needs no other file.
 
-Where frames are removed, as in JupyterLab until it trusts a notebook, the line below the frame remains, with the text and its surprisal.
+Where frames are removed, as in JupyterLab until it trusts a notebook, the line below the frame remains, with the text
+and its surprisal.
 """
 
 from __future__ import annotations
