@@ -20,6 +20,7 @@ Sources: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Su
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
 import heapq
 import json
@@ -119,6 +120,9 @@ class Encoder:
         self.is_openai = hashlib.sha256("\n".join(self.ranks).encode("utf-8")).hexdigest() == OPENAI_MERGES
         self.pieces, self.cache = regex.compile(PIECES), dict[str, list[int]]()
 
+    def __repr__(self) -> str:
+        return f"<Encoder: {len(self.encoder):,} tokens, {len(self.ranks):,} merges, is_openai={self.is_openai}>"
+
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Return the ids of any text. A special token in it is ordinary text, unless `allowed_special` holds it."""
         if unknown := set(allowed_special) - self.special_tokens.keys():
@@ -151,15 +155,11 @@ class Encoder:
         """Return the bytes that one token stands for. They may be only a part of a character."""
         if (token := self.decoder.get(id)) is None:
             raise ValueError(f"{id!r} is not a token id: the vocabulary has 0 to {len(self.decoder) - 1}")
-        if token in self.special_tokens:
-            return token.encode("utf-8")
-        return token.translate(CHAR_TO_BYTE).encode("latin-1")
+        return token.encode() if token in self.special_tokens else token.translate(CHAR_TO_BYTE).encode("latin-1")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD. Raises ValueError for an unknown id."""
-        ids = list(ids)
-        pieces = {id: self.token_bytes(id) for id in set(ids)}
-        return b"".join([pieces[id] for id in ids]).decode("utf-8", errors="replace")
+        return b"".join(map(functools.cache(self.token_bytes), ids)).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the text of the ids piece by piece as they come. The bytes of a character wait until it is complete."""

@@ -210,7 +210,7 @@ def gpt2(
     a cache (see `empty_cache`), the inputs follow n_past positions whose keys and values are in it.
     n_logits=1 scores only the last position, which skips most of the largest matrix product.
     """
-    inputs = np.asarray(inputs)
+    inputs = np.array(inputs, ndmin=1)  # with an axis, so that wte[inputs] can refuse a text
     n_seq = inputs.shape[-1]
     if n_past + n_seq > len(wpe):
         raise ValueError(f"{n_past + n_seq} positions, but the model has n_ctx = {len(wpe)}")

@@ -607,7 +607,7 @@ alt = "Lines that rise from about 1 at the embedding to about 30 after the last 
 picture("residual", lambda figure: plot_residual(inside, figure), 6.5, 3.5, alt)
 
 # %% tags=["remove-cell"]
-growth = np.diff(np.median(inside.residual, axis=1))
+growth = np.diff(np.median(inside.stream_lengths, axis=1))
 assert growth.argmax() == 0
 assert (growth > 0).all()
 assert 25 < np.median(inside.residual[-1]) < 40, inside.residual[-1]

@@ -1,7 +1,7 @@
 """Tools built around gpt2.py, encoder.py and utils.py. This package imports those files, never the reverse.
 
-In a notebook: `from picogpt import look_inside, plot_lens`. A module is imported when one of its names is first used,
-so that no tool waits for the modules of another.
+In a notebook: `import picogpt`, then `model = picogpt.load("tiny")`. A module is imported when one of its names is
+first used, so that no tool waits for the modules of another.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # type checkers can't follow __getattr__; `as` tells them tha
     from picogpt.explain.plots import plot_lens as plot_lens
     from picogpt.explain.plots import plot_probabilities as plot_probabilities
     from picogpt.explain.plots import plot_residual as plot_residual
+    from picogpt.notebook import Model as Model
+    from picogpt.notebook import load as load
     from picogpt.scoring.windows import score as score
     from picogpt.tracing.recorder import Trace as Trace
     from picogpt.tracing.recorder import trace as trace
@@ -32,6 +34,7 @@ NAMES = {  # module: the names that it defines
     "picogpt.explain.numbers": ("Inside", "Settings", "look_inside"),
     "picogpt.explain.page": ("page",),
     "picogpt.explain.plots": ("plot_lens", "plot_probabilities", "plot_residual"),
+    "picogpt.notebook": ("Model", "load"),
     "picogpt.scoring.windows": ("score",),
     "picogpt.tracing.recorder": ("Trace", "trace"),
 }

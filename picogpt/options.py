@@ -149,7 +149,11 @@ def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
 def prompt_ids(encoder: Encoder, prompt: str, n_ctx: int) -> list[int]:
     """Return the ids of a prompt. Raises UsageError if it is empty, or longer than the model's context of n_ctx."""
     check_size(encoder, prompt, n_ctx)
-    ids = encoder.encode(prompt)
+    return check_length(encoder.encode(prompt), n_ctx)
+
+
+def check_length(ids: list[int], n_ctx: int) -> list[int]:
+    """Return the ids of a prompt. Raises UsageError if there are none, or more than n_ctx."""
     if not ids:
         raise UsageError("the prompt is empty")
     if len(ids) > n_ctx:

@@ -268,6 +268,10 @@ def test_streaming_shows_each_character_as_soon_as_it_is_complete(text):
     assert shown == text
 
 
+def test_the_repr_tells_sizes_and_whose_merges_they_are():
+    assert repr(get_encoder("tiny", ROOT / "models")) == "<Encoder: 1,024 tokens, 767 merges, is_openai=False>"
+
+
 def test_examples_in_docstrings(monkeypatch):
     """The documentation of encoder.py uses the model that comes with the repository."""
     monkeypatch.chdir(ROOT)

@@ -12,7 +12,7 @@ equals the model's logits bit for bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,14 +23,14 @@ import gpt2
 from encoder import Encoder
 from picogpt.command_line import UsageError
 from picogpt.explain.text import decimals, one_line
-from picogpt.options import prompt_ids
+from picogpt.notebook import load
 from picogpt.probabilities import likeliest
 from picogpt.terminal_text import in_context, visible
 from picogpt.tracing.recorder import trace
 from picogpt.tracing.replacing import Change
-from utils import load_encoder_hparams_and_params
 
 if TYPE_CHECKING:
+    from picogpt.notebook import AnyModel
     from picogpt.typing.shapes import Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -60,8 +60,9 @@ PLAIN = Settings()  # the probabilities are the model's own
 class Inside:
     """The numbers that a model computes for a text of n_seq tokens.
 
-    In lens_ids, lens_probs and residual, layer 0 is the embedding and layer l + 1 is the output of block l. The lens
-    predicts the next token: position i is about the token that follows token i.
+    lens_ids[3], lens_probs[3], residual[3] and attention[3] belong to layer 3. stream_ids, stream_probs and
+    stream_lengths have the embedding before the layers: stream_ids[0]. The lens predicts the next token: position i is
+    about the token that follows token i.
 
     Example: inside.text(inside.lens_ids[-1, -1, 0]) is the most likely next token.
     """
@@ -70,19 +71,44 @@ class Inside:
     ids: Array  # [n_seq]
     probs: Array  # [n_seq] the probability of each token given those before it; nan for the first token
     ranks: Array  # [n_seq] 1 for a token that was the most likely; 0 for the first token; meaningless where probs is 0
-    lens_ids: Array  # [n_layer + 1, n_seq, top] the most likely tokens, beginning with the most likely one
-    lens_probs: Array  # [n_layer + 1, n_seq, top] their probabilities
+    stream_ids: Array  # [n_layer + 1, n_seq, top] the lens: the most likely tokens, beginning with the most likely one
+    stream_probs: Array  # [n_layer + 1, n_seq, top] their probabilities
     attention: Array  # [n_layer, n_head, n_seq, n_seq] row i: how much token i attends to each token; sums to 1
-    residual: Array  # [n_layer + 1, n_seq] the length (L2 norm) of each vector in the residual stream
+    stream_lengths: Array  # [n_layer + 1, n_seq] the length (L2 norm) of each vector in the residual stream
     settings: Settings  # the sampling options that the probabilities take into account
     model: str = ""  # the name of the model
     whole: Inside | None = None  # the same text in the whole model, if parts of this one were replaced
 
     def __repr__(self) -> str:
         """Return a short summary, which a notebook shows, instead of all the numbers."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        shapes = [f"{name} {list(x.shape)}" for name, x in fields.items() if isinstance(x, np.ndarray)]
-        return f"{self.caption(60)}\n{self.summary}\narrays: {', '.join(shapes)}"
+        return f"{self.caption(60)}\n{self.summary}\n{self.arrays}"
+
+    def _repr_html_(self) -> str:
+        """Return the page, in a frame that works offline, which a notebook shows."""
+        from picogpt.explain.frame import frame
+
+        return frame(self)
+
+    @property
+    def arrays(self) -> str:
+        """The names and shapes of the arrays, on one line."""
+        names = ("ids", "probs", "bits", "ranks", "lens_ids", "lens_probs", "attention", "residual")
+        return "arrays: " + ", ".join(f"{name} {list(getattr(self, name).shape)}" for name in names)
+
+    @property
+    def lens_ids(self) -> Array:
+        """The most likely tokens after each layer, beginning with the most likely one. [n_layer, n_seq, top]"""
+        return self.stream_ids[1:]
+
+    @property
+    def lens_probs(self) -> Array:
+        """The probabilities of lens_ids. [n_layer, n_seq, top]"""
+        return self.stream_probs[1:]
+
+    @property
+    def residual(self) -> Array:
+        """The length (L2 norm) of each vector in the residual stream after each layer. [n_layer, n_seq]"""
+        return self.stream_lengths[1:]
 
     @functools.cached_property
     def bits(self) -> Array:
@@ -209,11 +235,18 @@ def examine(
 
 
 def look_inside(
-    prompt: str, model_size: str = "124M", models_dir: str | Path = "models", top: int = 5, settings: Settings = PLAIN
+    prompt: str | Iterable[int],
+    model: AnyModel = "124M",
+    models_dir: str | Path = "models",
+    top: int = 5,
+    settings: Settings = PLAIN,
 ) -> Inside:
-    """Load a model and compute the numbers for a prompt. Raises OSError or ValueError with a message of one line."""
+    """Compute the numbers for a prompt, a text or ids. The model is what `picogpt.load` takes, such as a name.
+
+    Raises OSError or ValueError with a message of one line, and TypeError for what is no text or no model.
+    """
     if top < 1:
         raise UsageError(f"top is {top}, but at least 1 token must be shown")
-    encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
-    ids = prompt_ids(encoder, prompt, hparams["n_ctx"])
-    return examine(ids, encoder, params, hparams["n_head"], top, settings, model_size)
+    loaded = load(model, models_dir=models_dir)
+    ids = loaded.prompt(prompt)
+    return examine(ids, loaded.encoder, loaded.params, loaded.n_head, top, settings, loaded.name)

@@ -49,14 +49,15 @@ def as_text(text: str) -> str:
     return html.escape(visible(text, keep="\n\t\u200c\u200d")).encode("ascii", "xmlcharrefreplace").decode()
 
 
-def layers_that_fit(inside: Inside, layer: int, tokens: slice | None = None) -> list[int]:
-    """Return all layers if their attention takes at most MAX_ATTENTION, or else only the given layer.
+def layers_that_fit(inside: Inside, layer: int, tokens: slice | None = None, most: int | None = None) -> list[int]:
+    """Return all layers if their attention takes at most `most` (MAX_ATTENTION) bytes, or else only the given layer.
 
     One layer of 124M takes 17 MB for the longest prompt, 1024 tokens.
     """
     n_layer, n_head, n_seq, _ = inside.attention.shape
     n = len(positions(tokens, n_seq))
-    return list(range(n_layer)) if n_layer * n_head * n * (n + 1) * 4 // 3 <= MAX_ATTENTION else [layer]
+    most = MAX_ATTENTION if most is None else most
+    return list(range(n_layer)) if n_layer * n_head * n * (n + 1) * 4 // 3 <= most else [layer]
 
 
 def content(inside: Inside, chosen: range, layer: int, head: int, layers: list[int]) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def content(inside: Inside, chosen: range, layer: int, head: int, layers: list[i
     """
     first = chosen[0]
     lens = np.s_[:, max(0, first - 1) : chosen.stop]
-    ids, lens_ids = inside.ids[chosen].tolist(), inside.lens_ids[lens]
+    ids, lens_ids = inside.ids[chosen].tolist(), inside.stream_ids[lens]
     numbers = zip(ids, inside.probs[chosen], inside.bits[chosen], inside.ranks[chosen].tolist())
     return {
         "first": first,
@@ -78,10 +79,10 @@ def content(inside: Inside, chosen: range, layer: int, head: int, layers: list[i
         else None,
         "merges": {id: visible_merges(inside.encoder, id) for id in set(ids)},
         "texts": {id: inside.text(id) for id in {*ids, *lens_ids.ravel().tolist()}},
-        "layers": [layer_name(i) for i in range(len(inside.lens_ids))],
+        "layers": [layer_name(i) for i in range(len(inside.stream_ids))],
         "top": lens_ids.shape[-1],
         "lensIds": lens_ids.ravel().tolist(),
-        "lensProbs": [number(p) for p in inside.lens_probs[lens].ravel()],
+        "lensProbs": [number(p) for p in inside.stream_probs[lens].ravel()],
         "nHead": inside.attention.shape[1],
         "attentionLayers": layers,
         "attention": packed(inside.attention[layers][:, :, chosen][..., chosen]),

@@ -39,7 +39,7 @@ def rows_size(inside: Inside, tokens: slice | None) -> tuple[float, float]:
 def lens_size(inside: Inside, tokens: slice | None) -> tuple[float, float]:
     """Return the width and height in inches of a picture of the lens. Many layers make it wider."""
     width, height = rows_size(inside, tokens)
-    return max(width, 1.5 + 0.64 * min(MAX_COLUMNS, len(inside.lens_ids))), height
+    return max(width, 1.5 + 0.64 * min(MAX_COLUMNS, len(inside.stream_ids))), height
 
 
 # ---------------------------------------------------------------------------------------------- lens and probabilities
@@ -60,8 +60,8 @@ def plot_lens(
     """
     rows, given = figures.last_rows(inside, tokens), axes is not None
     axes = figures.new_axes(lens_size(inside, tokens), figure, axes)
-    layers = layers_of(len(inside.lens_ids), figures.inches(axes)[0])
-    probs = inside.lens_probs[np.ix_(layers, rows, [0])][..., 0].T
+    layers = layers_of(len(inside.stream_ids), figures.inches(axes)[0])
+    probs = inside.stream_probs[np.ix_(layers, rows, [0])][..., 0].T
     pale = np.where(np.array(layers) == 0, 0.25, 1.0) * np.ones_like(probs)
     image = figures.draw_cells(axes, probs, alpha=pale)
     room = int(figures.inches(axes)[0] / len(layers) * figures.LETTERS)
@@ -95,11 +95,11 @@ def write_predictions(axes: Axes, inside: Inside, rows: range, layers: Sequence[
         colour, middle = figures.INK if layer else figures.FAINT, column - 0.2 if both else column
         for row, token in enumerate(rows):
             text = figures.label(
-                inside.text(inside.lens_ids[layer, token, 0]), min(10, max(2, room - 5 if both else room))
+                inside.text(inside.stream_ids[layer, token, 0]), min(10, max(2, room - 5 if both else room))
             )
             axes.text(middle, row, text, ha="center", color=colour, **place)
             if both:
-                value = figures.in_percent(inside.lens_probs[layer, token, 0])
+                value = figures.in_percent(inside.stream_probs[layer, token, 0])
                 axes.text(column + 0.44, row, value, ha="right", color=colour, **place)
 
 
@@ -130,8 +130,8 @@ def plot_probabilities(
 def draw_alternatives(axes: Axes, inside: Inside, tokens: range) -> None:
     """Draw a ring with a name at the probability of the most likely token, in each row whose token was another one."""
     rows = [row for row, token in enumerate(tokens) if inside.ranks[token] > 1]
-    ids = [inside.lens_ids[-1, tokens[row] - 1, 0] for row in rows]
-    probs = [inside.lens_probs[-1, tokens[row] - 1, 0] for row in rows]
+    ids = [inside.stream_ids[-1, tokens[row] - 1, 0] for row in rows]
+    probs = [inside.stream_probs[-1, tokens[row] - 1, 0] for row in rows]
     rings = axes.plot(
         probs, rows, "o", markersize=5, markeredgecolor=figures.ORANGE, label="most likely token, if different"
     )
@@ -150,17 +150,16 @@ def plot_residual(
     """Draw the length of the vectors in the residual stream after each layer, with one line for each token."""
     chosen, given = positions(tokens, len(inside.ids)), axes is not None
     axes = figures.new_axes(RESIDUAL_SIZE, figure, axes)
-    others = inside.residual[:, [i for i in chosen if i > 0]]
+    others = inside.stream_lengths[:, [i for i in chosen if i > 0]]
     if chosen[0] == 0:
-        axes.plot(
-            inside.residual[:, 0], color=figures.ORANGE, linewidth=2, marker="o", markersize=3, label="first token"
-        )
+        style: dict[str, Any] = {"color": figures.ORANGE, "linewidth": 2, "marker": "o", "markersize": 3}
+        axes.plot(inside.stream_lengths[:, 0], label="first token", **style)
     if others.size:
         axes.plot(others, color=figures.BLUE, linewidth=0.8, alpha=max(0.1, min(0.5, 10 / others.shape[1])))
         axes.plot(
             np.median(others, axis=1), color=figures.BLUE, linewidth=2, label="other tokens (thick line: their median)"
         )
-    scale_residual(axes, len(inside.residual))
+    scale_residual(axes, len(inside.stream_lengths))
     axes.legend(fontsize=figures.SMALL, frameon=False)
     if title:
         figures.set_title(axes, "Residual stream: length of its vectors after each layer", chosen, inside, inner=given)

@@ -129,8 +129,8 @@ def lens_table(inside: Inside, tokens: range, width: int, colour: bool) -> Itera
     for start in range(0, len(tokens), n):
         columns = tokens[start : start + n]
         yield "after     " + "".join(fit(f"{i} {inside.texts[i]}", CELL - 1) + " " for i in columns).rstrip()
-        for layer in reversed(range(len(inside.lens_ids))):
-            cells = [(inside.text(inside.lens_ids[layer, i, 0]), inside.lens_probs[layer, i, 0]) for i in columns]
+        for layer in reversed(range(len(inside.stream_ids))):
+            cells = [(inside.text(inside.stream_ids[layer, i, 0]), inside.stream_probs[layer, i, 0]) for i in columns]
             painted = colour and layer > 0  # the embedding only repeats its tokens
             shown = [paint(fit(text, CELL - 9), p, painted) + f"{percent(p):>8} " for text, p in cells]
             yield f"{layer_name(layer):10}" + "".join(shown).rstrip()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 import gpt2
 from picogpt.command_line import UsageError
+from picogpt.notebook import ids_array, load
 from picogpt.parallel import on_cores
 
 if TYPE_CHECKING:
+    from picogpt.notebook import AnyModel
     from picogpt.typing.shapes import Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -239,26 +242,28 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 
 def score(
-    ids: Iterable[int], params: Params, n_head: int, stride: int | None = None, max_context: int | None = None
+    text: str | Iterable[int],
+    model: AnyModel | Params = "124M",
+    n_head: int | None = None,
+    stride: int | None = None,
+    max_context: int | None = None,
+    models_dir: str | Path = "models",
 ) -> Array:
-    """Return the natural log-probability of every id but the first, given those before it. [n_seq] -> [n_seq - 1]
+    """Return the natural log-probability of every token but the first, given those before it. -> [n_seq - 1]
 
-    A text that is longer than the model's n_ctx is scored in `windows`, whose stride and length can be chosen. To
-    score the first token of a text, too, put the id of <|endoftext|> before it. Raises ValueError for an id that is
-    not in the vocabulary or not a whole number, and for a stride or length that is out of range.
+    `text` is a text or its ids. The model is what `picogpt.load` takes; with n_head, it is the parameters alone, and
+    `text` ids. A text that is longer than the model's n_ctx is scored in `windows`, whose stride and length can be
+    chosen. To score the first token of a text, too, put the id of <|endoftext|> before its ids. Raises ValueError for
+    an id that is not in the vocabulary or not a whole number, and for a stride or length that is out of range;
+    TypeError for what is no text or no model.
 
-    >>> from utils import load_encoder_hparams_and_params
-    >>> encoder, hparams, params = load_encoder_hparams_and_params("tiny", "models")
-    >>> score(encoder.encode("To be, or not to be"), params, hparams["n_head"]).round(2).tolist()
+    >>> score("To be, or not to be", "tiny").round(2).tolist()
     [-3.28, -5.4, -4.74, -4.0, -3.22, -2.04]
     """
-    parts = list(windows(ids_array(ids), len(params["wpe"]), stride, max_context))
+    if n_head is None:
+        loaded = load(cast("AnyModel", model), models_dir=models_dir)
+        text, params, n_head = loaded.ids(text), loaded.params, loaded.n_head
+    else:
+        params = cast("Params", model)
+    parts = list(windows(ids_array(text), len(params["wpe"]), stride, max_context))
     return np.concatenate([np.empty(0), *(scored.log_probs for scored in score_windows(parts, params, n_head))])
-
-
-def ids_array(ids: Iterable[int]) -> Array:
-    """Return ids as an array. [n_seq] -> [n_seq]. Raises ValueError for anything but whole numbers in one dimension."""
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
-        raise ValueError(f"ids must be whole numbers in one dimension, not {array.dtype} of shape {array.shape}")
-    return array.astype(np.intp)

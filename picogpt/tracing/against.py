@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from picogpt.tracing.dump import Dump, listed
 from picogpt.tracing.formats import Item, Text
 from picogpt.tracing.names import meaning, shortened
 from picogpt.tracing.passes import Pass, Runner, converted
-
-if TYPE_CHECKING:
-    pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,14 +51,9 @@ class Difference(NamedTuple):
     def lines(self) -> list[str]:
         """Describe the difference."""
         there = f" ({self.source} there)" if self.source != self.name else ""
-        limit = f"{self.times:.3g} times its rounding, {self.rounding:.2g}; the limit is {MULTIPLE} times"
-        limit = (
-            limit
-            if math.isfinite(self.times)
-            else "rounding can't explain it"
-            if self.rounding
-            else "ids must be equal"
-        )
+        limit = "rounding can't explain it" if self.rounding else "ids must be equal"
+        if math.isfinite(self.times):
+            limit = f"{self.times:.3g} times its rounding, {self.rounding:.2g}; the limit is {MULTIPLE} times"
         sides = f"ours {self.ours:.9g}, theirs {self.theirs:.9g}, {abs(self.ours - self.theirs):.2g} apart"
         return [
             f"the first value that differs: {self.name}{there}, {meaning(self.name)}",

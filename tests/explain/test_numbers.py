@@ -38,12 +38,14 @@ def test_attention_and_every_layer_s_lens_equal_transformers(tiny):
         normed = [*(model.transformer.ln_f(state[0]) for state in hidden[:-1]), hidden[-1][0]]
         probs = [torch.softmax(model.lm_head(state), -1).numpy() for state in normed]
     np.testing.assert_allclose(seen.attention, [a[0].numpy() for a in theirs.attentions], rtol=1e-9, atol=1e-14)
-    np.testing.assert_allclose(seen.residual[:-1], [np.linalg.norm(h[0], axis=-1) for h in hidden[:-1]], rtol=1e-9)
-    assert len(probs) == len(seen.lens_ids) == hparams["n_layer"] + 1
+    np.testing.assert_allclose(
+        seen.stream_lengths[:-1], [np.linalg.norm(h[0], axis=-1) for h in hidden[:-1]], rtol=1e-9
+    )
+    assert len(probs) == len(seen.stream_ids) == hparams["n_layer"] + 1
     for layer, row in enumerate(probs):
         best = np.argsort(-row, axis=-1)[:, :20]
-        np.testing.assert_array_equal(seen.lens_ids[layer], best)
-        np.testing.assert_allclose(seen.lens_probs[layer], np.take_along_axis(row, best, -1), rtol=1e-9)
+        np.testing.assert_array_equal(seen.stream_ids[layer], best)
+        np.testing.assert_allclose(seen.stream_probs[layer], np.take_along_axis(row, best, -1), rtol=1e-9)
     np.testing.assert_allclose(seen.probs[1:], [row[id] for row, id in zip(probs[-1], ids[1:])], rtol=1e-9)
 
 
@@ -131,7 +133,7 @@ def test_a_notebook_shows_a_short_summary(inside):
     assert lines[0] == 'tiny reads "ROMEO: What light through yonder window breaks?"'
     assert lines[1] == f"19 tokens, {inside.bits[1:].sum():.2f} bits, {inside.bits[1:].mean():.2f} bits per token"
     assert "attention [4, 5, 19, 19]" in lines[2]
-    assert "lens_ids [5, 19, 5]" in lines[2]
+    assert "lens_ids [4, 19, 5]" in lines[2]
     long = look_inside("word " * 120, "tiny", MODELS)
     assert len(repr(long)) < 400
     assert repr(long) == repr(long)  # the values that are computed when they are first used change nothing

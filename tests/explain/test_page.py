@@ -49,8 +49,8 @@ def test_the_page_holds_the_numbers(inside):
     assert [token[0] for token in data["tokens"]] == inside.ids.tolist()
     np.testing.assert_allclose([token[1] for token in data["tokens"][1:]], inside.probs[1:], rtol=5e-4)
     np.testing.assert_allclose([token[2] for token in data["tokens"][1:]], inside.bits[1:], rtol=5e-4)
-    assert data["lensIds"] == inside.lens_ids.ravel().tolist()
-    np.testing.assert_allclose(data["lensProbs"], inside.lens_probs.ravel(), rtol=5e-4)
+    assert data["lensIds"] == inside.stream_ids.ravel().tolist()
+    np.testing.assert_allclose(data["lensProbs"], inside.stream_probs.ravel(), rtol=5e-4)
     assert (data["layer"], data["head"]) == (2, 1)
 
 
@@ -86,8 +86,8 @@ def test_the_page_holds_only_the_tokens_that_are_chosen(inside):
     assert data["shown"] == inside.texts[5:9]
     assert [token[0] for token in data["tokens"]] == inside.ids[5:9].tolist()
     assert np.abs(unpacked(data, 4) - inside.attention[:, :, 5:9, 5:9]).max() <= 0.5001 / 65535
-    assert data["lensIds"] == inside.lens_ids[:, 4:9].ravel().tolist()
-    assert set(data["texts"]) == {str(id) for id in (*inside.ids[5:9], *inside.lens_ids[:, 4:9].ravel())}
+    assert data["lensIds"] == inside.stream_ids[:, 4:9].ravel().tolist()
+    assert set(data["texts"]) == {str(id) for id in (*inside.ids[5:9], *inside.stream_ids[:, 4:9].ravel())}
     assert "shown: tokens 5 to 8<" in html
     with pytest.raises(ValueError, match="tokens 19: are none"):
         page(inside, tokens=slice(19, None))

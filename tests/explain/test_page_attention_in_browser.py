@@ -133,5 +133,5 @@ def test_only_chosen_tokens_are_shown_and_earlier_ones_are_summed(opened, inside
     row = inside.attention[3, 0, 7]
     np.testing.assert_allclose(percents(looks), 100 * np.array([row[:5].sum(), *row[5:8]]), atol=0.06)
     for i in range(4):
-        cells = "".join(inside.text(id) for id in inside.lens_ids[:, 5 + i, 0])
+        cells = "".join(inside.text(id) for id in inside.stream_ids[:, 5 + i, 0])
         assert reader.texts("#lens tr")[i + 1] == inside.texts[5 + i] + cells

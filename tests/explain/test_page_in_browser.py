@@ -69,10 +69,10 @@ def test_the_lens_is_a_table_whose_cells_show_their_alternatives(reader, inside)
     assert reader.texts("#lens tr:first-child th")[1:] == ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
     rows = reader.texts("#lens tr")
     for i in range(19):
-        assert rows[i + 1] == inside.texts[i] + "".join(inside.text(id) for id in inside.lens_ids[:, i, 0])
+        assert rows[i + 1] == inside.texts[i] + "".join(inside.text(id) for id in inside.stream_ids[:, i, 0])
 
     def expected(layer, i):
-        best = zip(inside.lens_ids[layer, i], inside.lens_probs[layer, i])
+        best = zip(inside.stream_ids[layer, i], inside.stream_probs[layer, i])
         return [inside.text(id) + ("<0.1 %" if p < 0.0005 else f"{100 * p:.1f} %") for id, p in best]
 
     cells = reader.find("#lens td[data-index]")

@@ -68,13 +68,13 @@ def test_the_picture_of_all_heads_shows_the_numbers(inside, figure):
 
 def test_the_lens_picture_shows_the_predicted_tokens(inside, figure):
     axes = picogpt.plot_lens(inside, figure)
-    expected = [inside.text(id) for id in inside.lens_ids[:, :, 0].ravel()]
+    expected = [inside.text(id) for id in inside.stream_ids[:, :, 0].ravel()]
     assert [text for text in texts(axes.texts) if not text.endswith(" %")] == expected
-    values = [f"{100 * p:.0f} %" for p in inside.lens_probs[1:, :, 0].ravel()]  # the embedding has none
+    values = [f"{100 * p:.0f} %" for p in inside.stream_probs[1:, :, 0].ravel()]  # the embedding has none
     assert [text for text in texts(axes.texts) if text.endswith(" %")] == values
     strengths = axes.images[0].get_alpha()
     assert ((strengths[:, 0] < 0.5).all(), (strengths[:, 1:] == 1).all()) == (True, True)
-    np.testing.assert_array_equal(axes.images[0].get_array(), inside.lens_probs[:, :, 0].T)
+    np.testing.assert_array_equal(axes.images[0].get_array(), inside.stream_probs[:, :, 0].T)
     assert texts(axes.get_xticklabels()) == ["embedding", "layer 0", "layer 1", "layer 2", "layer 3"]
 
 
@@ -98,7 +98,7 @@ def test_titles_name_the_settings_that_were_changed(inside, figure):
 
 def test_the_residual_picture(inside, figure):
     axes = picogpt.plot_residual(inside, figure)
-    np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.residual.T)
+    np.testing.assert_array_equal(np.array([line.get_ydata() for line in axes.lines[:19]]), inside.stream_lengths.T)
 
 
 def test_long_texts_and_many_layers_are_cut_to_a_readable_size(tiny, figure):
@@ -147,7 +147,7 @@ def test_only_the_chosen_tokens_are_drawn(inside, figure):
     np.testing.assert_array_equal([bar.get_width() for bar in axes.patches], inside.probs[chosen])
     figure.clear()
     axes = picogpt.plot_residual(inside, figure, tokens=part)
-    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines[:4]], inside.residual[:, 5:9].T)
+    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines[:4]], inside.stream_lengths[:, 5:9].T)
     assert "first token" not in texts(axes.get_legend().texts)
     with pytest.raises(UsageError, match="tokens 30:40"):
         picogpt.plot_lens(inside, figure, tokens=slice(30, 40))

@@ -51,7 +51,7 @@ def test_the_lens_and_the_attention(inside):
     lens_lines, attention_lines = shown(inside).split("logit lens")[1].split("attention of layer 2, head 3")
     attention_lines = attention_lines.split("summary of")[0]
     for layer, name in enumerate(("embedding", "layer 0", "layer 1", "layer 2", "layer 3")):
-        best, p = inside.lens_ids[layer, 0, 0], inside.lens_probs[layer, 0, 0]
+        best, p = inside.stream_ids[layer, 0, 0], inside.stream_probs[layer, 0, 0]
         assert re.search(rf"^{name} +{re.escape(inside.text(best))} +{100 * p:.1f} %", lens_lines, re.M)
     row = inside.attention[2, 3, 5]
     most = int(np.argmax(row))
