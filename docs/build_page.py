@@ -34,9 +34,9 @@ def writer() -> Any:
 
 
 def rounded(value: Any) -> Any:
-    """Round the probabilities in a step to five digits, which is more than the page shows."""
+    """Round the probabilities in a step to seven digits, as many as float32 has."""
     if isinstance(value, float):
-        return float(f"{value:.5g}")
+        return float(f"{value:.7g}")
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     return [rounded(part) for part in value] if isinstance(value, list) else value

@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     layout = next((name for name in NEEDED if name in names), None)
     if layout is None:
-        raise ValueError(f"{folder.name} is no model's folder: it needs {KINDS}")
+        raise ValueError(f"{folder.name} holds no model: it needs {KINDS}")
     if missing := [name for name in NEEDED[layout] if name not in names]:
         raise ValueError(f"{folder.name} has no {' and no '.join(missing)}")
     if layout == "config.json" and not ("tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names):

@@ -8,6 +8,8 @@ let worker, ready = false, waiting = null;  // what to do as soon as Python runs
 let run = 0, running = false, began;  // runs are numbered, so that a late message of an older one can be told apart
 let written = DEFAULTS;  // the settings of the text that is shown
 let quiet = false;  // whether this run only computes once more what is shown already
+let wanted = DEFAULTS.n_tokens;  // how many tokens the visitor has asked for, which may be more than fit
+let whenCounted = null;  // what to do as soon as it is known how many fit
 let model = "tiny", isOwn = false, redrawing = false, redrawAgain = false;
 
 // -------------------------------------------------------------------------------------------- settings and the address
@@ -30,6 +32,7 @@ function showOutputs() {
 function fillForm(settings) {
   $("prompt").value = settings.prompt;
   for (const name of NUMBERS) $(name).value = name === "top_k" && !settings.top_k ? ALL : settings[name];
+  wanted = settings.n_tokens;
   showOutputs();
 }
 
@@ -88,6 +91,7 @@ function take(i, id) {
   const kept = [...shownSteps.slice(0, i).map((step) => step.id), id];
   fillForm({ ...readSettings(), prompt: shownPrompt });
   const settings = readSettings();
+  count();
   whenReady(() => write({ ...settings, n_tokens: Math.max(settings.n_tokens, i + 1), kept }, { pinned: i }));
 }
 
@@ -147,7 +151,7 @@ function end({ error, stopped }) {
   if (error) {
     showError(`No text: ${error}`);
     $("status").textContent = "";
-  } else if (quiet) $("status").textContent = `Ready. Python has computed the text below, in ${seconds} s.`;
+  } else if (quiet) $("status").textContent = `Ready. Python computed this text in ${seconds} s.`;
   else $("status").textContent = `${stopped ? "Stopped after" : "Done:"} ${n} tokens in ${seconds} s.`;
   if (address(written) !== address({ ...readSettings(), kept: written.kept })) redraw();
 }
@@ -183,8 +187,10 @@ const receive = {
     if (!ready) return;
     isOwn = true;
     cutSteps(0);
+    $("result").hidden = true;
+    $("status").textContent = `${name} is open.`;
+    whenCounted = generate;
     count();
-    generate();
   },
   ready({ python, numpy, version }) {
     ready = true;
@@ -228,9 +234,12 @@ const receive = {
     const tooLong = room ? "" : `The prompt is longer than the ${n_ctx} tokens that this model reads.`;
     $("prompt").setCustomValidity(tooLong);
     $("prompt").setAttribute("aria-invalid", String(!room));
-    $("count").textContent = tooLong || `${n_tokens} token${n_tokens === 1 ? "" : "s"}, with room for ${room} new ones`;
+    $("count").textContent = tooLong || `${n_tokens} token${n_tokens === 1 ? "" : "s"}, room for ${room} more`;
+    $("count").classList.toggle("bad", !room);
     $("n_tokens").max = Math.max(1, room);
-    if (Number($("n_tokens").value) > room) $("n_tokens").value = Math.max(1, room);
+    if (room) $("n_tokens").value = Math.min(wanted, room);
+    whenCounted?.();
+    whenCounted = null;
   },
   inside({ html }) {
     setRunning(false);

@@ -31,7 +31,7 @@ function docstring(text) {
 function coloured(text, own) {
   const made = [];
   let at = 0;
-  for (const found of text.matchAll(/ *r?"""[^]*?"""\n?|f?"(?:\\.|[^"\\\n])*"|#.*|\b([A-Za-z_]\w*)(?=\()/g)) {
+  for (const found of text.matchAll(/ *r?"""[^]*?"""|f?"(?:\\.|[^"\\\n])*"|#.*|\b([A-Za-z_]\w*)(?=\()/g)) {
     const [word, name] = found;
     const isLink = name && name !== own && functions.has(name) && text[found.index - 1] !== ".";
     const isDoc = /^ *r?"""/.test(word);

@@ -10,10 +10,10 @@ function lookInside() {
   worker.postMessage({ type: "inside", prompt: shownPrompt, ids: shownSteps.map(({ id }) => id) });
 }
 
-async function copy(text, otherwise) {
+async function copy(text, copied, otherwise) {
   try {
     await navigator.clipboard.writeText(text);
-    $("status").textContent = "Copied.";
+    $("status").textContent = copied;
   } catch {
     $("status").textContent = otherwise;
   }
@@ -64,11 +64,14 @@ function listenToForm() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
   });
   $("prompt").addEventListener("input", count);
+  $("n_tokens").addEventListener("input", () => { wanted = Number($("n_tokens").value); });
   $("prompts").addEventListener("click", ({ target }) => {
     if (target.tagName !== "BUTTON") return;
     $("prompt").value = target.textContent;
-    count();
-    whenReady(generate);
+    whenReady(() => {
+      whenCounted = generate;
+      count();
+    });
   });
   for (const id of ["temperature", "top_k", "top_p"]) $(id).addEventListener("input", redraw);
 }
@@ -83,9 +86,10 @@ function listen() {
   $("inside").addEventListener("click", lookInside);
   $("link").addEventListener("click", () => {
     history.replaceState(null, "", address(written));
-    copy(location.href, "The link is in the address of this page.");
+    copy(location.href, isOwn ? "Copied. It opens with the page's own model, not with yours." : "Copied.",
+      "The link is in the address of this page.");
   });
-  $("copy").addEventListener("click", () => copy($("command").textContent, "This browser does not let the page copy."));
+  $("copy").addEventListener("click", () => copy($("command").textContent, "Copied.", "This browser does not let the page copy."));
   $("folder").addEventListener("change", chooseFolder);
   window.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -95,7 +99,9 @@ function listen() {
   window.addEventListener("drop", drop);
   window.addEventListener("hashchange", () => {
     const asked = readAddress();
-    if (asked) whenReady(() => write(asked, { keepAddress: true }));
+    if (!asked) return;
+    count();
+    whenReady(() => write(asked, { keepAddress: true }));
   });
   $("function").addEventListener("change", () => showSource($("function").value));
   document.addEventListener("click", (event) => {
@@ -134,14 +140,13 @@ function start() {
       + "and open http://localhost:8000/docs/");
     return;
   }
-  if (asked) written = asked;
+  if (asked) whenReady(() => write(asked, { keepAddress: true }));
   showOutputs();
   showCommand();
   startWorker();
   measure();
   loadSource();
-  const isTiny = (new URLSearchParams(location.search).get("model") ?? "tiny") === "tiny";
-  if (isTiny && address(written) === address(DEFAULTS)) showFirst();
+  if (!asked && (new URLSearchParams(location.search).get("model") ?? "tiny") === "tiny") showFirst();
 }
 
 start();

@@ -77,7 +77,6 @@ function showStepAt(i, step) {
     button.type = "button";
     button.tabIndex = i === 0 ? 0 : -1;
     $("tokens").append(button);
-    if (/\\n$/.test(chosenOf(step).token)) $("tokens").append(element("span", "", "break"));
   }
   fillToken($("tokens").querySelectorAll("button")[i], step, i);
   if (!isSame) writeText();
