@@ -27,7 +27,8 @@ DEFAULTS = {"prompt": "ROMEO:", "n_tokens": 44, "temperature": 0.8, "top_k": 0, 
 def writer() -> Any:
     """Open models/tiny with page/glue.py, whose folder is no place to import from: its tqdm.py is for the browser."""
     spec = importlib.util.spec_from_file_location("glue", DOCS / "page" / "glue.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     glue = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(glue)
     return glue.load(str(DOCS.parent / "models" / "tiny"))

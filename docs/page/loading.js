@@ -38,7 +38,8 @@ const progress = {
 
 // Return the body of an answer, and report its bytes as they come. Those of the runtime are in `total` from the start.
 async function receive(response, isPinned) {
-  const length = isPinned || response.headers.has("Content-Encoding") ? 0 : Number(response.headers.get("Content-Length"));
+  const isUnknown = isPinned || response.headers.has("Content-Encoding");  // the length is that of the packed bytes
+  const length = isUnknown ? 0 : Number(response.headers.get("Content-Length"));
   progress.add(0, length);
   const chunks = [], reader = response.body.getReader();
   for (let step = await reader.read(); !step.done; step = await reader.read()) {
@@ -48,8 +49,8 @@ async function receive(response, isPinned) {
   return new Blob(chunks);
 }
 
-// Raise an error unless the browser finds that a blob has this sha256. It does so for files on their way to a page, also
-// for those that come out of its memory.
+// Raise an error unless the browser finds that a blob has this sha256. It does so for files on their way to a page,
+// also for those that come out of its memory.
 async function check(blob, sha256) {
   const bytes = sha256.match(/../g).map((pair) => parseInt(pair, 16)), url = URL.createObjectURL(blob);
   try {
@@ -89,7 +90,9 @@ export async function downloadAll(files) {
 
 // Download models/NAME, in OpenAI's layout or in Hugging Face's. Return {name, files}, as a visitor's folder is sent.
 export async function downloadModel(name) {
-  if (!/^[\w.-]+$/.test(name) || /^\.+$/.test(name)) throw new Error(`?model= is no name of a folder in models/: ${name}`);
+  if (!/^[\w.-]+$/.test(name) || /^\.+$/.test(name)) {
+    throw new Error(`?model= is no name of a folder in models/: ${name}`);
+  }
   const folder = new URL(`models/${name}/`, REPOSITORY).href;
   const get = async (file, mayBeMissing) => ({ name: file, data: await download(folder + file, null, mayBeMissing) });
   const all = async (names, mayBeMissing) => (await Promise.all(names.map((file) => get(file, mayBeMissing))))

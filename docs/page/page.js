@@ -1,9 +1,6 @@
 // The page: starts the worker that runs Python, sends it what a visitor asks for, and shows what it answers.
 "use strict";
 
-const NUMBERS = ["n_tokens", "temperature", "top_k", "top_p", "seed"];  // fields; in the address, they have these names
-const ALL = 101;  // the end of top_k's slider, where it lets all tokens be drawn
-const DEFAULTS = { prompt: "ROMEO:", n_tokens: 44, temperature: 0.8, top_k: 0, top_p: 1, seed: 1, kept: [] };
 let worker, ready = false, waiting = null;  // what to do as soon as Python runs
 let run = 0, running = false, began;  // runs are numbered, so that a late message of an older one can be told apart
 let written = DEFAULTS;  // the settings of the text that is shown
@@ -11,52 +8,6 @@ let quiet = false;  // whether this run only computes once more what is shown al
 let wanted = DEFAULTS.n_tokens;  // how many tokens the visitor has asked for, which may be more than fit
 let whenCounted = null;  // what to do as soon as it is known how many fit
 let model = "tiny", isOwn = false, redrawing = false, redrawAgain = false;
-
-// -------------------------------------------------------------------------------------------- settings and the address
-
-const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 10000;
-
-function readSettings() {
-  if ($("seed").value === "") $("seed").value = randomSeed();
-  const numbers = Object.fromEntries(NUMBERS.map((name) => [name, Number($(name).value)]));
-  return { prompt: $("prompt").value, ...numbers, top_k: numbers.top_k === ALL ? 0 : numbers.top_k, kept: [] };
-}
-
-function showOutputs() {
-  const { temperature, top_k, top_p } = readSettings();
-  for (const [name, text] of Object.entries({ temperature, top_k: top_k || "all", top_p })) {
-    document.querySelector(`output[for=${name}]`).textContent = text;
-  }
-}
-
-function fillForm(settings) {
-  $("prompt").value = settings.prompt;
-  for (const name of NUMBERS) $(name).value = name === "top_k" && !settings.top_k ? ALL : settings[name];
-  wanted = settings.n_tokens;
-  showOutputs();
-}
-
-// Write settings as the end of the page's address, without those that are as they were.
-function address(settings) {
-  const words = new URLSearchParams({ prompt: settings.prompt });
-  for (const name of NUMBERS) if (settings[name] !== DEFAULTS[name] || name === "seed") words.set(name, settings[name]);
-  if (settings.kept.length) words.set("kept", settings.kept.join("."));
-  return `#${words}`;
-}
-
-// Read settings from the address. What is no number, or outside of its field, becomes what the field makes of it.
-function readAddress() {
-  const words = new URLSearchParams(location.hash.slice(1));
-  if (!words.has("prompt")) return null;
-  const settings = { ...DEFAULTS, prompt: words.get("prompt") };
-  for (const name of NUMBERS) {
-    const value = Number(words.get(name) ?? NaN), low = name === "top_k" ? 0 : Number($(name).min);
-    if (!Number.isNaN(value)) settings[name] = Math.min(Math.max(value, low), Number($(name).max));
-  }
-  settings.kept = (words.get("kept") ?? "").split(".").filter((id) => /^\d+$/.test(id)).map(Number);
-  fillForm(settings);
-  return { ...readSettings(), kept: settings.kept };
-}
 
 // ---------------------------------------------------------------------------------------------------------- a new text
 
@@ -106,23 +57,7 @@ function redraw() {
 
 const count = () => ready && worker.postMessage({ type: "count", prompt: $("prompt").value });
 
-// Show the command that writes the same text, for the shells of Linux and macOS.
-function showCommand() {
-  const { prompt, n_tokens, temperature, top_k, top_p, seed, kept } = written;
-  const quoted = /^[\w .,:;?-]*$/.test(prompt) ? `"${prompt}"` : `'${prompt.replace(/'/g, "'\\''")}'`;
-  const options = [`-n ${n_tokens}`, `--temperature ${temperature}`];
-  if (top_k) options.push(`--top_k ${top_k}`);
-  if (top_p < 1) options.push(`--top_p ${top_p}`);
-  if (temperature) options.push(`--seed ${seed}`);
-  const isOption = prompt.startsWith("-");
-  $("command").textContent = ["python gpt2.py", isOption ? "" : quoted, `--model ${model}`, ...options, isOption ? `-- ${quoted}` : ""]
-    .filter(Boolean).join(" ");
-  const isKnown = !kept.length && !isOwn && prompt !== "-";
-  $("same").hidden = !isKnown;
-  $("differs").hidden = isKnown;
-}
-
-// --------------------------------------------------------------------------------------------------- what the page says
+// -------------------------------------------------------------------------------------------------- what the page says
 
 function showError(text) {
   $("error").textContent = text;
@@ -170,7 +105,7 @@ const receive = {
   progress({ loaded, total }) {
     Object.assign($("progress"), { max: total, value: loaded });
     measured = (seconds) => {
-      const left = seconds * (total - loaded) / loaded, rest = seconds > 1 ? `, about ${Math.ceil(left)} s left` : "";
+      const left = Math.ceil(seconds * (total - loaded) / loaded), rest = seconds > 1 ? `, about ${left} s left` : "";
       return `Loading Python: ${megabytes(loaded)} of ${megabytes(total)} MB, ${seconds.toFixed(0)} s${rest}.`;
     };
   },
@@ -182,8 +117,8 @@ const receive = {
   opened({ name, n_params, n_layer, n_head, n_embd, n_ctx }) {
     model = name;
     const million = (n_params / 1e6).toFixed(n_params < 1e7 ? 1 : 0);
-    $("model").textContent = `${name}, ${million} million parameters, ${n_layer} layers of width ${n_embd} with ${n_head} heads,`
-      + ` context of ${n_ctx} tokens`;
+    $("model").textContent = `${name}, ${million} million parameters, ${n_layer} layers of width ${n_embd} `
+      + `with ${n_head} heads, context of ${n_ctx} tokens`;
     if (!ready) return;
     isOwn = true;
     cutSteps(0);
@@ -200,7 +135,10 @@ const receive = {
     setRunning(false);
     count();
     if (waiting) waiting();
-    else write(written, { keepAddress: true, isQuiet: shownSteps.length > 0, pinned: shownSteps.length ? current : null });
+    else {
+      const isShown = shownSteps.length > 0;
+      write(written, { keepAddress: true, isQuiet: isShown, pinned: isShown ? current : null });
+    }
   },
   failed({ error }) { fail(error); },
   refused({ what, error }) {

@@ -22,7 +22,8 @@ function docstring(text) {
   const made = element("span", "", "doc");
   made.style.setProperty("--indent", `${/^ */.exec(text)[0].length}ch`);
   for (const part of text.split(/(\n *\n)/)) {
-    made.append(/\S/.test(part) ? element("span", part, part.trim().startsWith(">>>") ? "example" : "paragraph") : part);
+    const kind = part.trim().startsWith(">>>") ? "example" : "paragraph";
+    made.append(/\S/.test(part) ? element("span", part, kind) : part);
   }
   return made;
 }

@@ -42,7 +42,8 @@ async function drop(event) {
   event.preventDefault();
   document.body.classList.remove("dropping");
   const files = [...event.dataTransfer.files];  // before the first await, after which the event forgets them
-  const folder = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).find((entry) => entry?.isDirectory);
+  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry());
+  const folder = entries.find((entry) => entry?.isDirectory);
   if (folder) openFolder(folder.name, await filesIn(folder));
   else openFolder("model", files);
 }
@@ -76,6 +77,12 @@ function listenToForm() {
   for (const id of ["temperature", "top_k", "top_p"]) $(id).addEventListener("input", redraw);
 }
 
+// Write the text that the address asks for, as soon as it is known how many tokens fit.
+function writeAsked(kept) {
+  whenCounted = () => write({ ...readSettings(), kept }, { keepAddress: true });
+  count();
+}
+
 function listen() {
   listenToForm();
   listenToTokens();
@@ -86,22 +93,24 @@ function listen() {
   $("inside").addEventListener("click", lookInside);
   $("link").addEventListener("click", () => {
     history.replaceState(null, "", address(written));
-    copy(location.href, isOwn ? "Copied. It opens with the page's own model, not with yours." : "Copied.",
-      "The link is in the address of this page.");
+    const copied = isOwn ? "Copied. It opens with the page's own model, not with yours." : "Copied.";
+    copy(location.href, copied, "The link is in the address of this page.");
   });
-  $("copy").addEventListener("click", () => copy($("command").textContent, "Copied.", "This browser does not let the page copy."));
+  $("copy").addEventListener("click", () => {
+    copy($("command").textContent, "Copied.", "This browser does not let the page copy.");
+  });
   $("folder").addEventListener("change", chooseFolder);
   window.addEventListener("dragover", (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");
   });
-  window.addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dropping"));
+  window.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
   window.addEventListener("drop", drop);
   window.addEventListener("hashchange", () => {
-    const asked = readAddress();
-    if (!asked) return;
-    count();
-    whenReady(() => write(asked, { keepAddress: true }));
+    const kept = readAddress();
+    if (kept) whenReady(() => writeAsked(kept));
   });
   $("function").addEventListener("change", () => showSource($("function").value));
   document.addEventListener("click", (event) => {
@@ -134,19 +143,19 @@ function start() {
   linkRepository();
   setRunning(false);
   listen();
-  const asked = readAddress();
+  const kept = readAddress();
   if (location.protocol === "file:") {
-    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server --bind 127.0.0.1 "
-      + "and open http://localhost:8000/docs/");
+    fail("A browser does not run Python from a file. In the folder of the repository, start "
+      + "python -m http.server --bind 127.0.0.1 and open http://localhost:8000/docs/");
     return;
   }
-  if (asked) whenReady(() => write(asked, { keepAddress: true }));
+  if (kept) whenReady(() => writeAsked(kept));
   showOutputs();
   showCommand();
   startWorker();
   measure();
   loadSource();
-  if (!asked && (new URLSearchParams(location.search).get("model") ?? "tiny") === "tiny") showFirst();
+  if (!kept && (new URLSearchParams(location.search).get("model") ?? "tiny") === "tiny") showFirst();
 }
 
 start();

@@ -52,7 +52,8 @@ function showStep(i) {
   const focused = [...rows.querySelectorAll("button")].indexOf(document.activeElement);
   current = i;
   $("tokens").querySelectorAll("button").forEach((button, k) => button.classList.toggle("current", k === i));
-  $("candidates-title").replaceChildren(`New token ${i + 1}, id ${step.id}: `, element("span", chosenOf(step).token, "token"));
+  const token = element("span", chosenOf(step).token, "token");
+  $("candidates-title").replaceChildren(`New token ${i + 1}, id ${step.id}: `, token);
   rows.replaceChildren(...step.candidates.map((one) => candidateRow(one, step)));
   $("details").hidden = false;
   if (focused >= 0) rows.querySelectorAll("button")[focused]?.focus();

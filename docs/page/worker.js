@@ -1,8 +1,8 @@
 // Runs Python beside the page, in a web worker, so that the page can answer while the model computes.
 //
-// The worker loads Pyodide, the repository's files and a model, and tells the page when it is ready. The page then sends
-// what a visitor asks for (see `answers` below), and the worker posts messages to it, whose `type` is a function of
-// page.js: one for each token of a text.
+// The worker loads Pyodide, the repository's files and a model, and tells the page when it is ready. The page then
+// sends what a visitor asks for (see `answers` below), and the worker posts messages to it, whose `type` is a function
+// of page.js: one for each token of a text.
 
 import { PAGE, REPOSITORY, browserFetch, downloadAll, downloadModel, runtimeFolders } from "./loading.js";
 import { CORE, LOCK, VERSION, WHEELS } from "./runtime.js";
@@ -23,7 +23,7 @@ let pyodide, glue, writer;
 let current = 0;  // the run that goes on; 0 if none does
 let nOpened = 0;
 
-// ---------------------------------------------------------------------------------------------------------- the model
+// ----------------------------------------------------------------------------------------------------------- the model
 
 // Let Python map files that the browser keeps outside of Python's memory: read them into it once, in pieces.
 function addMmap({ stream_ops }) {
@@ -50,7 +50,7 @@ function openModel({ name, files }) {
   postMessage({ type: "opened", ...JSON.parse(writer.about()) });
 }
 
-// ------------------------------------------------------------------------------------------------------------- Python
+// -------------------------------------------------------------------------------------------------------------- Python
 
 const javascriptModule = (body) => import(URL.createObjectURL(new Blob([body], { type: TYPES.mjs })));
 
@@ -118,7 +118,7 @@ async function start() {
   postMessage({ type: "ready", python, numpy, version: VERSION });
 }
 
-// ------------------------------------------------------------------------------------------------- what the page asks for
+// ---------------------------------------------------------------------------------------------- what the page asks for
 
 // Generate a text, and look for messages of the page after each token.
 async function generate(run, settings) {

@@ -12,7 +12,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 def load_script(path: str) -> Any:
     """Return a Python file of docs/ as a module. Its folder is no place to import from: tqdm.py is for the browser."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, DOCS / path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -57,7 +57,7 @@ def test_the_files_that_the_worker_loads_are_enough_and_none_is_too_many(tmp_pat
 
 
 def test_the_only_other_server_is_that_of_the_runtime():
-    """Addresses that are no request of the page: its own one for those who share it, and the links to the repository."""
+    """The other addresses are no requests: the page's own, for those who share it, and links to the repository."""
     named = {name: set(re.findall(r"\b(?:https?:)?//([\w.-]+\.\w+)", text)) for name, text in PAGE.items()}
     assert {name: servers for name, servers in named.items() if servers} == {
         "runtime.js": {CDN},
@@ -103,7 +103,7 @@ def test_the_stored_text_is_what_python_computes(build, tiny):
 
 
 def test_the_default_settings_are_the_same_everywhere(build):
-    text = re.search(r"^const DEFAULTS = (\{.*\});$", PAGE["page.js"], re.MULTILINE)[1]
+    text = re.search(r"^const DEFAULTS = (\{.*\});$", PAGE["settings.js"], re.MULTILINE)[1]
     assert json.loads(re.sub(r"(\w+):", r'"\1":', text.replace("ROMEO:", "ROMEO;")).replace(";", ":")) == build.DEFAULTS
     ids = {match[1]: match[2] for match in re.finditer(r'<input id="(\w+)"[^>]* value="([\d.]+)"', PAGE["index.html"])}
     values = {name: float(value) for name, value in ids.items()}

@@ -38,7 +38,7 @@ def ids_of(writer, **settings):
     return [step["id"] for step in steps(writer, **settings)[1:-1]]
 
 
-# ---------------------------------------------------------------------------------------------------------- a new text
+# ----------------------------------------------------------------------------------------------------------- a new text
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0, 0, 1), (0.8, 0, 1), (1.5, 5, 1), (1, 0, 0.6)])
@@ -120,7 +120,7 @@ def test_other_settings_change_only_the_probabilities(writer):
     ]
 
 
-# ---------------------------------------------------------------------------------------------- prompts, and what is said
+# -------------------------------------------------------------------------------------------- prompts, and what is said
 
 
 def test_a_prompt_that_leaves_no_room_is_one_line(writer):
@@ -164,7 +164,7 @@ def test_a_link_with_wrong_ids_is_one_line(writer, kept):
         steps(writer, kept=kept)
 
 
-# ------------------------------------------------------------------------------------------------ a view, and other models
+# --------------------------------------------------------------------------------------------- a view, and other models
 
 
 def test_the_view_is_the_page_of_explain(writer):
