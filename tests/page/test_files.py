@@ -33,7 +33,7 @@ print(*sorted(Path(file).relative_to(Path.cwd()).as_posix() for file in files if
 
 
 def listed(name, file):
-    text = re.search(rf"^const {name} = \[(.*?)^?\];", PAGE[file], re.MULTILINE | re.DOTALL)[1]
+    text = re.search(rf"^const {name} = \[(.*?)\];", PAGE[file], re.MULTILINE | re.DOTALL)[1]
     return re.findall(r'"([^"]+)"', text)
 
 

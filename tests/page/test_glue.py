@@ -100,7 +100,7 @@ def test_nothing_is_computed_twice(writer, monkeypatch):
     rows = []
     monkeypatch.setattr(gpt2.Context, "logits", lambda self, ids, n_logits=1: rows.append(len(ids)))
     assert ids_of(writer) == ids
-    with pytest.raises(AttributeError):  # the stand-in above returns no logits
+    with pytest.raises(TypeError):  # the stand-in above returns no logits
         ids_of(writer, kept=[*ids[:5], ids[5] + 1])
     assert rows == [8]  # 2 tokens of the prompt, 5 that stay, and the one that was taken
 
