@@ -82,7 +82,7 @@ def preview(runtime: Path) -> bytes:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     driver = start_chromium()
     try:
-        size = {"width": 1200, "height": 630, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": 1440, "height": 756, "deviceScaleFactor": 1200 / 1440, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(f"http://127.0.0.1:{server.server_port}/picogpt/docs/?runtime=../../runtime")
         is_ready = "return document.getElementById('status').textContent.startsWith('Ready. ')"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -253,31 +252,6 @@ def test_a_folder_that_does_not_fit_is_refused_with_the_number_and_the_old_model
     assert reader.text("#error") == ""
 
 
-def test_a_model_beside_the_page_is_opened_by_its_name(chromium, server, tmp_path):
-    from picogpt.checkpoints.convert import main as convert
-
-    convert([str(ROOT / "models" / "tiny"), "--to_hf", "--out", str(tmp_path / "hf")])
-    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "mine")
-    for kind in ("index", "data-00000-of-00001"):
-        (tmp_path / "mine" / f"model.ckpt.{kind}").rename(tmp_path / "mine" / f"model-400.{kind}")
-    (tmp_path / "mine" / "checkpoint").write_text('model_checkpoint_path: "model-400"\n')
-    server.folders = {f"/picogpt/models/{name}/": tmp_path / name for name in ("hf", "mine")} | server.folders
-    for name in ("mine", "hf"):
-        reader = Reader(chromium, f"{server.url}{FOLDER}&model={name}")
-        reader.wait("#status", "^Done")
-        assert reader.text("#model").startswith(f"{name}, 1.4 million")
-        assert reader.text("#text") == continued(**FIRST)[1]
-        assert f"--model {name} " in reader.text("#command")
-    reader = Reader(chromium, f"{server.url}{FOLDER}&model=nobody")
-    error = reader.wait("#error", ".")
-    assert re.fullmatch(
-        r"There is no model nobody: \S+/models/nobody/ has neither hparams.json nor config.json\.", error
-    )
-    reader = Reader(chromium, f"{server.url}{FOLDER}&model=../models/tiny")
-    assert reader.wait("#error", ".").startswith("?model= is no name of a folder")
-    chromium.get_log("browser")  # Chromium writes a line there for each file that a server does not have
-
-
 # ------------------------------------------------------------------------------------------- accessibility, and Firefox
 
 
@@ -370,4 +344,32 @@ def test_firefox_opens_files_that_are_dropped(firefox, server):
     reader.wait("#model", "^model, 1.4 million parameters")
     reader.wait("#status", "^Done")
     assert reader.text("#text") == continued(**FIRST)[1]
-    assert json.loads(json.dumps(reader("return document.querySelector('#error').hidden")))
+    assert reader.text("#error") == ""
+
+
+# -------------------------------------------------------------------------------------- at last, since it leaves the page
+
+
+def test_a_model_beside_the_page_is_opened_by_its_name(chromium, server, tmp_path):
+    from picogpt.checkpoints.convert import main as convert
+
+    convert([str(ROOT / "models" / "tiny"), "--to_hf", "--out", str(tmp_path / "hf")])
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "mine")
+    for kind in ("index", "data-00000-of-00001"):
+        (tmp_path / "mine" / f"model.ckpt.{kind}").rename(tmp_path / "mine" / f"model-400.{kind}")
+    (tmp_path / "mine" / "checkpoint").write_text('model_checkpoint_path: "model-400"\n')
+    server.folders = {f"/picogpt/models/{name}/": tmp_path / name for name in ("hf", "mine")} | server.folders
+    for name in ("mine", "hf"):
+        reader = Reader(chromium, f"{server.url}{FOLDER}&model={name}")
+        reader.wait("#status", "^Done")
+        assert reader.text("#model").startswith(f"{name}, 1.4 million")
+        assert reader.text("#text") == continued(**FIRST)[1]
+        assert f"--model {name} " in reader.text("#command")
+    reader = Reader(chromium, f"{server.url}{FOLDER}&model=nobody")
+    error = reader.wait("#error", ".")
+    assert re.fullmatch(
+        r"There is no model nobody: \S+/models/nobody/ has neither hparams.json nor config.json\.", error
+    )
+    reader = Reader(chromium, f"{server.url}{FOLDER}&model=../models/tiny")
+    assert reader.wait("#error", ".").startswith("?model= is no name of a folder")
+    chromium.get_log("browser")  # Chromium writes a line there for each file that a server does not have
