@@ -112,7 +112,9 @@ class Writer:
         """
         asked = json.loads(settings)
         ids = checked_ids(self.first_ids(asked["prompt"]), self.params, asked["n_tokens"])
-        kept = checked_ids([ids[0], *asked["kept"]], self.params, 0)[1 : asked["n_tokens"] + 1]
+        kept, n_vocab = asked["kept"][: asked["n_tokens"]], self.hparams["n_vocab"]
+        if unknown := [id for id in kept if not 0 <= id < n_vocab]:
+            raise ValueError(f"the link has the token {unknown[0]}, but this model has the tokens 0 to {n_vocab - 1}")
         tokens = [visible(self.encoder.token_bytes(id)) for id in ids]
         yield json.dumps({"prompt": asked["prompt"], "tokens": tokens, "notes": notes(asked)})
         self.begin, self.listed = len(ids), []

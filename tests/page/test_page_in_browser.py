@@ -155,7 +155,7 @@ def test_what_cannot_be_continued_looks_like_an_error_and_the_text_stays(reader)
     reader.text_of(prompt="JULIET:")
     reader("write({...readSettings(), kept: [5000]})")
     error = reader.wait("#error", ".")
-    assert error == "No text: the ids are 55 to 5000, outside 0 to 1023"
+    assert error == "No text: the link has the token 5000, but this model has the tokens 0 to 1023"
     assert reader.text("#given") == "JULIET:"
     colours = "const s = getComputedStyle(document.querySelector('#error')); return [s.color, s.borderTopWidth]"
     assert reader(colours) == ["rgb(163, 32, 13)", "2px"]

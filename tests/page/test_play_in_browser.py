@@ -347,7 +347,7 @@ def test_firefox_opens_files_that_are_dropped(firefox, server):
     assert reader.text("#error") == ""
 
 
-# -------------------------------------------------------------------------------------- at last, since it leaves the page
+# ------------------------------------------------------------------------------------ at last, since it leaves the page
 
 
 def test_a_model_beside_the_page_is_opened_by_its_name(chromium, server, tmp_path):
