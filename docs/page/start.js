@@ -4,6 +4,7 @@
 function lookInside() {
   if (!ready || running) return;
   began = performance.now();
+  quiet = true;  // it can't be stopped
   setRunning(true);
   showError("");
   $("status").textContent = "Looking inside …";

@@ -160,7 +160,9 @@ def test_notes_are_words_for_a_visitor(writer):
 
 @pytest.mark.parametrize("kept", [[1024], [-1]])
 def test_a_link_with_wrong_ids_is_one_line(writer, kept):
-    with pytest.raises(ValueError, match=r"^the link has the token (1024|-1), but this model has the tokens 0 to 1023$"):
+    with pytest.raises(
+        ValueError, match=r"^the link has the token (1024|-1), but this model has the tokens 0 to 1023$"
+    ):
         steps(writer, kept=kept)
 
 
