@@ -74,8 +74,8 @@ def preview(runtime: Path) -> bytes:
     from PIL import Image
 
     sys.path.insert(0, str(DOCS.parent / "tests"))
-    from browser import start_chromium
-    from page.conftest import Server
+    from browser import start_chromium  # type: ignore[import-not-found]
+    from page.conftest import Server  # type: ignore[import-not-found]
     from selenium.webdriver.support.ui import WebDriverWait
 
     server: ThreadingHTTPServer = Server({"/runtime/": runtime, "/picogpt/": DOCS.parent})
