@@ -3,7 +3,7 @@
 
 let worker, ready = false, waiting = null;  // what to do as soon as Python runs
 let run = 0, running = false, began;  // runs are numbered, so that a late message of an older one can be told apart
-let written = DEFAULTS;  // the settings of the text that is shown
+let written = DEFAULTS, writtenBefore;  // the settings of the text that is shown, and of the one before it
 let quiet = false;  // whether this run only computes once more what is shown already
 let wanted = DEFAULTS.n_tokens;  // how many tokens the visitor has asked for, which may be more than fit
 let whenCounted = null;  // what to do as soon as it is known how many fit
@@ -21,7 +21,7 @@ function whenReady(action) {
 function write(settings, { keepAddress = false, isQuiet = false, pinned = null } = {}) {
   run += 1;
   began = performance.now();
-  [written, quiet, pin] = [settings, isQuiet, pinned];
+  [writtenBefore, written, quiet, pin] = [written, settings, isQuiet, pinned];
   showError("");
   $("note").replaceChildren();
   $("inside-page").hidden = true;
@@ -84,6 +84,8 @@ function end({ error, stopped }) {
   setRunning(false);
   const n = shownSteps.length, seconds = ((performance.now() - began) / 1000).toFixed(2);
   if (error) {
+    written = writtenBefore;  // its text is still there
+    showCommand();
     showError(`No text: ${error}`);
     $("status").textContent = "";
   } else if (quiet) $("status").textContent = `Ready. Python computed this text in ${seconds} s.`;

@@ -157,6 +157,7 @@ def test_what_cannot_be_continued_looks_like_an_error_and_the_text_stays(reader)
     error = reader.wait("#error", ".")
     assert error == "No text: the link has the token 5000, but this model has the tokens 0 to 1023"
     assert reader.text("#given") == "JULIET:"
+    assert reader("return written.prompt + written.kept.length") == "JULIET:0"  # so is what a link to it says
     colours = "const s = getComputedStyle(document.querySelector('#error')); return [s.color, s.borderTopWidth]"
     assert reader(colours) == ["rgb(163, 32, 13)", "2px"]
     reader.fill(**DEFAULTS)
