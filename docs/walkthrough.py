@@ -57,7 +57,7 @@ from unittest.mock import patch
 
 from IPython.display import Image, Markdown, display
 
-from picogpt import look_inside, plot_attention, plot_lens, plot_residual
+from picogpt import look_inside, plot_attention, plot_head, plot_lens, plot_residual
 
 try:
     from matplotlib.figure import Figure
@@ -404,27 +404,9 @@ heads = causal_attention(q, k, v)
 # (In gpt2.py, it also saves time. Section 12 shows how.) This is where each token looks in head 2 of the first block:
 
 # %% name="attention" tags=["remove-input"]
-texts = [repr(encoder.decode([id]))[1:-1].replace(" ", "·") for id in ids]
-
-
-def draw_weights(figure):
-    shown = softmax(scores + causal_mask(q, k))
-    axes = figure.subplots()
-    axes.imshow(np.ma.array(shown, mask=~np.tri(len(ids), dtype=bool)), cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(ids)):
-        for column in range(row + 1):
-            weight = shown[row, column]
-            color = "white" if weight > 0.6 else "black"
-            axes.text(column, row, f"{weight:.2f}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(ids)), texts, rotation=90)
-    axes.set_yticks(range(len(ids)), texts)
-    axes.set_xlabel("the token that is looked at (key)")
-    axes.set_ylabel("the token that looks (query)")
-    axes.set_title("Attention of head 2 in the first block: each row sums to 1", loc="left", fontsize=11)
-
-
+inside = look()
 alt = "A triangle of 9 rows and 9 columns, one for each token. The last row has most weight on king."
-picture("attention", draw_weights, 6.5, 6.0, alt)
+picture("attention", lambda figure: plot_head(inside, 0, head, figure), 6.5, 6.0, alt)
 
 # %% [markdown]
 # The dot in `·king` stands for its space, and the row called `.` is the full stop. The first token can look only at
@@ -508,7 +490,6 @@ picture("heads", lambda figure: plot_attention(inside, 0, figure), 6.5, 5.5, alt
 # %% tags=["remove-cell"]
 shown = inside.attention[0]  # [n_head, n_seq, n_seq]
 assert np.allclose(shown[head], softmax(scores + causal_mask(q, k)), atol=1e-5)
-assert texts == inside.texts
 assert 0.45 < shown[0, tokens.index("ong"), tokens.index(" L")] < 0.55
 assert shown[3, -1].argmax() == tokens.index(" dead")
 assert (shown**2).sum(axis=(1, 2)).argmin() == 4  # even weights have the smallest squares

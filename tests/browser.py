@@ -31,6 +31,19 @@ def start_chromium(*arguments: str) -> Any:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
+def start_firefox() -> Any:
+    """Start a headless Firefox, and return selenium's driver. Skip the test if one of them is not installed."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser = shutil.which("firefox") or shutil.which("firefox-esr")
+    driver = shutil.which("geckodriver")
+    if not browser or not driver:
+        pytest.skip("needs firefox and geckodriver (Debian: apt-get install firefox-esr; geckodriver is on GitHub)")
+    options = webdriver.FirefoxOptions()
+    options.binary_location = browser
+    options.add_argument("-headless")
+    return webdriver.Firefox(options=options, service=webdriver.FirefoxService(driver))
+
+
 def luminance(colour: Sequence[float]) -> float:
     """Return the relative luminance of an sRGB colour, 0 to 1, as WCAG defines it."""
     r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(colour) / 255)

@@ -1,145 +1,72 @@
-// The page: loads the source to show, starts the worker that runs Python, and draws what it sends.
+// The page: starts the worker that runs Python, sends it what a visitor asks for, and shows what it answers.
 "use strict";
 
-const $ = (id) => document.getElementById(id);
-const SOURCES = ["gpt2.py", "encoder.py"];
-const functions = new Map();  // name: {file, line, group, text}
-let worker, ready = false;
+let worker, ready = false, waiting = null;  // what to do as soon as Python runs
 let run = 0, running = false, began;  // runs are numbered, so that a late message of an older one can be told apart
-let shownSteps = [];  // the new tokens, in order: {id, candidates, text}
-let current = -1;  // the token whose candidates are shown
+let written = DEFAULTS, writtenBefore;  // the settings of the text that is shown, and of the one before it
+let quiet = false;  // whether this run only computes once more what is shown already
+let wanted = DEFAULTS.n_tokens;  // how many tokens the visitor has asked for, which may be more than fit
+let whenCounted = null;  // what to do as soon as it is known how many fit
+let model = "tiny", isOwn = false, redrawing = false, redrawAgain = false;
 
-const percent = (p) => p === 0 ? "0 %" : p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`;
+// ---------------------------------------------------------------------------------------------------------- a new text
 
-function element(tag, text = "", className = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;  // not innerHTML, because a token may look like HTML
-  made.className = className;
-  return made;
+function whenReady(action) {
+  if (ready) return action();
+  waiting = action;
+  $("measure").dataset.promise = " Your text comes as soon as Python runs.";
 }
 
-function shaded(made, p) {
-  made.classList.add("shaded");
-  made.style.setProperty("--shade", Math.sqrt(p).toFixed(3));  // with the square root, 1 % is visible
-  return made;
+// Write a text. `pin` is the token whose alternatives stay in view; without one, they are those of the newest token.
+function write(settings, { keepAddress = false, isQuiet = false, pinned = null } = {}) {
+  run += 1;
+  began = performance.now();
+  [writtenBefore, written, quiet, pin] = [written, settings, isQuiet, pinned];
+  showError("");
+  $("note").replaceChildren();
+  $("inside-page").hidden = true;
+  setRunning(true);
+  if (!isQuiet) $("status").textContent = "Writing …";
+  if (!keepAddress) history.replaceState(null, "", address(settings));
+  showCommand();
+  worker.postMessage({ type: "run", run, settings });
 }
 
-// --------------------------------------------------------------------------------------------------------- the source
-
-// Cut a file into its functions and classes. Each ends before the next line that begins in the first column, except for
-// the parenthesis that closes a long list of parameters.
-function cut(file, text) {
-  let group = file;
-  text.split(/^(?=[^\s)])/m).reduce((line, part) => {
-    const [, name] = /^(?:def|class) (\w+)/.exec(part) ?? [];
-    if (name) functions.set(name, { file, line, group, text: part.trimEnd() });
-    const [, title] = /^# -{10,} (.+)/.exec(part) ?? [];
-    if (title) group = `${file}: ${title}`;
-    return line + part.split("\n").length - 1;
-  }, 1);
+function generate(seed) {
+  if (seed !== undefined) $("seed").value = seed;
+  if ($("form").reportValidity()) write(readSettings());
 }
 
-// Turn source into elements: docstrings and comments in a quieter colour, and calls of other functions as links.
-function coloured(text, own) {
-  const made = [];
-  let at = 0;
-  for (const found of text.matchAll(/r?"""[^]*?"""|f?"(?:\\.|[^"\\\n])*"|#.*|\b([A-Za-z_]\w*)(?=\()/g)) {
-    const [word, name] = found;
-    const isLink = name && name !== own && functions.has(name) && text[found.index - 1] !== ".";
-    const isWords = word.startsWith("#") || word.endsWith('"""');
-    if (!isLink && !isWords) continue;
-    made.push(text.slice(at, found.index));
-    const part = element(isLink ? "button" : "span", word, isLink ? "link" : "words");
-    if (isLink) Object.assign(part, { type: "button" }).dataset.source = name;
-    made.push(part);
-    at = found.index + word.length;
-  }
-  return [...made, text.slice(at)];
+// Take another token at place i, and go on from there. The ids before it stay, whatever the settings are by now.
+function take(i, id) {
+  const kept = [...shownSteps.slice(0, i).map((step) => step.id), id];
+  fillForm({ ...readSettings(), prompt: shownPrompt });
+  const settings = readSettings();
+  count();
+  whenReady(() => write({ ...settings, n_tokens: Math.max(settings.n_tokens, i + 1), kept }, { pinned: i }));
 }
 
-function showSource(name) {
-  const { file, line, text } = functions.get(name);
-  $("function").value = name;
-  $("place").textContent = `${file}, lines ${line} to ${line + text.split("\n").length - 1}`;
-  $("source").replaceChildren(...coloured(text, name));
-  $("source").scrollTo(0, 0);
+// Ask for the probabilities with the settings of the sliders. While an answer is awaited, a further question waits.
+function redraw() {
+  showOutputs();
+  redrawAgain = ready && redrawing;
+  if (!ready || redrawing || !shownSteps.length) return;
+  redrawing = true;
+  worker.postMessage({ type: "redraw", run, settings: readSettings() });
 }
 
-async function loadSource() {
-  for (const file of SOURCES) {
-    const response = await fetch(`../${file}`, { cache: "no-cache" });
-    if (!response.ok) return;  // the worker, which needs the same files, says so
-    cut(file, await response.text());
-  }
-  for (const [name, { group }] of functions) {
-    let box = [...$("function").children].find((one) => one.label === group);
-    if (!box) $("function").append(box = Object.assign(document.createElement("optgroup"), { label: group }));
-    box.append(new Option(name, name));
-  }
-  showSource("gpt2");
+const count = () => ready && worker.postMessage({ type: "count", prompt: $("prompt").value });
+
+// -------------------------------------------------------------------------------------------------- what the page says
+
+function showError(text) {
+  $("error").textContent = text;
+  $("error").hidden = !text;
+  if (text) $("error").scrollIntoView({ block: "nearest" });
 }
-
-// ---------------------------------------------------------------------------------------------------------- the tokens
-
-function tokenButton(step, i) {
-  const { token, p } = step.candidates.find(({ id }) => id === step.id);
-  const button = shaded(element("button", token, "token"), p);
-  button.type = "button";
-  button.dataset.index = i;
-  button.tabIndex = i === 0 ? 0 : -1;
-  button.setAttribute("aria-label", `token ${i + 1}: ${token}, ${percent(p)}`);
-  button.append(element("small", percent(p)));
-  return button;
-}
-
-function candidateRow({ id, token, p, drawn }, chosen) {
-  const row = element("tr", "", id === chosen ? "this" : "");
-  const name = element("td"), shade = shaded(element("span", token, "token"), p);
-  shade.title = `token id ${id}`;
-  name.append(shade, element("small", id === chosen ? " ← chosen" : ""));
-  row.append(name, element("td", percent(p)), element("td", percent(drawn)));
-  return row;
-}
-
-function showStep(i) {
-  const step = shownSteps[i];
-  const { token } = step.candidates.find(({ id }) => id === step.id);
-  current = i;
-  $("tokens").querySelectorAll("button").forEach((button, k) => button.classList.toggle("current", k === i));
-  $("candidates-title").replaceChildren(`New token ${i + 1}, id ${step.id}: `, element("span", token, "token"));
-  $("candidates").tBodies[0].replaceChildren(...step.candidates.map((one) => candidateRow(one, step.id)));
-  $("candidates").hidden = false;
-}
-
-function addStep(step) {
-  $("new").append(step.text);
-  if (!step.candidates) return;  // the end of the text, which has no token of its own
-  const follow = current === shownSteps.length - 1 && !$("tokens").contains(document.activeElement);
-  shownSteps.push(step);
-  const button = tokenButton(step, shownSteps.length - 1);
-  $("tokens").append(button);
-  if (/\\n$/.test(button.firstChild.data)) $("tokens").append(element("span", "", "break"));
-  if (follow) {
-    showStep(shownSteps.length - 1);
-    $("tokens").scrollTop = $("tokens").scrollHeight;
-  }
-}
-
-function showPrompt(prompt, tokens) {
-  shownSteps = [];
-  current = -1;
-  $("result").hidden = false;
-  $("given").textContent = prompt;
-  $("new").textContent = "";
-  $("candidates").hidden = true;
-  $("tokens").replaceChildren(...tokens.map((token) => element("span", token, "token given")));
-}
-
-// --------------------------------------------------------------------------------------------------------- the worker
 
 function fail(message) {
-  $("error").textContent = message;
-  $("error").hidden = false;
+  showError(message);
   $("loading").hidden = true;
   $("status").textContent = "";
   setRunning(false);
@@ -147,27 +74,60 @@ function fail(message) {
 
 function setRunning(now) {
   running = now;
-  $("generate").setAttribute("aria-disabled", String(!ready));
-  $("stop").setAttribute("aria-disabled", String(!running));
+  for (const id of ["generate", "another"]) $(id).setAttribute("aria-disabled", String(!ready));
+  $("inside").setAttribute("aria-disabled", String(!ready || running));
+  $("stop").setAttribute("aria-disabled", String(!running || quiet));
   $("text").setAttribute("aria-busy", String(running));
 }
 
 function end({ error, stopped }) {
   setRunning(false);
-  const n = shownSteps.length, seconds = (performance.now() - began) / 1000;
-  $("status").textContent = error ? `No text: ${error}`
-    : `${stopped ? "Stopped after" : "Done:"} ${n} tokens in ${seconds.toFixed(2)} s.`;
+  const n = shownSteps.length, seconds = ((performance.now() - began) / 1000).toFixed(2);
+  if (error) {
+    written = writtenBefore;  // its text is still there
+    showCommand();
+    showError(`No text: ${error}`);
+    $("status").textContent = "";
+  } else if (quiet) $("status").textContent = `Ready. Python computed this text in ${seconds} s.`;
+  else $("status").textContent = `${stopped ? "Stopped after" : "Done:"} ${n} tokens in ${seconds} s.`;
+  if (address(written) !== address({ ...readSettings(), kept: written.kept })) redraw();
+}
+
+const megabytes = (n) => (n / 1e6).toFixed(1);
+let measured = () => "Loading Python …";  // returns what is shown beside the bar, after a number of seconds
+let phase = performance.now();
+
+function measure() {
+  if ($("loading").hidden) return;
+  $("measure").textContent = measured((performance.now() - phase) / 1000) + ($("measure").dataset.promise ?? "");
+  setTimeout(measure, 100);
 }
 
 const receive = {
-  progress({ total, missing }) {
-    Object.assign($("progress"), { max: total, value: total - missing.length });
-    $("missing").textContent = `${total - missing.length} of ${total} files. Still to come: ${missing.join(", ")}`;
+  progress({ loaded, total }) {
+    Object.assign($("progress"), { max: total, value: loaded });
+    measured = (seconds) => {
+      const left = Math.ceil(seconds * (total - loaded) / loaded), rest = seconds > 1 ? `, about ${left} s left` : "";
+      return `Loading Python: ${megabytes(loaded)} of ${megabytes(total)} MB, ${seconds.toFixed(0)} s${rest}.`;
+    };
   },
-  starting() {
-    $("progress").removeAttribute("value");  // from here on, nobody knows how long it takes
-    $("missing").textContent = "";
-    $("status").textContent = "Starting Python …";
+  starting({ step, of, what }) {
+    if (step === 1) phase = performance.now();
+    Object.assign($("progress"), { max: of + 1, value: step });
+    measured = (seconds) => `Starting ${what}, step ${step} of ${of}: ${seconds.toFixed(1)} s.`;
+  },
+  opened({ name, n_params, n_layer, n_head, n_embd, n_ctx }) {
+    model = name;
+    const million = (n_params / 1e6).toFixed(n_params < 1e7 ? 1 : 0);
+    $("model").textContent = `${name}, ${million} million parameters, ${n_layer} layers of width ${n_embd} `
+      + `with ${n_head} heads, context of ${n_ctx} tokens`;
+    if (!ready) return;
+    isOwn = true;
+    cutSteps(0);
+    $("result").hidden = true;
+    $("status").textContent = `${name} is open.`;
+    whenCounted = generate;
+    count();
   },
   ready({ python, numpy, version }) {
     ready = true;
@@ -175,18 +135,62 @@ const receive = {
     $("status").textContent = "Ready.";
     $("runtime").textContent = `Pyodide ${version}, with Python ${python} and NumPy ${numpy}`;
     setRunning(false);
+    count();
+    if (waiting) waiting();
+    else {
+      const isShown = shownSteps.length > 0;
+      write(written, { keepAddress: true, isQuiet: isShown, pinned: isShown ? current : null });
+    }
   },
   failed({ error }) { fail(error); },
-  note({ text }) { $("note").append(element("span", text), document.createElement("br")); },
-  step(message) {
-    if (message.tokens) showPrompt(message.prompt, message.tokens);
-    else addStep(message);
+  refused({ what, error }) {
+    if (what === "redraw") redrawing = false;
+    showError(what === "open" ? `This folder can't be opened: ${error}` : error);
+    $("status").textContent = "";
+    setRunning(false);
   },
-  end(message) { if (message.run === run) end(message); },
+  note({ text }) { $("note").append(element("span", text), document.createElement("br")); },
+  working({ text }) { if (performance.now() - began > 1000) $("status").textContent = `Looking inside: ${text} …`; },
+  step(message) {
+    if (message.run !== run) return;
+    if (message.tokens) {
+      message.notes.forEach((text) => receive.note({ text }));
+      showPrompt(message.prompt, message.tokens);
+      nextStep = 0;
+    } else showStepAt(nextStep++, message);
+  },
+  end(message) {
+    if (message.run !== run) return;
+    if (message.stopped) cutSteps(nextStep);
+    end(message);
+  },
+  redrawn(message) {
+    redrawing = false;
+    if (message.run === run) showDrawn(message.drawn);
+    if (redrawAgain) redraw();
+  },
+  counted({ prompt, n_tokens, room, n_ctx }) {
+    if (prompt !== $("prompt").value) return;
+    const tooLong = room ? "" : `The prompt is longer than the ${n_ctx} tokens that this model reads.`;
+    $("prompt").setCustomValidity(tooLong);
+    $("prompt").setAttribute("aria-invalid", String(!room));
+    $("count").textContent = tooLong || `${n_tokens} token${n_tokens === 1 ? "" : "s"}, room for ${room} more`;
+    $("count").classList.toggle("bad", !room);
+    $("n_tokens").max = Math.max(1, room);
+    if (room) $("n_tokens").value = Math.min(wanted, room);
+    whenCounted?.();
+    whenCounted = null;
+  },
+  inside({ html }) {
+    setRunning(false);
+    $("status").textContent = `The view is ready, after ${((performance.now() - began) / 1000).toFixed(2)} s.`;
+    URL.revokeObjectURL($("inside-page").href);
+    $("inside-page").href = URL.createObjectURL(new Blob([html], { type: "text/html" }));
+    $("inside-page").hidden = Boolean(window.open($("inside-page").href, "_blank"));  // a browser may refuse to open it
+  },
 };
 
 function startWorker() {
-  $("status").textContent = "Loading Python, NumPy and the model …";
   worker = new Worker(`page/worker.js${location.search}`, { type: "module" });
   worker.addEventListener("message", ({ data }) => receive[data.type](data));
   worker.addEventListener("error", (event) => {
@@ -195,63 +199,3 @@ function startWorker() {
     fail(`Python can't run here: ${event.message || "the browser did not start page/worker.js."}`);
   });
 }
-
-// ------------------------------------------------------------------------------------------------------------- events
-
-function generate(event) {
-  event.preventDefault();
-  if (!ready) return;
-  run += 1;
-  began = performance.now();
-  $("note").replaceChildren();
-  setRunning(true);
-  $("status").textContent = "Writing …";
-  const number = (id) => $(id).value === "" ? null : Number($(id).value);
-  const names = ["n_tokens", "temperature", "top_k", "seed"];
-  const settings = { prompt: $("prompt").value, ...Object.fromEntries(names.map((name) => [name, number(name)])) };
-  worker.postMessage({ run, settings });
-}
-
-function moveFocus(event) {
-  const items = [...$("tokens").querySelectorAll("button")], at = items.indexOf(document.activeElement);
-  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: items.length - 1 }[event.key];
-  if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
-  event.preventDefault();
-  items[Math.max(0, Math.min(to, items.length - 1))].focus();
-}
-
-function listen() {
-  $("form").addEventListener("submit", generate);
-  $("stop").addEventListener("click", () => { if (running) worker.postMessage({ run: 0 }); });
-  $("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
-  });
-  $("tokens").addEventListener("keydown", moveFocus);
-  $("tokens").addEventListener("click", (event) => event.target.closest("button")?.focus());
-  $("tokens").addEventListener("focusin", (event) => {
-    $("tokens").querySelectorAll("button").forEach((button) => { button.tabIndex = button === event.target ? 0 : -1; });
-    $("details").setAttribute("aria-live", "polite");
-    showStep(Number(event.target.dataset.index));
-  });
-  $("tokens").addEventListener("focusout", () => $("details").setAttribute("aria-live", "off"));
-  $("function").addEventListener("change", () => showSource($("function").value));
-  document.addEventListener("click", (event) => {
-    const name = event.target.closest("[data-source]")?.dataset.source;
-    if (functions.has(name)) showSource(name);
-  });
-}
-
-function start() {
-  for (const p of [0.01, 0.1, 0.5, 1]) $("legend").append(shaded(element("span", ` ${100 * p} % `), p), " ");
-  setRunning(false);
-  listen();
-  if (location.protocol === "file:") {
-    fail("A browser does not run Python from a file. In the folder of the repository, start python -m http.server --bind 127.0.0.1 "
-      + "and open http://localhost:8000/docs/");
-    return;
-  }
-  startWorker();
-  loadSource();
-}
-
-start();

@@ -1,6 +1,7 @@
 // Which Python the page runs: Pyodide, which is CPython compiled to WebAssembly, with its builds of NumPy and regex.
 // Each file is pinned by its sha256, wherever it comes from. CORE lists files of the npm package pyodide. The sha256 of
-// the wheels stand in the pyodide-lock.json of that package. docs/page.md says how to change the version.
+// the wheels stand in the pyodide-lock.json of that package. docs/page.md says how to change the version. BYTES is the
+// size of all these files together.
 
 export const VERSION = "314.0.3";
 export const LOCK = { info: { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_5_0_3" }, packages: {} };
@@ -19,3 +20,4 @@ export const WHEELS = {
   "regex-2026.3.32-cp314-cp314-pyemscripten_2026_0_wasm32.whl":
     "116203af92638f05a67791cc5a217f860bfab7f6635a41cb6dce08e2691ae6bc",
 };
+export const BYTES = 16528199;

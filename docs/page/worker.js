@@ -1,83 +1,63 @@
 // Runs Python beside the page, in a web worker, so that the page can answer while the model computes.
 //
-// The worker loads Pyodide and the repository's files, and tells the page when it is ready. The page sends
-// {run, settings} to begin a text, and {run: 0} to stop it. The worker answers with one message for each token.
+// The worker loads Pyodide, the repository's files and a model, and tells the page when it is ready. The page then
+// sends what a visitor asks for (see `answers` below), and the worker posts messages to it, whose `type` is a function
+// of page.js: one for each token of a text.
 
-import { CORE, CORE_URL, LOCK, VERSION, WHEELS, WHEELS_URL } from "./runtime.js";
+import { PAGE, REPOSITORY, browserFetch, downloadAll, downloadModel, runtimeFolders } from "./loading.js";
+import { CORE, LOCK, VERSION, WHEELS } from "./runtime.js";
 
-const PAGE = new URL("../", import.meta.url);
-const REPOSITORY = new URL("../../", import.meta.url);
 const SOURCES = [
   "gpt2.py", "encoder.py", "utils.py",
-  "picogpt/__init__.py", "picogpt/batch.py", "picogpt/command_line.py", "picogpt/continuation.py", "picogpt/files.py",
-  "picogpt/generate.py", "picogpt/options.py",
-  "picogpt/explain/__init__.py", "picogpt/explain/text.py", "picogpt/terminal_text.py",  // how a token is shown
+  "picogpt/__init__.py", "picogpt/command_line.py", "picogpt/files.py", "picogpt/notebook.py", "picogpt/options.py",
+  "picogpt/probabilities.py", "picogpt/terminal_text.py",
+  "picogpt/explain/__init__.py", "picogpt/explain/numbers.py", "picogpt/explain/text.py", "picogpt/explain/page.py",
+  "picogpt/explain/page.html", "picogpt/explain/page.css", "picogpt/explain/page.js",
+  "picogpt/tracing/__init__.py", "picogpt/tracing/names.py", "picogpt/tracing/recorder.py",
+  "picogpt/tracing/replacing.py",
+  "picogpt/checkpoints/__init__.py", "picogpt/checkpoints/foreign.py", "picogpt/checkpoints/safetensors.py",
+  "picogpt/checkpoints/tokenizer.py",  // the last three open Hugging Face's folders
 ];
-const MODEL = [
-  "checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index", "vocab.bpe",
-].map((name) => `models/tiny/${name}`);
+const GLUE = ["page/glue.py", "page/tqdm.py"];
 const TYPES = { mjs: "text/javascript", wasm: "application/wasm" };
-const browserFetch = self.fetch.bind(self);
-let pyodide, glue, model;
+const FOLDER = "/picogpt/";
+let pyodide, glue, writer;
 let current = 0;  // the run that goes on; 0 if none does
+let nOpened = 0;
 
-// ------------------------------------------------------------------------------------------------------ loading files
+// ----------------------------------------------------------------------------------------------------------- the model
 
-// Return the folders of the runtime: those of the network, or the one that the page's address asks for by ?runtime=.
-// Only this server may have it, since its programs run with the rights of this page.
-function runtimeFolders() {
-  const asked = new URLSearchParams(location.search).get("runtime");
-  if (asked === null) return [CORE_URL, WHEELS_URL];
-  const folder = new URL(asked.replace(/\/*$/, "/"), PAGE);
-  if (folder.origin !== location.origin) {
-    throw new Error(`?runtime= names another server, ${folder.host}. `
-      + `Copy the files of Pyodide ${VERSION} to a folder of this one.`);
-  }
-  return [folder.href, folder.href];
+// Let Python map files that the browser keeps outside of Python's memory: read them into it once, in pieces.
+function addMmap({ stream_ops }) {
+  stream_ops.mmap = (stream, length, position) => {
+    const size = 65536 * Math.ceil(length / 65536), piece = 1 << 26;
+    const ptr = pyodide._module._emscripten_builtin_memalign(65536, size);
+    if (!ptr) throw new pyodide.FS.ErrnoError(48);  // no memory
+    for (let at = 0; at < length; at += piece) {
+      stream_ops.read(stream, pyodide._module.HEAPU8, ptr + at, Math.min(piece, length - at), position + at);
+    }
+    return { ptr, allocated: true };
+  };
 }
 
-function integrity(sha256) {
-  const bytes = sha256.match(/../g).map((pair) => parseInt(pair, 16));
-  return `sha256-${btoa(String.fromCharCode(...bytes))}`;
+// Open a model: {name, files}, where files is a list of {name, data} with a blob or a visitor's file as data. The old
+// model goes on if the new one can't be opened.
+function openModel({ name, files }) {
+  const { FS } = pyodide, folder = `/models/${nOpened += 1}/${name}`;
+  FS.mkdirTree(folder);
+  FS.mount(FS.filesystems.WORKERFS, { blobs: files }, folder);
+  const opened = glue.load(folder);
+  writer?.destroy();
+  writer = opened;
+  postMessage({ type: "opened", ...JSON.parse(writer.about()) });
 }
 
-// Download a file. With a sha256, the browser refuses other bytes, and does not say whether they or the network failed.
-async function download(url, sha256) {
-  const options = sha256 ? { integrity: integrity(sha256) } : { cache: "no-cache" };  // ask whether our files changed
-  let response, body;
-  try {
-    response = await browserFetch(url, options);
-    body = await response.arrayBuffer();
-  } catch {
-    throw new Error(sha256
-      ? `Python can't be loaded: ${url} can't be reached, or is not the file of Pyodide ${VERSION}. `
-        + "Try again later, or take it from a folder: docs/page.md says how."
-      : `${url} can't be reached.`);
-  }
-  if (!response.ok) {
-    throw new Error(`${url} can't be loaded: the server answers ${response.status}. `
-      + "It has to serve the whole repository, not only docs/.");
-  }
-  return body;
-}
-
-// Download files side by side, from a list of pairs [address, sha256], and tell the page which of them are missing.
-async function downloadAll(files) {
-  const missing = new Set(files.map(([url]) => url));
-  const names = () => [...missing].map((url) => url.split("/").pop());
-  const report = () => postMessage({ type: "progress", total: files.length, missing: names() });
-  report();
-  return new Map(await Promise.all(files.map(async ([url, sha256]) => {
-    const body = await download(url, sha256);
-    missing.delete(url);
-    report();
-    return [url, body];
-  })));
-}
-
-// ------------------------------------------------------------------------------------------------------------- Python
+// -------------------------------------------------------------------------------------------------------------- Python
 
 const javascriptModule = (body) => import(URL.createObjectURL(new Blob([body], { type: TYPES.mjs })));
+
+// Tell the page which of three steps begins. Nobody knows how long one takes, but the page counts the seconds.
+const starting = (step, what) => postMessage({ type: "starting", step, of: 3, what });
 
 // Start Python from files that are downloaded already. While it starts, it can fetch these and no others.
 async function startPython(files, core, wheels) {
@@ -87,33 +67,37 @@ async function startPython(files, core, wheels) {
     const type = TYPES[String(address).split(".").pop()] ?? "application/zip";
     return new Response(body, { headers: { "Content-Type": type } });
   };
+  starting(1, "Python");
   const { loadPyodide } = await javascriptModule(files.get(`${core}pyodide.mjs`));
   const createPyodideModule = (await javascriptModule(files.get(`${core}pyodide.asm.mjs`))).default;
   const stderr = (text) => postMessage({ type: "note", text });
   pyodide = await loadPyodide({
     indexURL: core, packageBaseUrl: wheels, lockFileContents: LOCK, createPyodideModule, stderr,
   });
+  starting(2, "NumPy");
   await pyodide.loadPackage(Object.keys(WHEELS).map((name) => wheels + name), { messageCallback: () => {} });
   self.fetch = browserFetch;
 }
 
-// Write the repository's files into Python's file system, at the same places in a folder, and open the model.
-function openModel(files) {
-  const folder = "/picogpt/";
-  for (const path of [...SOURCES, ...MODEL]) {
-    pyodide.FS.mkdirTree(folder + path.split("/").slice(0, -1).join("/"));
-    pyodide.FS.writeFile(folder + path, new Uint8Array(files.get(new URL(path, REPOSITORY).href)));
-  }
-  pyodide.FS.writeFile(`${folder}glue.py`, new Uint8Array(files.get(new URL("page/glue.py", PAGE).href)));
-  pyodide.pyimport("sys").path.insert(0, folder);
+// Write the repository's files into Python's file system, at the same places in a folder.
+async function importGlue(files) {
+  const write = async (path, url) => {
+    pyodide.FS.mkdirTree(FOLDER + path.split("/").slice(0, -1).join("/"));
+    pyodide.FS.writeFile(FOLDER + path, new Uint8Array(await files.get(url).arrayBuffer()));
+  };
+  for (const path of SOURCES) await write(path, new URL(path, REPOSITORY).href);
+  for (const path of GLUE) await write(path.split("/").pop(), new URL(path, PAGE).href);
+  pyodide.pyimport("sys").path.insert(0, FOLDER);
   glue = pyodide.pyimport("glue");
-  model = glue.load();
+  pyodide.pyimport("tqdm").tqdm.report = (text) => postMessage({ type: "working", text });
+  addMmap(pyodide.FS.filesystems.WORKERFS);
 }
 
 // Return one line for an error. The last line of Python's traceback has its type and its message.
 function oneLine(error) {
-  const line = String(error.message ?? error).trim().split("\n").pop();
-  return error.type ? line.replace(/^([\w.]+\.)?(UsageError|ValueError): /, "") : line;
+  const line = String(error.message ?? error).trim().split("\n").pop().replace(/\/models\/\d+\//g, "");
+  if (/^MemoryError|Cannot allocate memory/.test(line)) return "The browser has no memory left for this model.";
+  return error.type ? line.replace(/^([\w.]+\.)?(UsageError|\w+Error): (\[Errno \d+\] )?/, "") : line;
 }
 
 async function start() {
@@ -121,25 +105,28 @@ async function start() {
     throw new Error("Python can't run here: this browser has no WebAssembly, or it is switched off.");
   }
   const [core, wheels] = runtimeFolders();
-  const files = await downloadAll([
+  const name = new URLSearchParams(location.search).get("model") ?? "tiny";
+  const [folder, files] = await Promise.all([downloadModel(name), downloadAll([
     ...Object.entries(CORE).map(([name, sha256]) => [core + name, sha256]),
     ...Object.entries(WHEELS).map(([name, sha256]) => [wheels + name, sha256]),
-    ...[...SOURCES, ...MODEL].map((path) => [new URL(path, REPOSITORY).href]),
-    [new URL("page/glue.py", PAGE).href],
-  ]);
-  postMessage({ type: "starting" });
+    ...SOURCES.map((path) => [new URL(path, REPOSITORY).href]),
+    ...GLUE.map((path) => [new URL(path, PAGE).href]),
+  ])]);
   await startPython(files, core, wheels);
-  openModel(files);
+  starting(3, "the model");
+  await importGlue(files);
+  openModel(folder);
   const python = pyodide.pyimport("platform").python_version(), numpy = pyodide.pyimport("numpy").__version__;
   postMessage({ type: "ready", python, numpy, version: VERSION });
 }
 
-// ---------------------------------------------------------------------------------------------------------- generating
+// ---------------------------------------------------------------------------------------------- what the page asks for
 
 // Generate a text, and look for messages of the page after each token.
 async function generate(run, settings) {
-  const steps = glue.steps(model, JSON.stringify(settings));
+  let steps;
   try {
+    steps = writer.steps(JSON.stringify(settings));
     for (const step of steps) {
       postMessage({ type: "step", run, ...JSON.parse(step) });
       await new Promise((resolve) => { setTimeout(resolve); });
@@ -149,13 +136,33 @@ async function generate(run, settings) {
   } catch (error) {
     postMessage({ type: "end", run, error: oneLine(error) });
   } finally {
-    steps.destroy();
+    steps?.destroy();
   }
 }
 
+const answers = {
+  run({ run, settings }) {
+    current = run;
+    generate(run, settings);
+  },
+  stop() { current = 0; },
+  count({ prompt }) { postMessage({ type: "counted", prompt, ...JSON.parse(writer.room(prompt)) }); },
+  redraw({ run, settings }) {
+    postMessage({ type: "redrawn", run, drawn: JSON.parse(writer.redraw(JSON.stringify(settings))) });
+  },
+  inside({ prompt, ids }) { postMessage({ type: "inside", html: writer.inside(prompt, JSON.stringify(ids)) }); },
+  open(folder) {
+    current = 0;
+    openModel(folder);
+  },
+};
+
 self.addEventListener("message", ({ data }) => {
-  current = data.run;
-  if (data.settings) generate(data.run, data.settings);
+  try {
+    answers[data.type](data);
+  } catch (error) {
+    postMessage({ type: "refused", what: data.type, error: oneLine(error) });
+  }
 });
 
 start().catch((error) => postMessage({ type: "failed", error: oneLine(error) }));

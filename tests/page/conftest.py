@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folders: dict[str, Path], **headers: str):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folders, self.headers, self.is_down = folders, headers, False
+        self.pause = 0.0  # seconds after each 256 KB of a file, to be as slow as a network
         self.answers: list[tuple[str, int]] = []
         self.port = self.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -61,6 +63,11 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(503)
         else:
             super().do_GET()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        while chunk := source.read(1 << 18):
+            outputfile.write(chunk)
+            time.sleep(self.server.pause)
 
     def end_headers(self) -> None:
         for name, value in self.server.headers.items():

@@ -14,83 +14,17 @@ from helpers import ROOT
 import gpt2
 import utils
 from page import CDN, VERSION
-from picogpt import generate
+from page.reader import DEFAULTS, FOLDER, READY, Reader, continued
 from picogpt.terminal_text import visible
 
 pytestmark = pytest.mark.slow
-
-FOLDER = "picogpt/docs/?runtime=../../runtime"
-
-
-class Reader:
-    """A reader who has opened the page in a browser."""
-
-    def __init__(self, driver, address):
-        self.driver = driver
-        driver.get_log("browser")
-        self.size(1280, 900)
-        self.scheme("light")
-        driver.get(address)
-
-    def __call__(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def find(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def text(self, selector):
-        return self(f"return document.querySelector({selector!r}).textContent")
-
-    def size(self, width, height):
-        settings = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", settings)
-
-    def scheme(self, name):
-        features = [{"name": "prefers-color-scheme", "value": name}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    def press(self, *names):
-        from selenium.webdriver import ActionChains, Keys
-
-        for name in names:
-            ActionChains(self.driver).send_keys(getattr(Keys, name)).perform()
-
-    def wait(self, selector, pattern, seconds=90):
-        """Return the text of an element once it fits a pattern, unless the page shows an error first."""
-        end = time.monotonic() + seconds
-        while not re.search(pattern, text := self.text(selector)):
-            error = self.text("#error")
-            assert selector == "#error" or not error, error
-            assert time.monotonic() < end, f"{selector}: {text!r}, not {pattern!r}"
-            time.sleep(0.02)
-        return text
-
-    def fill(self, **fields):
-        self(
-            "for (const [id, value] of Object.entries(arguments[0])) document.getElementById(id).value = value", fields
-        )
-
-    def generate(self, **fields):
-        self.fill(**fields)
-        self.find("#generate").click()
-
-    def text_of(self, **fields):
-        """Generate a text, and return the status line of its end."""
-        self.generate(**fields)
-        return self.wait("#status", "^(Done|Stopped|No text)")
-
-    def steps(self):
-        return self("return shownSteps")
-
-
-DEFAULTS = {"prompt": "ROMEO:", "n_tokens": 40, "temperature": 0.8, "top_k": 0, "seed": 1}
 
 
 @pytest.fixture(scope="module")
 def loaded(chromium, server):
     reader = Reader(chromium, server.url + FOLDER)
     assert reader("return document.querySelector('#generate').ariaDisabled") == "true"
-    reader.wait("#status", "^Ready")
+    reader.wait("#status", READY)
     yield reader
     assert chromium.get_log("browser") == []
 
@@ -104,14 +38,6 @@ def reader(loaded):
 @pytest.fixture(scope="module")
 def native():
     """Return a function that generates with the same settings here: the new ids, and the text with the prompt."""
-    encoder, hparams, params = utils.load_encoder_hparams_and_params("tiny", "models")
-
-    def continued(prompt, n_tokens, temperature, top_k, seed):
-        words = [prompt, "--temperature", temperature, "--top_k", top_k, "--seed", seed]
-        choose = generate.choosers(generate.parse_args([str(word) for word in words]))[0]
-        ids = list(gpt2.generate(encoder.encode(prompt), params, hparams["n_head"], n_tokens, choose))
-        return ids, prompt + encoder.decode(ids)
-
     return continued
 
 
@@ -124,6 +50,7 @@ def native():
         DEFAULTS,
         {**DEFAULTS, "temperature": 0, "n_tokens": 60},
         {**DEFAULTS, "top_k": 20, "seed": 7},
+        {**DEFAULTS, "top_p": 0.7, "seed": 2},
         {**DEFAULTS, "prompt": "Zoë said:\n\t“中文 😀 <b>it's</b> 1234  ", "temperature": 1.5, "seed": 3},
         {
             **DEFAULTS,
@@ -132,7 +59,7 @@ def native():
             "temperature": 1,
         },
     ],
-    ids=["temperature 0.8", "temperature 0", "top_k", "unicode", "long prompt"],
+    ids=["temperature 0.8", "temperature 0", "top_k", "top_p", "unicode", "long prompt"],
 )
 def test_the_ids_and_the_text_are_those_of_the_command(reader, native, settings):
     ids, text = native(**settings)
@@ -201,30 +128,74 @@ def test_the_prompt_that_was_sent_is_shown_even_if_the_field_changes_at_once(rea
     assert reader.text("#given") == DEFAULTS["prompt"]
 
 
-def test_what_cannot_be_continued_is_one_line_and_no_text(reader):
-    reader.text_of(**DEFAULTS | {"prompt": "JULIET:"})
-    status = reader.text_of(n_tokens=256)
-    expected = "2 prompt tokens + 256 to generate do not fit into the context of 256: 0 to 255 new ones fit"
-    assert status == f"No text: {expected}"
-    assert reader.text("#given") == "JULIET:"  # the last text stays
+def test_a_field_allows_only_what_fits(reader):
+    reader.text_of(prompt="JULIET:")
+    limit = "return document.querySelector('#n_tokens').max"
+    for prompt, n in [("ROMEO:", 2), ("To be, or not to be", 7)]:
+        reader.fill(prompt=prompt)
+        reader.wait("#count", f"^{n} tokens, room for {257 - n} more$")
+        assert reader(limit) == str(257 - n)
+    reader.fill(n_tokens=255)
+    reader.fill(prompt="To be, or not to be")
+    reader.wait("#count", "^7 tokens")
+    assert reader("return document.querySelector('#n_tokens').value") == "250"
+    reader.fill(prompt="To be. " * 300)
+    reader.wait("#count", "^The prompt is longer than the 256 tokens that this model reads")
+    before = reader("return run")
+    reader.find("#generate").click()
+    assert reader("return document.querySelector(':invalid:not(form)').id") == "prompt"
+    assert (reader("return run"), reader.text("#given")) == (before, "JULIET:")  # the last text stays
+    reader.fill(prompt="ROMEO:")
+    reader.wait("#count", "^2 tokens")
+    assert reader("return document.querySelector('#n_tokens').value") == "255"  # as many as the visitor has asked for
     assert reader.text_of(**DEFAULTS).startswith("Done")
+
+
+def test_what_cannot_be_continued_looks_like_an_error_and_the_text_stays(reader):
+    reader.text_of(prompt="JULIET:")
+    reader("write({...readSettings(), kept: [5000]})")
+    error = reader.wait("#error", ".")
+    assert error == "No text: the link has the token 5000, but this model has the tokens 0 to 1023"
+    assert reader.text("#given") == "JULIET:"
+    assert reader("return written.prompt + written.kept.length") == "JULIET:0"  # so is what a link to it says
+    colours = "const s = getComputedStyle(document.querySelector('#error')); return [s.color, s.borderTopWidth]"
+    assert reader(colours) == ["rgb(163, 32, 13)", "2px"]
+    reader.fill(**DEFAULTS)
+    reader.find("#generate").click()
+    assert reader("return document.querySelector('#error').hidden")
+    reader.wait("#status", "^Done")
 
 
 def test_the_form_refuses_what_is_no_number_of_its_range(reader):
     reader.text_of()
     before = reader("return run")
-    for field, wrong in [("temperature", -1), ("top_k", 1.5), ("n_tokens", 0), ("seed", -1), ("temperature", "")]:
+    for field, wrong in [("n_tokens", 0), ("n_tokens", 256), ("n_tokens", ""), ("seed", -1), ("seed", 1.5)]:
         reader.fill(**DEFAULTS)
         reader.generate(**{field: wrong})
         assert reader("return document.querySelector(':invalid:not(form)').id") == field
     assert reader("return run") == before
 
 
-def test_a_warning_of_the_command_is_shown(reader):
+def test_what_a_visitor_should_know_is_said(reader):
     reader.text_of(prompt="ROMEO: ", n_tokens=1)
-    assert reader.text("#note").startswith("warning: the prompt ends in a space")
+    assert reader.text("#note").startswith("The prompt ends in a space")
     reader.text_of(prompt="ROMEO:", n_tokens=1)
     assert reader.text("#note") == ""
+
+
+def test_a_prompt_to_try_and_another_seed_are_one_click_each(reader, native):
+    prompts = reader("return [...document.querySelectorAll('#prompts button')].map((button) => button.textContent)")
+    assert len(set(prompts)) == 6
+    reader.find("#prompts button:nth-child(2)").click()
+    reader.wait("#given", "^JULIET:$")
+    reader.wait("#status", "^Done")
+    assert reader.text("#text") == native(**DEFAULTS | {"prompt": "JULIET:"})[1]
+    reader.find("#another").click()
+    seed = int(reader("return document.querySelector('#seed').value"))
+    reader.wait("#status", "^Done")
+    assert reader.text("#text") == native(**DEFAULTS | {"prompt": "JULIET:", "seed": seed})[1]
+    reader.text_of(seed="")
+    assert reader("return document.querySelector('#seed').value") != ""
 
 
 # -------------------------------------------------------------------------------------------------------- the source
@@ -269,10 +240,14 @@ def test_the_keyboard_does_everything(reader):
     ActionChains(reader.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
     reader.wait("#status", "^Done")
     reached = []
-    for _ in range(8):
+    for _ in range(18):
         reader.press("TAB")
         reached.append(reader("const at = document.activeElement; return at.id || at.dataset.index || at.tagName"))
-    assert reached == ["n_tokens", "temperature", "top_k", "seed", "generate", "stop", "SUMMARY", "0"]
+    assert reached == [
+        *["BUTTON"] * 6,
+        *("temperature", "top_k", "top_p", "generate", "another", "stop", "n_tokens", "seed", "SUMMARY"),
+        *("inside", "link", "0"),
+    ]
     for key, index in [("ARROW_RIGHT", 1), ("END", 39), ("ARROW_RIGHT", 39), ("ARROW_LEFT", 38), ("HOME", 0)]:
         reader.press(key)
         assert reader("return document.activeElement.dataset.index") == str(index)
@@ -286,15 +261,15 @@ def test_what_a_screen_reader_is_told(reader):
     reader.text_of()
     labels = "return [...document.querySelectorAll('input, textarea, select')].map((e) => e.labels[0].textContent)"
     assert [label.split()[0] for label in reader(labels)] == [
-        *("Prompt", "Tokens", "Temperature", "top_k", "Seed"),
-        "Function",
+        *("Prompt", "Temperature", "top_k", "top_p", "Tokens", "Seed"),
+        *("Function", "open"),
     ]
     tree = reader.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     seen = {(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node["ignored"]}
     assert {("button", "Generate"), ("textbox", "Prompt"), ("spinbutton", "Seed")} <= seen
     step = reader.steps()[0]
-    p = next(one["p"] for one in step["candidates"] if one["id"] == step["id"])
-    assert ("button", f"token 1: \\n, {100 * p:.1f} %") in seen
+    p = next(one["drawn"] for one in step["candidates"] if one["id"] == step["id"])
+    assert ("button", f"token 1: \\n{100 * p:.1f} %") in seen or ("button", f"token 1: \\n {100 * p:.1f} %") in seen
     speaking = "[aria-live=polite], [role=status], [role=alert]"
     ids = "return [...document.querySelectorAll(arguments[0])].map(({id}) => id)"
     assert reader(ids, speaking) == ["error", "status", "note"]  # and not the text, which comes too fast to be read
@@ -306,7 +281,8 @@ def test_nothing_is_wider_than_the_screen(reader, width):
     reader.size(width, 700)
     try:
         assert reader("return document.documentElement.scrollWidth") <= width
-        heights = "return [...document.querySelectorAll('button:not(.link), select, input')].map((e) => e.offsetHeight)"
+        buttons = "button:not(.link), select, input:not([type=range], [type=file])"
+        heights = f"return [...document.querySelectorAll('{buttons}')].map((e) => e.offsetHeight).filter(Boolean)"
         assert min(reader(heights)) >= 30
     finally:
         reader.size(1280, 900)
@@ -343,7 +319,7 @@ def test_text_can_be_read_on_every_colour(reader, scheme):
 def test_the_second_visit_downloads_nothing_again(loaded, chromium, server):
     server.answers.clear()
     reader = Reader(chromium, server.url + FOLDER)
-    reader.wait("#status", "^Ready")
+    reader.wait("#status", READY)
     assert {path for path, status in server.answers if status == 200} == set()
     assert ("/picogpt/gpt2.py", 304) in server.answers
 
@@ -351,7 +327,7 @@ def test_the_second_visit_downloads_nothing_again(loaded, chromium, server):
 def test_without_a_folder_the_runtime_comes_from_the_network(chromium, server, network):
     network.answers.clear()
     reader = Reader(chromium, server.url + "picogpt/docs/")
-    reader.wait("#status", "^Ready")
+    reader.wait("#status", READY)
     assert {status for _, status in network.answers} == {200}
     asked = sorted(path for path, _ in network.answers)
     assert [path.rpartition("/")[0] for path in asked] == [f"/npm/pyodide@{VERSION}"] * 4 + [
