@@ -118,7 +118,7 @@ def test_prompt_from_stdin(name, stdin, prompt, odd, continued):
 def test_a_byte_order_mark_in_front_of_a_prompt_is_skipped(name):
     with_mark, without = (run_main(name, prompt, "-n", 5, *TINY) for prompt in ("\ufeffROMEO:", "ROMEO:"))
     assert with_mark.out == without.out != run_main(name, "a\ufeffROMEO:", "-n", 5, *TINY).out
-    assert run_main("picogpt tokens", "\ufeffa", *TINY).out == "    64  'a'\n"
+    assert run_main("picogpt tokens", "\ufeffa", *TINY).out == "    64  a\n"
 
 
 def test_gpt2_py_as_a_process(odd, continued):
@@ -609,7 +609,7 @@ def test_models_dir_that_is_a_file(name, tmp_path):
 def test_models_beside_the_program_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert utils.ensure_downloaded("tiny", "models") == ROOT / "models" / "tiny"
-    assert run_main("picogpt tokens", "a", "--model_size", "tiny") == (0, "    64  'a'\n", "")
+    assert run_main("picogpt tokens", "a", "--model_size", "tiny") == (0, "    64  a\n", "")
     with pytest.raises(FileNotFoundError, match="'tiny'"):
         utils.ensure_downloaded("tiny", tmp_path / "models")  # an absolute folder is meant literally
     with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'models'} or {ROOT / 'models'}, only .*tiny"):

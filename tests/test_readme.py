@@ -100,7 +100,7 @@ def commands_of(code: str) -> list[str]:
 
 def parsed(words: list[str]) -> tuple[str, object]:
     """Return the tool of a command, and the options as its own parse_args reads them. Raises SystemExit."""
-    words = list(itertools.takewhile(lambda word: word not in ("<", ">", "|"), words))
+    words = list(itertools.takewhile(lambda word: word not in ("<", ">", "|", "2>&1"), words))
     name, rest = (words[3], words[4:]) if words[1] == "-m" else (Path(words[1]).stem, words[2:])
     module = importlib.import_module(TOOLS[name][0] if words[1] == "-m" else name)
     return name, module.parse_args(rest) if hasattr(module, "parse_args") and "--help" not in rest else None
@@ -122,7 +122,7 @@ def form_of(command: str) -> str:
         return "wrong options"
     if name in ("train", "random_weights", "lm_eval", "facts") or (name == "compare" and "--parts" not in words):
         return "parsed"
-    if getattr(args, "dask", None):
+    if getattr(args, "dask", None) or Path(getattr(args, "against", None) or "").suffix == ".bin":  # a file of llm.c
         return "parsed"
     if name == "convert":
         return "runs" if args.source.startswith("models/") else "parsed"
@@ -244,7 +244,8 @@ def test_commands(block, clone):
 @pytest.mark.parametrize("block", blocks("python"))
 def test_programs(block, clone):
     skip_if_incomplete(block)
-    if "activations.npz" in block.code and not (clone / "activations.npz").exists():
+    read = re.search(r"\b(activations|reference)\.npz", block.code)
+    if read and not (clone / read[0]).exists():
         pytest.skip("reads the file that the command before it writes")
     if "out/ckpt.pt" in block.code:  # a file of nanoGPT
         compile(block.code, title(block), "exec")

@@ -165,12 +165,13 @@ def result(inside: Inside, tokens: range, width: int, colour: bool) -> Iterator[
     for i in sorted(known, key=lambda i: -inside.bits[i])[:MOST_SURPRISING]:
         token = paint(fit(inside.texts[i], TOKEN), inside.probs[i], colour)
         yield f"{i:{INDEX - 1}} {token} {percent(inside.probs[i]):>7}  {decimals(inside.bits[i], 2):>6} bits".rstrip()
-    if tokens.stop == len(inside.ids):
+    end = [len(inside.ids)] if tokens.stop == len(inside.ids) else []
+    if end:
         yield next_tokens(inside, width)
     if inside.whole:
         yield change_heading(inside) + "; most of it:"
         most = sorted(known, key=lambda i: -np.nan_to_num(abs(inside.change[i])))[:MOST_SURPRISING]
-        yield from change_table(inside, [*most, len(inside.ids)], width, colour)
+        yield from change_table(inside, [*most, *end], width, colour)
 
 
 def summary(inside: Inside, tokens: range, args: argparse.Namespace, width: int, colour: bool) -> Iterator[str]:

@@ -1,16 +1,16 @@
 """Compare traced values with another implementation's, each within a multiple of its own rounding.
 
-Our forward pass runs in float32 and in float64 on the same ids. The distance of both is the rounding of each value:
-what float32 leaves uncertain there. A port that is right rounds about as much, in another way. A wrong one is further
-away from the float64 pass. docs/trace.md tells how MULTIPLE was chosen.
+Our forward pass runs in float64 and several times in float32 on the same ids. The largest distance is the rounding of
+each value: what float32 leaves uncertain there. A port that is right rounds about as much, in another way. A wrong one
+is further away from the float64 pass. docs/trace.md tells how MULTIPLE was chosen.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from picogpt.tracing.formats import Item, Text
 from picogpt.tracing.names import meaning, shortened
 from picogpt.tracing.passes import Pass, Runner, converted
 
+if TYPE_CHECKING:
+    from picogpt.typing.shapes import Params
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MULTIPLE = 12  # a value may be this many times its own rounding away from the float64 pass
+MULTIPLE = 10  # a value may be this many times its own rounding away from the float64 pass
 FLOOR = 2 * float(np.finfo(np.float32).eps)  # the least rounding that is assumed: by chance, it may be 0
+N_NUDGED = 2  # more float32 passes, since the rounding of a value with few numbers may be small by chance
 HIDDEN = -1000.0  # exp of a score below this is 0, so any such number masks as well as -inf does
 
 
@@ -62,20 +66,38 @@ class Difference(NamedTuple):
         ]
 
 
-def measured(item: Item, theirs: Array, precise: Array, single: Array) -> Difference:
-    """Return how far a value is from our float64 pass (`precise`), beside the rounding of our float32 pass (`single`).
+def rounding_of(precise: Array, singles: Iterable[Array]) -> float:
+    """Return how far float32 passes are from our float64 pass at most, divided by the largest number there.
+
+    It is 0 for ids.
+    """
+    if precise.dtype.kind != "f":
+        return 0.0
+    masked = np.isneginf(precise)
+    ours, *others = (np.where(masked, 0, array.astype(np.float64)) for array in (precise, *singles))
+    return max(FLOOR, *(difference(other, ours)[1] for other in others))
+
+
+def nudged(params: Params, seed: int) -> Params:
+    """Return the parameters with embeddings that differ in their last bits, which changes all roundings on the way."""
+    rng, parts = np.random.default_rng(seed), {}
+    for name in ("wte", "wpe"):
+        array = np.asarray(params[name], np.float32)
+        up = rng.integers(0, 2, array.shape, np.int8).astype(bool)
+        parts[name] = np.nextafter(array, np.where(up, np.float32(np.inf), np.float32(-np.inf)))
+    return cast("Params", {**params, **parts})
+
+
+def measured(item: Item, theirs: Array, precise: Array, rounding: float) -> Difference:
+    """Return how far a value is from our float64 pass (`precise`), beside what rounding does to it in float32.
 
     Ids must be equal. A masked score counts as -inf.
     """
-    rounding = 0.0
     a, b = precise.astype(np.float64), theirs.astype(np.float64)
     if precise.dtype.kind == "f":
-        units = float(np.finfo(theirs.dtype).eps / np.finfo(np.float32).eps)
-        masked = np.isneginf(a)
-        found = difference(*(np.where(masked, 0, array.astype(np.float64)) for array in (single, a)))[1]
-        rounding = max(found, FLOOR) * units
+        rounding *= float(np.finfo(theirs.dtype).eps / np.finfo(np.float32).eps)
         if item.name.endswith("attn/scores"):
-            hidden = masked & (b < HIDDEN)
+            hidden = np.isneginf(a) & (b < HIDDEN)
             a, b = np.where(hidden, 0, a), np.where(hidden, 0, b)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf)
@@ -116,10 +138,11 @@ class Comparison:
         for item in dump.checked_items(shapes, text):
             self.items.setdefault(item.name, []).append(item)
         self.targets = dump.targets(text.ids, len(text.params["wte"])) if "loss" in self.items else None
-        self.double, self.single = (
-            Runner(converted(text.params, functools.partial(np.asarray, dtype=dtype)), n_head, passes)
-            for dtype in (np.float64, np.float32)
+        double, single = (
+            converted(text.params, functools.partial(np.asarray, dtype=dtype)) for dtype in (np.float64, np.float32)
         )
+        self.double, self.single = Runner(double, n_head, passes), Runner(single, n_head, passes)
+        self.nudged = [Runner(nudged(single, seed), n_head, passes) for seed in range(N_NUDGED)]
         self.runs: list[tuple[Pass, Array]] = []  # the passes so far, with their ids
         self.compared: list[Difference] = []
         self.first: Difference | None = None
@@ -131,13 +154,15 @@ class Comparison:
         self.runs.append((one, values[f"{one.prefix}inputs"]))
         precise = self.double.run(*self.runs[-1])
         single = dict(values) if values[f"{one.prefix}logits"].dtype == np.float32 else self.single.run(*self.runs[-1])
+        singles = [single, *(runner.run(*self.runs[-1]) for runner in self.nudged)]
         if not one.prefix and self.targets is not None:
-            for found in (precise, single):
+            for found in (precise, *singles):
                 found["loss"] = mean_loss(found["logits"], self.targets)
         for name, ours in precise.items():
+            rounding = rounding_of(ours, [found[name] for found in singles])
             for item in self.items.get(name, ()):
                 theirs = self.dump.value(item, ours.shape)
-                self.compared.append(measured(item, theirs, ours, single[name]))
+                self.compared.append(measured(item, theirs, ours, rounding))
                 if self.first is None and self.compared[-1].differs:
                     self.first, self.advice = self.compared[-1], advice(item, theirs, ours)
 

@@ -82,7 +82,7 @@ Names begin with past/ in the pass over the first --n_past ids, with step1/ in
 the first step of --decode, and so on. mine.npz needs only some of the arrays.
 They are float32 or float64, in our shapes or with a batch axis of 1 before
 them; masked scores may be any number below -1000. The names may be those of
-transformers or TransformerLens. A value differs if it is more than 12 times
+transformers or TransformerLens. A value differs if it is more than 10 times
 its own float32 rounding away from a float64 pass. NaN always differs.
 docs/porting.md leads through a port.
 

@@ -129,8 +129,9 @@ def test_the_terminal_names_the_changed_model_and_shows_the_change(explain, with
     shown = [int(number) for number in re.findall(r"^ +(\d+) .*→", summary, re.MULTILINE)]
     assert shown == sorted(range(1, 19), key=lambda i: -abs(without.change[i]))[:3]
     part, _ = explain(PROMPT, "--without", "0.4", "--tokens", "2:4")
-    table = part.split("change from")[1].split("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in table[2:]] == ["2", "3"]
+    table = re.search(r"^change from[^;\n]*\n(.*?)\n\n", part, re.MULTILINE | re.DOTALL)[1].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["2", "3"]
+    assert not re.search(r"^ *next ", part, re.MULTILINE)
 
 
 def test_without_the_options_no_change_is_shown(explain, inside):
@@ -167,9 +168,10 @@ def test_the_picture_shows_the_changes(without, tmp_path, explain):
     texts = [text.get_text() for text in axes.texts]
     assert texts[0] == "first token"
     assert texts[4].startswith(f"{without.change[4]:+.2f}: ")
-    assert "tiny without 0.4, 1.mlp (zero)" in axes.get_title("left")
+    assert axes.get_title("left") == "Change of each token's prediction"
+    assert figure.texts[-1].get_text().startswith("picogpt · tiny without 0.4, 1.mlp (zero) reads")
     explain("I am", "--patch", "0", "He is", "--png", tmp_path / "a")
-    names = ["attention", "change", "lens", "probabilities", "residual"]
+    names = ["attention", "change", "heads", "lens", "probabilities", "residual"]
     assert sorted(path.stem for path in (tmp_path / "a").iterdir()) == names
 
 

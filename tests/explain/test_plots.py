@@ -276,7 +276,7 @@ def xterm(number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "change"])
 def test_vector_graphics_hold_no_pixels_and_are_the_same_each_time(name, kind):
     pytest.importorskip("matplotlib")
     seen, files = look_inside("My lord, 你", "tiny", MODELS), [io.BytesIO(), io.BytesIO()]

@@ -103,7 +103,7 @@ def test_four_steps_lower_the_loss_and_the_model_runs(train, text, tmp_path, cap
     assert printed == pytest.approx(expected, abs=1e-3)  # JAX in batches and NumPy agree about the loss
     (tmp_path / "held_out.txt").write_text(held_out, encoding="utf-8", newline="\n")
     scored = run_main("picogpt score", tmp_path / "held_out.txt", "--model", out, "--no_bos").out.splitlines()
-    assert float(scored[1].split()[4]) == pytest.approx(printed[0], abs=1e-3)  # `score` prints the same number
+    assert float(scored[1].split()[5]) == pytest.approx(printed[0], abs=1e-3)  # `score` prints the same number
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
