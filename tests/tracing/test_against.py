@@ -111,7 +111,7 @@ def test_the_first_value_that_differs_is_named_with_its_place_and_size(compare, 
 
 
 def rounding_of(name: str, ours: Path) -> tuple[np.ndarray, float]:
-    """Return a value of PROMPT's pass in float64, and the largest rounding of the three float32 passes, computed anew."""
+    """Return a value of PROMPT's pass in float64, and the largest rounding of three float32 passes, computed anew."""
     _, hparams, params = load_encoder_hparams_and_params("tiny", str(ROOT / "models"))
     passes = []
     with np.load(ours) as file:
