@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 import gpt2
+from picogpt.command_line import free_memory
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,10 @@ def on_all_cores() -> Iterator[None]:
 
 @functools.cache
 def machinery() -> tuple[Any, int, ThreadPoolExecutor]:
-    """Return what limits BLAS's threads, their number (1 if it is unknown), and as many threads of Python."""
+    """Return what limits BLAS's threads, their number (1 if it is unknown), and as many threads of Python.
+
+    From then on, freed memory is kept, because what has work for several threads needs large arrays again and again.
+    """
     from concurrent.futures import ThreadPoolExecutor  # here, since short texts need none of it
 
     try:
@@ -74,6 +78,7 @@ def machinery() -> tuple[Any, int, ThreadPoolExecutor]:
         return None, 1, ThreadPoolExecutor(1)
     blas = ThreadpoolController().select(user_api="blas")
     n_threads = max((library["num_threads"] for library in blas.info()), default=1)
+    keep_freed_memory()
     return blas, n_threads, ThreadPoolExecutor(n_threads)
 
 
@@ -104,21 +109,30 @@ def in_parts(function: Any, n_whole: int, *arrays: Any, **shared: Any) -> Any:
     return np.concatenate(list(pool.map(lambda part: function(*part, **shared), parts)), axis)
 
 
-def on_cores(function: Callable[..., T], parts: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-    """Yield function(*part) for each part, in order. In `on_all_cores`, each core's thread does one part at a time."""
-    if len(parts) < 2 or not may_share():
+def on_cores(function: Callable[..., T], parts: Sequence[tuple[Any, ...]], n_bytes: int) -> Iterator[T]:
+    """Yield function(*part) for each part, in order. In `on_all_cores`, each core's thread does one part at a time.
+
+    A part takes n_bytes of memory. Where that is not free for each thread, fewer parts are done at the same time.
+    """
+    n_free = free_memory() // n_bytes
+    if min(len(parts), n_free) < 2 or not may_share():
         yield from itertools.starmap(function, parts)
         return
     blas, _, pool = machinery()
-    keep_freed_memory()
+    room = threading.Semaphore(n_free)
+
+    def work(part: tuple[Any, ...]) -> T:
+        with room:
+            return function(*part)
+
     with blas.limit(limits=1):
-        yield from pool.map(lambda part: function(*part), parts)
+        yield from pool.map(work, parts)
 
 
 def keep_freed_memory() -> None:
     """Make glibc's malloc keep the memory of freed arrays for the next ones. Other C libraries stay as they are.
 
-    Without it, the system takes large arrays back and clears them again, which made scoring with 124M 15 % slower.
+    Without it, the system takes large arrays back and clears them again: docs/speed.md has the measurement.
     """
     import ctypes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import picogpt.__main__
 from picogpt import parallel
 from picogpt.parallel import on_all_cores
 from picogpt.scoring.jobs import in_this_process
-from picogpt.scoring.windows import Window, score_windows
+from picogpt.scoring.windows import Window, pass_bytes, score_windows
 from picogpt.tracing.recorder import trace
 
 WIDE = SMALL | {"n_ctx": 500}
@@ -131,6 +132,25 @@ def test_windows_are_scored_in_several_threads_with_the_same_numbers(threads, pa
     assert len(in_threads) == (0 if n_windows == 1 else min(3, n_windows))
     assert [scores.log_probs.tobytes() for scores in together] == [scores.log_probs.tobytes() for scores in alone]
     assert counted == [200] * n_windows
+
+
+@pytest.mark.parametrize(("n_fit", "most"), [(1, 0), (2, 2), (9, 3)])
+def test_no_more_windows_are_scored_at_the_same_time_than_fit_into_memory(threads, params, monkeypatch, n_fit, most):
+    monkeypatch.setattr(parallel, "free_memory", lambda: n_fit * pass_bytes(params, 3))
+    running, seen, forward = set(), [], gpt2.gpt2
+
+    def watched(*args, **kwargs):
+        running.add(threading.current_thread())
+        seen.append(len(running - {threading.main_thread()}))
+        time.sleep(0.02)
+        logits = forward(*args, **kwargs)
+        running.remove(threading.current_thread())
+        return logits
+
+    monkeypatch.setattr(gpt2, "gpt2", watched)
+    with on_all_cores():
+        score_windows([Window(row, 200) for row in ids_of(7, 401)], params, 3)
+    assert max(seen) == most
 
 
 def test_shards_are_scored_in_several_threads_and_stop_together(threads, params):

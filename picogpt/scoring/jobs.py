@@ -28,7 +28,7 @@ from picogpt.command_line import log
 from picogpt.options import require
 from picogpt.parallel import keep_freed_memory, on_cores
 from picogpt.scoring.shards import fingerprint
-from picogpt.scoring.windows import Scores, Window, score_windows
+from picogpt.scoring.windows import Scores, Window, pass_bytes, score_windows
 from picogpt.tracing.recorder import trace
 from picogpt.tracing.replacing import Change
 from utils import load_hparams_and_params
@@ -92,7 +92,7 @@ def in_this_process(
     try:
         with changed(changes):
             calls = [(shard, params, n_head, count) for shard in shards.values()]
-            yield from zip(shards, on_cores(score_windows, calls))
+            yield from zip(shards, on_cores(score_windows, calls, pass_bytes(params, n_head)))
     finally:
         is_over.set()
 

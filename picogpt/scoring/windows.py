@@ -153,9 +153,16 @@ def score_windows(
             scores[i] = scored
             progress(windows[i].n_targets)
 
-    for _ in on_cores(score_some, work):
+    for _ in on_cores(score_some, work, pass_bytes(params, n_head)):
         pass
     return [scores[i] for i in range(len(windows))]
+
+
+def pass_bytes(params: Params, n_head: int) -> int:
+    """Return about how much memory it takes to score a window: keys and values, and the logits of N_ROWS positions."""
+    wte = np.asarray(params["wte"])
+    keys_and_values = gpt2.empty_cache(params, n_head, len(params["wpe"])).nbytes  # reserves addresses, and no memory
+    return int(keys_and_values + 2 * N_ROWS * len(wte) * wte.itemsize)  # the layers take less than the logits
 
 
 def check(windows: Sequence[Window], n_ctx: int, n_vocab: int) -> None:
