@@ -985,14 +985,14 @@ def numbers_read(n_keys, n_vocab, n_ctx, n_embd, n_head, n_layer):
 print(f"{4 * numbers_read(1001, **SIZES['124M']) / 1e6:.0f} MB")
 
 # %% [markdown]
-# On two cores of a server, [18 GB and 135 billion FLOP](speed.md) per second were measured. For 4 bytes and 2 FLOP,
-# reading takes fifteen times as long as computing. So the memory decides how fast a text is written. The rows of a
+# On two cores of a server, [21 GB and 188 billion FLOP](speed.md) per second were measured. For 4 bytes and 2 FLOP,
+# reading takes eighteen times as long as computing. So the memory decides how fast a text is written. The rows of a
 # *prompt*, the text that is given, go through the model together, so a number is read once for all of them. With more
-# than 15 rows, computing takes longer. These are the limits in tokens per second for OpenAI's four models, and what
+# than 18 rows, computing takes longer. These are the limits in tokens per second for OpenAI's four models, and what
 # picogpt reached with the first:
 
 # %% tags=["remove-input"]
-READ, COMPUTE = 18e9, 135e9  # bytes and FLOP per second
+READ, COMPUTE = 21e9, 188e9  # bytes and FLOP per second
 
 
 def decode_limit(shape, n_past):
@@ -1011,7 +1011,7 @@ limits = {
     "the 1,001st token (reading)": [f"{decode_limit(shape, 1000):,.1f}" for shape in SIZES.values()],
     "a prompt of 960 (computing)": [f"{960 / (prompt_flop(shape, 960) / COMPUTE):,.0f}" for shape in SIZES.values()],
 }
-reached = [30.0, 22.5, 335]
+reached = [36.4, 30.1, 480]
 table(["limit", *SIZES, "124M reached"], [[name, *row, n] for (name, row), n in zip(limits.items(), reached)])
 
 # %% tags=["remove-cell"]
@@ -1020,10 +1020,10 @@ from picogpt.bench import timing
 assert prompt_flop(hparams, 9) == timing.prompt_flop(params, 9)
 n_bytes, flop = timing.samples_cost(params, 1, 10, 1)
 assert (n_bytes, flop) == tuple(m * numbers_read(11, **hparams) for m in (4, 2))
-assert (4 / READ) / (2 / COMPUTE) == 15
+assert round((4 / READ) / (2 / COMPUTE)) == 18
 
 # %% [markdown]
-# Without the cache, the 1,001st token came at 0.31 tokens/s instead of 22.5. [How fast](speed.md) says where the rest
+# Without the cache, the 1,001st token came at 0.43 tokens/s instead of 30.1. [How fast](speed.md) says where the rest
 # of the time goes.
 #
 # ## 15. The same sentence in OpenAI's model
