@@ -174,4 +174,4 @@ def require(*modules: str, purpose: str = "") -> None:
 
 def may_colour() -> bool:
     """Return whether output may have colours: only in a terminal, and never if NO_COLOR is set (no-color.org)."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -156,8 +156,8 @@ class Report:
 def reporting(args: argparse.Namespace) -> Iterator[Report]:
     """Open the file of --logprobs, and return the report of a command line's tokens.
 
-    Ctrl-C keeps the file, with the tokens that were reported. Any other error leaves none. Raises OSError as `new_file`
-    does.
+    Ctrl-C keeps the file, with the tokens that were reported, if there are any. Any other error leaves none. Raises
+    OSError as `new_file` does.
     """
     if args.logprobs is None:
         yield Report(args, None)
@@ -167,6 +167,8 @@ def reporting(args: argparse.Namespace) -> Iterator[Report]:
         try:
             yield Report(args, file)
         except KeyboardInterrupt as error:
+            if not file.tell():  # nothing was reported: an older file stays
+                raise
             stopped = error
     if stopped:
         raise stopped

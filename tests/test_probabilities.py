@@ -356,6 +356,16 @@ def test_ctrl_c_keeps_the_tokens_that_are_there(monkeypatch, tmp_path):
     assert whole.out.startswith(result.out)
 
 
+@pytest.mark.parametrize("old", [None, "old"])
+def test_ctrl_c_before_the_first_token_leaves_the_file_as_it_was(monkeypatch, tmp_path, old):
+    path = tmp_path / "a.jsonl"
+    if old:
+        path.write_text(old, encoding="utf-8")
+    interrupted(monkeypatch, KeyboardInterrupt(), 0)
+    assert run_main(NAME, "ROMEO:", *TINY, "--logprobs", path, "--force").status == 130
+    assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ([old] if old else [])
+
+
 def test_ctrl_c_keeps_the_tokens_of_the_samples_that_were_printed(monkeypatch, tmp_path):
     _, entries = run(tmp_path / "whole.jsonl", "-n", 5, "--n_samples", 8, *SAMPLED)
     interrupted(

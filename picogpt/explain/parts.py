@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encoder import Encoder
 from picogpt import options
 from picogpt.command_line import UsageError, read_prompt
 from picogpt.explain.text import one_line
-from picogpt.tracing.parts import Part, changes, check_parts, check_positions, instead_of, parts, recorded
+from picogpt.tracing.parts import Part, changes, check_parts, check_positions, instead_of, overlap, parts, recorded
 from picogpt.tracing.replacing import Change
 
 if TYPE_CHECKING:
@@ -26,13 +27,22 @@ class Replaced(NamedTuple):
     changes: dict[str, Change]
 
 
+class Once(argparse.Action):
+    """Store the value of an option that may not be there twice."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"argument {option_string}: it is there twice: put commas between the parts")
+        setattr(namespace, self.dest, values)
+
+
 def add_part_options(parser: argparse.ArgumentParser) -> None:
     """Add --without, --patch, --mean and --bias."""
     add = parser.add_argument
     without = "switch these parts off: 9.9 (a head), 9.attn, 9.mlp or 9 (a layer), with commas between several"
     patch = "let these parts give what they give for another text of as many tokens; - reads it from standard input"
     add("--without", type=parts, action="extend", default=[], metavar="PARTS", help=without)
-    add("--patch", nargs=2, metavar=("PARTS", "OTHER_TEXT"), help=patch)
+    add("--patch", nargs=2, action=Once, metavar=("PARTS", "OTHER_TEXT"), help=patch)
     options.add_instead(parser)
 
 
@@ -61,6 +71,9 @@ def replaced(
     for option, chosen in (("--without", args.without), ("--patch", patched)):
         check_parts(chosen, option, args.model_size, hparams)
         check_positions(chosen, option, len(ids))
+    for part, other in itertools.product(args.without, patched):
+        if overlap(part, other, len(ids)):
+            raise UsageError(f"--without {part} and --patch {other} both replace the same: leave one of them out")
     labels, groups, n_head = [], [], hparams["n_head"]
     if args.without:
         labels.append(f"without {listed(args.without)} ({args.instead})")

@@ -155,8 +155,8 @@ def planned(args: argparse.Namespace, ids: Array, hparams: Mapping[str, int], wt
         raise UsageError(f"{args.against} has {n_texts} texts, but --n_past and --decode take one")
     check_lengths(ids.shape[-1], args.n_past, args.decode, hparams["n_ctx"])
     passes = plan(ids.shape[-1], args.n_past, args.decode)
-    n_bytes = n_texts * memory_of(passes, hparams, wte.itemsize + 12 * bool(args.against))  # + float32 and float64
-    check_memory("the trace", n_bytes + 12 * wte.size * bool(args.against), "a shorter prompt takes less")
+    n_bytes = n_texts * memory_of(passes, hparams, wte.itemsize + 20 * bool(args.against))  # + 3 float32, float64
+    check_memory("the trace", n_bytes + 36 * wte.size * bool(args.against), "a shorter prompt takes less")
     return passes
 
 

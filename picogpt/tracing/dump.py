@@ -24,7 +24,7 @@ class Dump:
 
     def __init__(self, path: Path, file: Any):
         self.path, self.file = path, file
-        self.names = [name for name in file.files if name not in TABLES]
+        self.names = [name for name in file.files if name not in TABLES and not name.endswith("/")]  # no folders
         self.array = functools.lru_cache(2)(self.read)  # hidden_states and attentions hold the arrays of all layers
 
     def read(self, name: str) -> Array:
@@ -36,7 +36,7 @@ class Dump:
             raise UsageError(f"{self.path}: {name} can't be read: {reason}") from None
         if not isinstance(array, np.ndarray):
             raise UsageError(f"{self.path}: {name} is not an array in NPY format")
-        return array
+        return array.astype(array.dtype.newbyteorder("="), copy=False)  # Java writes the other byte order
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
@@ -86,12 +86,12 @@ class Dump:
         for name in self.names:
             is_ours = name in shapes or (name == "loss" and text.ids.shape[-1] > 1)
             found += [Item(name, name, same)] if is_ours else items_of(name, text)
-        if not found:
+        for item in found:
+            self.value(item, shapes.get(item.name, ()))
+        if all(meaning(item.name) == meaning("inputs") for item in found):  # ids alone prove nothing
             raise UsageError(
                 f"{self.path} has no value of this trace, such as {list(shapes)[-1]}: it has {listed(self.names)}"
             )
-        for item in found:
-            self.value(item, shapes.get(item.name, ()))
         return found
 
     def value(self, item: Item, shape: tuple[int, ...]) -> Array:
@@ -120,7 +120,8 @@ class Dump:
         targets = self.array("targets")
         targets = targets[0] if targets.shape == (1, *ids.shape) else targets
         if targets.shape != ids.shape or targets.dtype.kind not in "iu":
-            raise UsageError(f"{self.path}: targets is {targets.dtype} {list(targets.shape)}, but must be of integers")
+            found, shape = f"targets is {targets.dtype} {list(targets.shape)}", list(ids.shape)
+            raise UsageError(f"{self.path}: {found}, but must be of integers {shape}")
         if not 0 <= targets.min() <= targets.max() < n_vocab:
             raise UsageError(f"{self.path}: targets has ids outside 0 to {n_vocab - 1}")
         return targets

@@ -36,7 +36,7 @@ HOOKS = {
     "hook_resid_post": "out",
 }
 HEADS = {"attn.hook_q": "attn/q", "attn.hook_k": "attn/k", "attn.hook_v": "attn/v", "attn.hook_z": "attn/heads"}
-NORMS = {"ln1.hook_normalized": "ln_1", "ln2.hook_normalized": "ln_2"}  # before the gain and the bias
+NORMS = {"ln1.hook_normalized": "ln_1", "ln2.hook_normalized": "ln_2"}  # see `scaled`
 SAME = {"input_ids": "inputs", "tokens": "inputs", "hook_tokens": "inputs", "last_hidden_state": "ln_f"}
 
 
@@ -122,8 +122,13 @@ def nth(i: int, n: int, source: str, array: Array) -> Array:
 
 
 def scaled(array: Array, g: Any, b: Any) -> Array:
-    """Apply a layer norm's gain and bias. An array of a wrong shape is left as it is, to be refused later."""
-    return array * g + b if array.shape[-1:] == g.shape else array
+    """Apply a layer norm's gain and bias, unless the rows have them already, so that their mean is not 0.
+
+    TransformerLens's LayerNorm calls its hook before or after both, depending on its version. An array of a wrong shape
+    is left as it is, to be refused later.
+    """
+    is_bare = array.shape[-1:] == g.shape and np.abs(array.mean(axis=-1)).max() <= 1e-4 * np.abs(array).max()
+    return array * g + b if is_bare else array
 
 
 def plus(other: Array, array: Array) -> Array:

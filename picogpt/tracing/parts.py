@@ -57,6 +57,16 @@ class Part(NamedTuple):
         return (..., *([self.which] if isinstance(self.which, int) else []), rows, slice(None))
 
 
+def overlap(a: Part, b: Part, n_seq: int) -> bool:
+    """Return whether two parts have something in common: a head is within its layer's attention."""
+    pieces = [{"attn", "mlp"} if part.which == "layer" else {part.which} for part in (a, b)]
+    is_same = bool(pieces[0] & pieces[1]) or any(
+        isinstance(head.which, int) and "attn" in other for head, other in ((a, pieces[1]), (b, pieces[0]))
+    )
+    positions = [None if part.position is None else part.position % n_seq for part in (a, b)]
+    return a.layer == b.layer and is_same and (None in positions or positions[0] == positions[1])
+
+
 def parts(text: str) -> list[Part]:
     """Parse parts with commas between them. Raises ArgumentTypeError, as it is the `type` of an option.
 

@@ -19,7 +19,7 @@ from picogpt.explain import command
 from picogpt.explain.change_plot import plot_change
 from picogpt.explain.numbers import examine
 from picogpt.explain.terminal import change_heading, change_table, signed
-from picogpt.tracing.parts import changes, instead_of, parts
+from picogpt.tracing.parts import changes, instead_of, overlap, parts
 from utils import load_encoder_hparams_and_params
 
 
@@ -193,6 +193,7 @@ def test_a_token_that_became_impossible_can_be_drawn(without):
         (["--without", "x"], "argument --without: 'x' is no part of a model, such as 9.9 (a head)"),
         (["--patch", "He is", "0"], "argument --patch: 'He is' is no part of a model"),
         (["--patch", "0"], "argument --patch: expected 2 arguments"),
+        (["--patch", "0", "a", "--patch", "1", "b"], "argument --patch: it is there twice"),
         (["--mean"], "--mean says what parts give that --without switches off"),
         (["--bias", "--patch", "0", "x"], "--bias says what parts give"),
         (["--bias", "--mean", "--without", "0"], "not allowed with"),
@@ -219,12 +220,35 @@ def test_standard_input_is_read_only_once(capsys):
         (["--without", "0@2"], "--without 0@2: the text has tokens 0 to 1"),
         (["--patch", "0", "He is not"], "--patch: the text has 2 tokens, but the other text 3"),
         (["--patch", "0", ""], "the prompt is empty"),
+        (["--without", "1,0", "--patch", "0.1", "He is"], "--without 0 and --patch 0.1 both replace the same"),
     ],
 )
 def test_what_is_not_there_is_refused_before_the_model_is_examined(monkeypatch, words, message):
     monkeypatch.setattr(command, "examine", None)
     with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
         look("I am", *words)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ("0.1", "0.1", True),
+        ("0.1", "0.2", False),
+        ("0.1", "1.1", False),
+        ("0.1", "0.attn", True),
+        ("0", "0.1", True),
+        ("0.mlp", "0.1", False),
+        ("0.mlp", "0.attn", False),
+        ("0.mlp", "0", True),
+        ("0.1@2", "0.1@3", False),
+        ("0.1@-1", "0.1@3", True),
+        ("0.1@2", "0.1", True),
+    ],
+)
+def test_parts_that_overlap(a, b, expected):
+    """Of these, --without and --patch can't both be true. The text has four tokens."""
+    ((one,), (other,)) = parts(a), parts(b)
+    assert overlap(one, other, 4) == overlap(other, one, 4) == expected
 
 
 def test_look_inside_is_about_the_whole_model():

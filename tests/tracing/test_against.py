@@ -153,6 +153,30 @@ def test_a_value_without_rounding_has_some_units_in_the_last_place(compare, valu
     assert compare({"embedding": theirs.astype(np.float32)}).status == status
 
 
+def test_float32_numbers_in_another_type_or_byte_order_agree(compare, values):
+    """As lists and JSON files give them, and Java."""
+    for dtype in (np.float64, ">f4", ">f8"):
+        result = compare({name: value.astype(dtype) for name, value in values.items() if value.dtype == np.float32})
+        assert (result.status, result.err) == (0, ""), result.out
+    shortened = {"embedding": values["embedding"].astype(np.float64).round(8)}  # digits are missing
+    result = compare(shortened)
+    assert result.status == 1
+    assert "if the port computes in float32, save its numbers as float32" in result.out
+
+
+def test_ids_alone_are_nothing_to_compare(compare, values):
+    message = "has no value of this trace, such as logits: it has inputs"
+    assert_error(compare({"inputs": values["inputs"]}), 2, "mine.npz", message)
+
+
+def test_a_zip_file_may_have_folders(tmp_path, compare, traced, values):
+    compare({"embedding": values["embedding"]})
+    with zipfile.ZipFile(tmp_path / "mine.npz", "a") as file:
+        file.writestr("h0/attn/", b"")
+    result = traced(PROMPT, "--against", tmp_path / "mine.npz")
+    assert (result.status, "not in this trace" in result.out) == (0, False)
+
+
 def test_a_nudged_pass_reads_neighbours_of_the_embeddings():
     params = random_params({"n_vocab": 11, "n_ctx": 5, "n_embd": 4, "n_head": 2, "n_layer": 1})
     changed = nudged(params, 0)

@@ -144,6 +144,15 @@ def hooks(tiny: Any, ids: list[int], ported: dict[str, Any], batch: bool = True)
     return {name: value[None] if batch else value for name, value in cache.items()}
 
 
+def test_a_layer_norm_s_hook_may_be_behind_the_gain_and_the_bias(compare, tiny, ids, ported):
+    """In TransformerLens, that depends on the version."""
+    names = {"blocks.0.ln1.hook_normalized": "h0/ln_1", "ln_final.hook_normalized": "ln_f"}
+    result = compare({hook: ported[name] for hook, name in names.items()} | {"tokens": np.array(ids)})
+    assert (result.status, result.err) == (0, ""), result.out
+    wrong = {hook: ported[name] * np.float32(1.001) for hook, name in names.items()} | {"tokens": np.array(ids)}
+    assert compare(wrong).status == 1
+
+
 @pytest.mark.parametrize("batch", [True, False])
 def test_a_cache_of_transformerlens_agrees(compare, tiny, ids, ported, batch):
     cache = hooks(tiny, ids, ported, batch)
