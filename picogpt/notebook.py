@@ -62,7 +62,9 @@ class Model:
 
     def __post_init__(self) -> None:
         is_mapping = isinstance(self.hparams, Mapping) and isinstance(self.params, Mapping)
-        if not (isinstance(self.encoder, Encoder) and is_mapping and "n_head" in self.hparams and "wte" in self.params):
+        needed = {"wte", "wpe", "blocks", "ln_f"}
+        has_all = is_mapping and "n_head" in self.hparams and needed <= self.params.keys()
+        if not (isinstance(self.encoder, Encoder) and has_all):
             found = ", ".join(type(part).__name__ for part in (self.encoder, self.hparams, self.params))
             raise TypeError(f"a model in memory is its encoder, hparams and params, in this order, not {found}")
 
@@ -113,6 +115,9 @@ class Model:
 
         Raises ValueError at once, before the first piece, for a setting that is out of range.
         """
+        for name, value in (("n_tokens_to_generate", n_tokens_to_generate), ("top_k", top_k)):
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{name} must be a whole number, not {value!r}")
         ids = gpt2.checked_ids(self.ids(text), self.params, n_tokens_to_generate)
         settings, rng = (temperature, top_k, top_p, repetition_penalty), np.random.default_rng(seed)
         gpt2.token_probs(cast("Vector[n_vocab]", np.zeros(1)), [], *settings)  # raises for a setting out of range
@@ -160,7 +165,7 @@ def load(model: Any = "124M", hparams: Any = None, params: Any = None, *, models
     if isinstance(model, tuple) and len(model) == 3:
         return Model(*model)
     if isinstance(model, (str, Path)):
-        return Model(*load_encoder_hparams_and_params(str(model), models_dir), str(model))
+        return Model(*load_encoder_hparams_and_params(str(model), models_dir), Path(model).name)
     if not isinstance(model, Model):
         ways = "a name such as 'tiny', a path, what picogpt.load returns, or (encoder, hparams, params)"
         raise TypeError(f"a model is {ways}, not {type(model).__name__}")

@@ -136,7 +136,7 @@ def check_size(encoder: Encoder, prompt: str, n_ctx: int) -> None:
 
     Encoding 10 MB would take a minute. Up to 100 KB are quick to encode, and then a message can give the exact number.
     """
-    if (n_bytes := len(prompt.encode("utf-8"))) <= 100_000:
+    if (n_bytes := len(prompt.encode("utf-8", "surrogatepass"))) <= 100_000:
         return
     n_tokens = math.ceil(n_bytes / max(map(len, encoder.encoder)))  # each character of a token stands for one byte
     if n_tokens > n_ctx + 1:  # one more than n_ctx is allowed if none is generated

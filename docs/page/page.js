@@ -43,6 +43,7 @@ function take(i, id) {
   fillForm({ ...readSettings(), prompt: shownPrompt });
   const settings = readSettings();
   count();
+  if (!$("form").reportValidity()) return;
   whenReady(() => write({ ...settings, n_tokens: Math.max(settings.n_tokens, i + 1), kept }, { pinned: i }));
 }
 
@@ -85,6 +86,7 @@ function end({ error, stopped }) {
   const n = shownSteps.length, seconds = ((performance.now() - began) / 1000).toFixed(2);
   if (error) {
     written = writtenBefore;  // its text is still there
+    history.replaceState(null, "", address(written));
     showCommand();
     showError(`No text: ${error}`);
     $("status").textContent = "";
@@ -137,10 +139,8 @@ const receive = {
     setRunning(false);
     count();
     if (waiting) waiting();
-    else {
-      const isShown = shownSteps.length > 0;
-      write(written, { keepAddress: true, isQuiet: isShown, pinned: isShown ? current : null });
-    }
+    else if (shownSteps.length) write(written, { keepAddress: true, isQuiet: true, pinned: current });
+    else whenCounted = () => write(readSettings(), { keepAddress: true });  // as many tokens as this model has room for
   },
   failed({ error }) { fail(error); },
   refused({ what, error }) {

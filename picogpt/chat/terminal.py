@@ -136,6 +136,8 @@ def open_session(args: argparse.Namespace) -> Session:
     persona = read_persona(args)
     encoder, hparams, params = load_encoder_hparams_and_params(args.model_size, args.models_dir)
     options.allow_special(encoder, args)
+    if args.persona is None and len(encoder.encode(persona)) > hparams["n_ctx"] // 2:
+        persona = ""  # a context as short as that of `train --quick` has no room for the built-in one
     format = dialogpt(encoder, persona) if args.format == "dialogpt" else plain(encoder, persona, args.names)
     rng = np.random.default_rng(args.seed)
     chat = Chat(encoder, params, hparams["n_head"], format, options.sampler(args, rng), args.max_tokens)

@@ -40,6 +40,11 @@ def pictures(args: argparse.Namespace) -> list[Path]:
     return [folder / f"{name}.{kind}" for kind, folder in folders.items() if folder for name in names]
 
 
+def remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def outputs(args: argparse.Namespace) -> Iterator[dict[Path, IO[bytes]]]:
     """Open the page and the pictures before the model runs. They appear under their names when all are complete."""
@@ -49,7 +54,9 @@ def outputs(args: argparse.Namespace) -> Iterator[dict[Path, IO[bytes]]]:
             options.require("matplotlib", purpose=f"for --{paths[0].suffix[1:]}")
             os.environ["MPLBACKEND"] = "agg"  # draws without a window; a backend set for notebooks may be missing here
         for folder in dict.fromkeys(path.parent for path in paths):
-            folder.mkdir(exist_ok=True)  # before the page, which may go into the same folder
+            if not folder.exists():  # before the page, which may go into the same folder
+                folder.mkdir()
+                stack.callback(remove_if_empty, folder)
         if args.html:
             paths.append(args.html)
         yield {path: stack.enter_context(new_file(path, args.force)) for path in paths}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from picogpt.command_line import UsageError
 from picogpt.explain import figures
 from picogpt.explain.numbers import Array, Inside, positions
 
@@ -37,6 +38,8 @@ def panels_of(inside: Inside) -> tuple[int, int]:
 
 def attention_of(inside: Inside, layer: int, chosen: range) -> Any:
     """Return the attention of these tokens to each other, without the cells of later tokens. -> [n_head, n, n]"""
+    if not 0 <= layer < len(inside.attention):
+        raise UsageError(f"layer is {layer}, but the model has layers 0 to {len(inside.attention) - 1}")
     heads = inside.attention[layer][:, chosen][:, :, chosen]
     return np.ma.array(heads, mask=np.broadcast_to(~np.tri(len(chosen), dtype=bool), heads.shape))
 

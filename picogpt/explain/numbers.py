@@ -245,6 +245,8 @@ def look_inside(
 
     Raises OSError or ValueError with a message of one line, and TypeError for what is no text or no model.
     """
+    if not isinstance(models_dir, (str, Path)):
+        raise TypeError("a model in memory is one argument: (encoder, hparams, params)")
     if top < 1:
         raise UsageError(f"top is {top}, but at least 1 token must be shown")
     loaded = load(model, models_dir=models_dir)

@@ -267,6 +267,8 @@ def score(
     >>> score("To be, or not to be", "tiny").round(2).tolist()
     [-3.28, -5.4, -4.74, -4.0, -3.22, -2.04]
     """
+    if n_head is not None and (isinstance(text, str) or not isinstance(n_head, (int, np.integer))):
+        raise TypeError("n_head belongs to ids and parameters; a model in memory is (encoder, hparams, params)")
     if n_head is None:
         loaded = load(cast("AnyModel", model), models_dir=models_dir)
         text, params, n_head = loaded.ids(text), loaded.params, loaded.n_head

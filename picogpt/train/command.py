@@ -22,7 +22,7 @@ from picogpt.train.loop import Run
 from picogpt.train.report import life_signs, log_interrupted, log_next_steps, plot
 from picogpt.train.text import split
 from picogpt.train.work import UNIT, History, best_of, is_saved, prepare, remove, work_folder, write_history
-from utils import HPARAMS, TOKENIZER_FILES, load_encoder_hparams_and_params
+from utils import HPARAMS, TOKENIZER_FILES, load_encoder, load_encoder_hparams_and_params
 
 WHOLE, WHOLE_OR_0 = number(1, kind=int), number(0, kind=int)
 NUMBERS: dict[str, tuple[float, Callable[[str], float], str, str]] = {  # option: default, parser, metavar, help
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         plot(run.history, args.plot, args.force)
     show_result(args, run)
     remove(work)
-    log_next_steps(args.out, texts[0])
+    log_next_steps(args.out, texts[0], load_encoder(args.out), args.n_ctx)
     return 0
 
 

@@ -144,14 +144,18 @@ def log_interrupted(args: argparse.Namespace, history: History) -> None:
         log(f"interrupted: --resume continues from {step}, in {work}")
 
 
-def log_next_steps(out: Path, text: str) -> None:
+def log_next_steps(out: Path, text: str, encoder: Encoder, n_ctx: int) -> None:
     """Say what can be done with the new model. The prompt is a piece of the text that any shell takes in quotes."""
     beside = out.resolve().parent in (Path("models").resolve(), Path(gpt2.__file__).resolve().parent / "models")
     model, page = shlex.quote(out.name if beside else str(out)), shlex.quote(f"{out.name}.html")
     found = re.search(r"^[^\W_][\w ,.:;'-]{,30}[\w,.:;]", text[:10_000], re.MULTILINE)
-    prompt = f'"{found[0] if found else ""}"'
+    words = found[0] if found else "The"
+    while len(words) > 1 and len(encoder.encode(words)) > n_ctx // 2:
+        words = words[:-1]
+    prompt, room = f'"{words}"', n_ctx + 1 - len(encoder.encode(words))
+    few = f" -n {room}" if room < 40 else ""  # gpt2.py writes 40 tokens unless told otherwise
     log("what to do next: continue a text, chat, look inside")
-    log(f"  python gpt2.py {prompt} --model {model} --temperature 0.8")
+    log(f"  python gpt2.py {prompt} --model {model} --temperature 0.8{few}")
     log(f"  python -m picogpt chat --model {model}")
     log(f"  python -m picogpt explain {prompt} --model {model} --html {page}")
     if beside:

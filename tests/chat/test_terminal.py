@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chats import ENCODER, PROMPT, TINY, actor, chat_of, said, sampler, session_of
-from helpers import Result, assert_error, run_main
+from helpers import ROOT, Result, assert_error, run_main
 
 import gpt2
 from picogpt.chat import terminal as module
@@ -183,6 +183,19 @@ def test_the_defaults_do_not_loop_where_the_likeliest_token_does():
 
     assert n_different(sampler(0, **sampling_settings(module.parse_args([])))) >= 11
     assert n_different(gpt2.greedy) <= 8
+
+
+def test_a_context_without_room_for_the_built_in_persona_has_none(monkeypatch, tmp_path):
+    """As that of `train --quick`. One that was asked for is refused instead."""
+    encoder, hparams, params = module.load_encoder_hparams_and_params("tiny", str(ROOT / "models"))
+    short = encoder, hparams | {"n_ctx": 64}, params | {"wpe": params["wpe"][:64]}
+    monkeypatch.setattr(module, "load_encoder_hparams_and_params", lambda *args: short)
+    done = piped(b"Hello\n/show\n", "--seed", 1, "--max_tokens", 5)
+    assert done.status == 0
+    assert "no persona" in done.out + done.err
+    persona = tmp_path / "persona.txt"
+    persona.write_text(PERSONA * 2, encoding="utf-8")
+    assert_error(piped(b"", "--persona", persona), 2, "persona has", "context is 64")
 
 
 def test_errors_of_the_command_line(tmp_path):

@@ -18,7 +18,7 @@ from utils import FILES, META
 TEXTS = (".html", ".css", ".js", ".py", ".json")
 FOLDER = [path for path in (DOCS / "page").iterdir() if path.suffix in TEXTS]
 PAGE = {path.name: path.read_text(encoding="utf-8") for path in [DOCS / "index.html", *FOLDER]}
-PUBLISHED = "YOUR_ACCOUNT.github.io"  # docs/page.md: a fork puts its own account here
+PUBLISHED = re.search(r'og:url" content="https://([\w-]+\.github\.io)/', PAGE["index.html"])[1]  # a fork has its own
 
 
 USE = """import glue, json, sys

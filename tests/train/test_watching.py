@@ -20,7 +20,7 @@ from picogpt.checkpoints.writing import arrays_of, initial_params
 from picogpt.command_line import UsageError
 from picogpt.train import command, loop, report
 from picogpt.train.text import encode_texts, split
-from utils import load_encoder_hparams_and_params
+from utils import load_encoder, load_encoder_hparams_and_params
 
 NEXT = "what to do next: continue a text, chat, look inside"
 HPARAMS = {"n_vocab": 280, "n_ctx": 16, "n_embd": 12, "n_head": 3, "n_layer": 2}
@@ -156,16 +156,17 @@ def test_a_run_says_what_it_does_when_it_is_asked(train, monkeypatch):
     ("text", "prompt"),
     [
         ("First Citizen:\nBefore we proceed any further, hear me speak.\n", "First Citizen:"),
-        ('$HOME `id` \\ "\n  To be, or not to be, that is the question\n', ""),
+        ('$HOME `id` \\ "\n  To be, or not to be, that is the question\n', "The"),
         ("\n- a list\nTo be, or not to be, that is the question\n", "To be, or not to be, that is the"),
         ("Straße! you\n", "Straße"),
         ("你好世界\n", "你好世界"),
-        ("", ""),
+        ("<html>\n", "The"),
     ],
 )
 def test_the_next_steps_are_commands(text, prompt, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    report.log_next_steps(Path("models") / "it's mine", text)
+    encoder = load_encoder(ROOT / "models" / "tiny")
+    report.log_next_steps(Path("models") / "it's mine", text, encoder, 256)
     title, *lines, page = capsys.readouterr().err.splitlines()
     assert title == NEXT
     words = [shlex.split(line) for line in lines]
@@ -173,9 +174,20 @@ def test_the_next_steps_are_commands(text, prompt, tmp_path, monkeypatch, capsys
     assert words[1] == ["python", "-m", "picogpt", "chat", "--model", "it's mine"]
     assert words[2][3:] == ["explain", prompt, "--model", "it's mine", "--html", "it's mine.html"]
     assert page == "or publish it: docs/index.html?model=it's mine is its page (see docs/page.md)"
-    report.log_next_steps(Path("elsewhere") / "mine", text)  # models/ is where the page looks
+    report.log_next_steps(Path("elsewhere") / "mine", text, encoder, 256)  # models/ is where the page looks
     _, *lines = capsys.readouterr().err.splitlines()
     assert [line.split("--model ")[1].split()[0] for line in lines] == ["elsewhere/mine"] * 3
+
+
+@pytest.mark.parametrize("n_ctx", [1, 2, 8, 64])
+def test_the_next_steps_fit_into_a_short_context(n_ctx, capsys):
+    encoder = load_encoder(ROOT / "models" / "tiny")
+    report.log_next_steps(Path("a"), "ROMEO: But, soft! what light\n", encoder, n_ctx)
+    words = shlex.split(capsys.readouterr().err.splitlines()[1])
+    n_new = int(words[words.index("-n") + 1]) if "-n" in words else 40
+    assert 0 < len(encoder.encode(words[2])) <= max(1, n_ctx // 2)
+    assert len(encoder.encode(words[2])) + n_new <= n_ctx + 1
+    assert ("-n" in words) == (n_ctx < 64)
 
 
 def test_rows_are_cut_at_the_width_and_show_control_characters():
