@@ -42,6 +42,7 @@ LIGHT = {"numpy", "regex", "requests", "threadpoolctl", "tqdm"}
 NEEDS = {  # word in a block: modules without which it is skipped
     "compare": ("tiktoken", "tokenizers"),
     "--png": ("matplotlib",),
+    "--plot": ("matplotlib",),
     "plot_lens": ("matplotlib",),
     "mypy": ("mypy",),
     "lm_eval": ("lm_eval",),

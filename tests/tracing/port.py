@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,8 +48,7 @@ def in_eight_lanes(x: Array, w: Array) -> Array:
 
 def in_pytorch(x: Array, w: Array) -> Array:
     """Multiply matrices with PyTorch's library."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     return (torch.tensor(x) @ torch.tensor(np.ascontiguousarray(w))).numpy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_short_texts_and_small_models_agree(tmp_path, seed, n):
     """Where an array has few numbers, the rounding of all may be small by chance."""
     ids = np.random.default_rng(seed).integers(0, ODD["n_vocab"], n).tolist()
     model = Model(random_params(ODD, seed=seed, scale=1.0), ODD, ids)
-    for matmul in PRODUCTS:
+    for matmul in PRODUCTS[: 5 if importlib.util.find_spec("torch") else 4]:
         comparison = model.compared(tmp_path / "mine.npz", model.port(matmul=matmul))
         assert comparison.first is None, comparison.lines()
 
