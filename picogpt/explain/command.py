@@ -83,20 +83,7 @@ def write(files: dict[Path, IO[bytes]], inside: Inside, args: argparse.Namespace
 
 PART = re.compile(r"(-?\d+)?:(-?\d+)?")
 
-
-def part(text: str) -> slice:
-    """Parse A:B, positions of tokens as in a slice of Python."""
-    if not (found := PART.fullmatch(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:20, 5: or -20:")
-    return slice(*(int(x) if x else None for x in found.groups()))
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m picogpt explain",
-        description="Show how a model reads a text: the probability of each token and the tokens that were more "
-        "likely, the token that each layer predicts next (the logit lens), and where an attention head looks.",
-        epilog="""examples:
+EXAMPLES = """examples:
   python -m picogpt explain "Not all heroes wear capes." --html capes.html
   python -m picogpt explain "ROMEO:" --model_size tiny --layer 2 --head 4 \\
     --merges --png romeo/
@@ -114,7 +101,22 @@ sample from with the same options.
 
 With --without or --patch, all of this is about the changed model. The tables,
 the page and one more picture, change.png, compare its predictions with those of
-the whole model. 9.9@5 is head 9.9 at token 5 only, and 9.9@-1 at the last one.""",
+the whole model. 9.9@5 is head 9.9 at token 5 only, and 9.9@-1 at the last one."""
+
+
+def part(text: str) -> slice:
+    """Parse A:B, positions of tokens as in a slice of Python."""
+    if not (found := PART.fullmatch(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, such as 0:20, 5: or -20:")
+    return slice(*(int(x) if x else None for x in found.groups()))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m picogpt explain",
+        description="Show how a model reads a text: the probability of each token and the tokens that were more "
+        "likely, the token that each layer predicts next (the logit lens), and where an attention head looks.",
+        epilog=EXAMPLES,
     )
     add = parser.add_argument
     options.add_prompt(parser)
