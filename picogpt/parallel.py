@@ -114,8 +114,7 @@ def on_cores(function: Callable[..., T], parts: Sequence[tuple[Any, ...]], n_byt
 
     A part takes n_bytes of memory. Where that is not free for each thread, fewer parts are done at the same time.
     """
-    n_free = free_memory() // n_bytes
-    if min(len(parts), n_free) < 2 or not may_share():
+    if len(parts) < 2 or not may_share() or (n_free := free_memory() // n_bytes) < 2:
         yield from itertools.starmap(function, parts)
         return
     blas, _, pool = machinery()

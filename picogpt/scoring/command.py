@@ -55,7 +55,8 @@ before it as fit. A larger stride is faster, but the first tokens of a window
 have less context.
 
 --without_each scores everything once more without each part, so its time is
-that of a run without it times the number of parts; it is said before."""
+that of a run without it times the number of parts. It is said before, unless
+there is a --results folder, whose work may be done already."""
 
 
 class Text(NamedTuple):
